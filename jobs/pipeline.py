@@ -1,0 +1,49 @@
+"""The whole path of a recipe, its jobs in order; `ray-reid run` and `ray job submit` end here."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs import embed, evaluate, index, ingest, train
+from ray_reid import report, stage
+from ray_reid.config import Recipe
+from ray_reid.run import Job, open_run
+
+log = logging.getLogger(__name__)
+
+PIPELINES: dict[str, tuple[Job, ...]] = {
+    "baseline": (ingest.JOB, train.JOB, embed.JOB, evaluate.JOB, index.JOB),
+}
+
+
+def run(recipe: Recipe, path: Path, address: str | None = None) -> None:
+    """Perform every job of a recipe, then write the report and print its table.
+
+    Raises:
+        ValueError: If no pipeline has the recipe's name, or a job refuses its input.
+    """
+    if recipe.name not in PIPELINES:
+        raise ValueError(f"no pipeline {recipe.name!r}; choose from {sorted(PIPELINES)}")
+    perform(recipe, path, PIPELINES[recipe.name], address)
+
+
+def perform(recipe: Recipe, path: Path, jobs: Sequence[Job], address: str | None = None) -> None:
+    """Perform some jobs in a run directory and bring its report up to date."""
+    with (
+        stage.Cluster(recipe.resources, address) as cluster,
+        open_run(path, recipe, prepare=cluster.start) as held,
+    ):
+        for job in jobs:
+            held.perform(job)
+        report.write_report(path, recipe, held.manifests())
+        held.tracker.artifact(path / "report.html")
+        held.tracker.metrics(report.headline(path))
+        log.info("%s\nreport: %s", report.summary_table(path), path / "report.html")
+
+
+if __name__ == "__main__":
+    import sys
+
+    from ray_reid.cli import main
+
+    sys.exit(main(["run", *sys.argv[1:]]))

@@ -1,0 +1,102 @@
+"""Random changes of a batch of training images, drawn from its place in the plan.
+
+One affine warp does flip, zoom, shift and rotation; everything runs on the device that holds
+the batch.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ray_reid import config
+
+
+def augment(images: Tensor, spec: config.Augment, seed: tuple[int, ...]) -> Tensor:
+    """Change a batch (B, 3, H, W) in [0, 1]; the same seed changes it in the same way.
+
+    Args:
+        seed: What makes this batch itself: recipe seed, epoch, batch number, worker.
+    """
+    # Drawn on the CPU so that a GPU gives the same augmentation.
+    generator = torch.Generator().manual_seed(mix(seed))
+    images = _warp(images, spec, generator)
+    images = _colour(images, spec, generator).clamp_(0, 1)
+    return _erase(images, spec, generator)
+
+
+def mix(seed: tuple[int, ...]) -> int:
+    """Mix the parts of a seed into one of 63 bits."""
+    mixed = 0
+    for part in seed:
+        mixed = (mixed * 6364136223846793005 + part + 1442695040888963407) % (1 << 63)
+    return mixed
+
+
+def _uniform(size: int, reach: float, generator: torch.Generator) -> Tensor:
+    return (torch.rand(size, generator=generator) * 2 - 1) * reach
+
+
+def _warp(images: Tensor, spec: config.Augment, generator: torch.Generator) -> Tensor:
+    count, _, height, width = images.shape
+    mirror = torch.where(torch.rand(count, generator=generator) < spec.flip, -1.0, 1.0)
+    zoom_x = 1 + _uniform(count, spec.scale, generator)
+    zoom_y = 1 + _uniform(count, spec.scale, generator)
+    angle = _uniform(count, math.radians(spec.rotate), generator)
+    shift = torch.stack([_uniform(count, 2 * spec.translate, generator) for _ in "xy"], dim=1)
+    cosine, sine = angle.cos(), angle.sin()
+    aspect = width / height
+    across = torch.stack([mirror * zoom_x * cosine, -zoom_x * sine / aspect, shift[:, 0]], dim=1)
+    down = torch.stack([mirror * zoom_y * sine * aspect, zoom_y * cosine, shift[:, 1]], dim=1)
+    theta = torch.stack([across, down], dim=1).to(images)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _colour(images: Tensor, spec: config.Augment, generator: torch.Generator) -> Tensor:
+    count = len(images)
+
+    def factor(reach: float) -> Tensor:
+        return (1 + _uniform(count, reach, generator)).to(images).view(-1, 1, 1, 1)
+
+    brightness, contrast = factor(spec.brightness), factor(spec.contrast)
+    saturation = factor(spec.saturation)
+    angle = _uniform(count, 2 * math.pi * spec.hue, generator)
+    if spec.hue:
+        images = torch.einsum("bij,bjhw->bihw", _hue_rotation(angle).to(images), images)
+    luma = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    grey = (images * luma).sum(dim=1, keepdim=True)
+    images = grey + (images - grey) * saturation
+    mean = grey.mean(dim=(2, 3), keepdim=True)
+    return (mean + (images - mean) * contrast) * brightness
+
+
+def _hue_rotation(angle: Tensor) -> Tensor:
+    """(B, 3, 3) rotations of RGB about the grey axis (Rodrigues' formula)."""
+    cosine, sine = angle.cos().view(-1, 1, 1), angle.sin().view(-1, 1, 1)
+    third = torch.full((3, 3), 1 / 3)
+    skew = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
+    return cosine * torch.eye(3) + sine * skew + (1 - cosine) * third
+
+
+def _erase(images: Tensor, spec: config.Augment, generator: torch.Generator) -> Tensor:
+    count, _, height, width = images.shape
+    chosen = torch.rand(count, generator=generator) < spec.erase
+    area = torch.empty(count).uniform_(0.02, 0.25, generator=generator) * height * width
+    ratio = torch.empty(count).uniform_(math.log(0.3), math.log(3.3), generator=generator).exp()
+    tall = (area * ratio).sqrt().clamp(1, height)
+    wide = (area / ratio).sqrt().clamp(1, width)
+    top = torch.rand(count, generator=generator) * (height - tall)
+    left = torch.rand(count, generator=generator) * (width - wide)
+    fill = torch.rand(count, 3, generator=generator)
+    y = torch.arange(height).view(1, -1, 1)
+    x = torch.arange(width).view(1, 1, -1)
+
+    def inside(position: Tensor, start: Tensor, length: Tensor) -> Tensor:
+        start, length = start.view(-1, 1, 1), length.view(-1, 1, 1)
+        return (position >= start) & (position < start + length)
+
+    hole = inside(y, top, tall) & inside(x, left, wide) & chosen.view(-1, 1, 1)
+    hole = hole.unsqueeze(1).to(images.device)
+    return torch.where(hole, fill.to(images).view(-1, 3, 1, 1), images)

@@ -1,0 +1,178 @@
+"""The command `ray-reid`; heavy imports happen inside the commands, so `--help` is instant."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ray_reid import __version__, config
+
+if TYPE_CHECKING:
+    from ray_reid.run import Job
+
+INTERRUPTED = 130
+MISTAKE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; what a person got wrong is one sentence on stderr and exit code 2."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    return _guarded(lambda: options.command(options), options.traceback)
+
+
+def job_main(job: "Job", arguments: Sequence[str] | None = None) -> None:
+    """The main of a script in `jobs/`: one job of a run, its inputs already published there."""
+    parser = argparse.ArgumentParser(description=f"Run the job {job.name!r} of a recipe.")
+    parser.add_argument("--recipe", default="baseline", help="name or .yaml file")
+    _add_run_options(parser)
+    options = parser.parse_args(arguments)
+
+    def command() -> None:
+        from jobs import pipeline
+
+        pipeline.perform(_recipe(options), options.run, [job], options.address)
+
+    sys.exit(_guarded(command, options.traceback))
+
+
+def _guarded(command: Callable[[], None], traceback: bool) -> int:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for ours in ("ray_reid", "jobs"):
+        logging.getLogger(ours).setLevel(logging.INFO)
+    try:
+        command()
+    except KeyboardInterrupt:
+        print("ray-reid: interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, OSError) as error:
+        if traceback:
+            raise
+        print(f"ray-reid: {_sentence(error)}", file=sys.stderr)
+        return MISTAKE
+    return 0
+
+
+def _sentence(error: ValueError | OSError) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ray-reid", description="Better re-identification from generated data, on Ray."
+    )
+    parser.add_argument("--version", action="version", version=f"ray-reid {__version__}")
+    parser.set_defaults(traceback=False)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run a recipe: ingest, train, embed, evaluate, index")
+    run.add_argument("recipe", help="name (baseline) or .yaml file")
+    _add_run_options(run)
+    run.set_defaults(command=_run)
+
+    search = commands.add_parser("search", help="find an image in the gallery of a run")
+    search.add_argument("run", type=Path)
+    search.add_argument("image", type=Path)
+    search.add_argument("-k", type=int, default=10, help="hits to show (default 10)")
+    search.set_defaults(command=_search)
+
+    serve = commands.add_parser("serve", help="answer searches over HTTP")
+    serve.add_argument("run", type=Path)
+    serve.add_argument("--host", help="address to bind (default: the recipe's, 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port (default: the recipe's, 8000)")
+    serve.add_argument("--address", help="Ray cluster; default RAY_ADDRESS, else a local one")
+    serve.set_defaults(command=_serve)
+
+    ui = commands.add_parser("ui", help="open MLflow on the store of the runs")
+    ui.add_argument("--runs", type=Path, default=Path("runs"), help="parent of the run directories")
+    ui.add_argument("--port", type=int, default=5000)
+    ui.set_defaults(command=_ui)
+
+    fingerprint = commands.add_parser("fingerprint", help="hash the tables under a directory")
+    fingerprint.add_argument("directory", type=Path)
+    fingerprint.set_defaults(command=_fingerprint)
+    for command in (search, serve, ui, fingerprint):
+        _add_traceback(command)
+    return parser
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", help="set of sizes in the recipe (default: its first)")
+    parser.add_argument("--run", type=Path, required=True, help="run directory")
+    parser.add_argument("--data", type=Path, help="a folder of photographs to use as the source")
+    parser.add_argument("--pattern", help="regular expression of their names, with --data")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
+    parser.add_argument("--address", help="Ray cluster; default RAY_ADDRESS, else a local one")
+    _add_traceback(parser)
+
+
+def _add_traceback(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--traceback", action="store_true", help="show where a mistake was found")
+
+
+def _recipe(options: argparse.Namespace) -> config.Recipe:
+    overrides = list(options.overrides)
+    if options.data is not None:
+        source = {"reader": "folder", "root": str(options.data)}
+        if options.pattern is not None:
+            source["pattern"] = options.pattern
+        # JSON is YAML; the folder takes the place of the recipe's sources before --set applies.
+        overrides.insert(0, f"ingest.sources={json.dumps([source])}")
+    elif options.pattern is not None:
+        raise ValueError("--pattern names the images of a folder; give the folder with --data")
+    return config.load(options.recipe, options.profile, overrides)
+
+
+def _run(options: argparse.Namespace) -> None:
+    recipe = _recipe(options)
+
+    from jobs import pipeline
+
+    pipeline.run(recipe, options.run, options.address)
+
+
+def _search(options: argparse.Namespace) -> None:
+    from ray_reid.gallery import search_image
+
+    hits = search_image(options.run, options.image, options.k)
+    print(f"{'rank':>4}  {'similarity':>10}  {'identity':<32}  {'camera':<8}  observation")
+    for hit in hits:
+        print(
+            f"{hit.rank:>4}  {hit.similarity:>10.4f}  {hit.identity or '-':<32}  "
+            f"{hit.camera or '-':<8}  {hit.observation_id}"
+        )
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from ray_reid.run import read_recipe
+    from ray_reid.serving.app import serve_run
+
+    recipe = read_recipe(options.run)
+    serve_run(options.run, recipe, options.host, options.port, options.address)
+
+
+def _ui(options: argparse.Namespace) -> None:
+    from ray_reid import tracking
+
+    os.execve(*tracking.server_command(options.runs, options.port))
+
+
+def _fingerprint(options: argparse.Namespace) -> None:
+    from ray_reid import storage
+
+    tables = storage.tables(options.directory)
+    if not tables:
+        raise ValueError(f"no tables under {str(options.directory)!r}")
+    for name, path in tables.items():
+        print(json.dumps(asdict(storage.fingerprint(path, name))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

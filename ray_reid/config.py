@@ -1,0 +1,390 @@
+"""Recipes: one YAML file, parsed once into frozen models, so that a typo fails before a GPU starts.
+
+A recipe may hold `profiles`: named sets of dotted overrides (`train.epochs: 12`), the same
+mechanism as `--set` on the command line. The resolved recipe is saved with the run.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+RECIPES = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
+
+
+class Frozen(BaseModel):
+    """Base of every recipe model: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class StageSpec(Frozen):
+    """Resources of one stage; they change how fast a result comes, never the result."""
+
+    actors: int = Field(1, ge=1)
+    """Most actors that may run the stage; the pool starts with one and grows."""
+    num_cpus: float = Field(1.0, ge=0)
+    """CPUs of one actor."""
+    num_gpus: float = Field(0.0, ge=0)
+    """GPUs of one actor; a fraction shares a GPU."""
+    batch_size: int = Field(64, ge=1)
+    """Rows of one call."""
+
+
+class Resources(Frozen):
+    """The local Ray instance; ignored when the job joins a cluster."""
+
+    num_cpus: int | None = Field(None, ge=1)
+    """CPUs that Ray may use; null takes all."""
+    object_store_mb: int | None = Field(None, ge=80)
+    """Shared memory for blocks in MiB; null lets Ray decide."""
+
+
+class MiniatureSource(Frozen):
+    """Drawn street images (ray_reid.miniature); no files needed."""
+
+    reader: Literal["miniature"] = "miniature"
+    kind: Literal["vehicle", "pedestrian"] = "vehicle"
+    num_train: int = Field(120, ge=2)
+    """Identities to train on."""
+    num_test: int = Field(60, ge=2)
+    """Identities in query and gallery; none of them is trained on."""
+    cameras_per_identity: int = Field(4, ge=2)
+    images_per_camera: int = Field(2, ge=1)
+    image_size: tuple[int, int] = (64, 64)
+    """Height and width of the drawn images in pixels."""
+    seed: int = 0
+
+
+class FolderSource(Frozen):
+    """A user's folder of crops whose names tell identity and camera."""
+
+    reader: Literal["folder"] = "folder"
+    root: str
+    """The folder; images are found at any depth."""
+    pattern: str = r"(?P<identity>.+)_cam(?P<camera>\d+)"
+    """Regular expression searched in the file's base name without its extension; the group
+    `identity` is required, `camera`, `view`, `clothes`, `time` and `split` are optional."""
+    name: str | None = None
+    """Name of the source in identities; null takes the folder's name."""
+    licence: str | None = None
+    train_list: str | None = None
+    """Text file under `root` with one image name per line; its images are the train split."""
+    test_list: str | None = None
+    """Likewise for query and gallery; null with a `train_list` takes all other images."""
+    test_fraction: float = Field(0.5, gt=0, lt=1)
+    """Share of identities held out when there are no lists and no split folders."""
+    query_cameras: tuple[str, ...] = ()
+    """Test images of these cameras are queries, the others the gallery. Empty takes Market-1501's
+    rule: one query per identity and camera; where each identity has one image per camera, its
+    first camera is the query."""
+    seed: int = 0
+    """Chooses held-out identities and queries."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _has_identity(cls, pattern: str) -> str:
+        try:
+            groups = set(re.compile(pattern).groupindex)
+        except re.error as error:
+            raise ValueError(f"pattern {pattern!r} is not a regular expression: {error}") from error
+        allowed = {"identity", "camera", "view", "clothes", "time", "split"}
+        if "identity" not in groups or groups - allowed:
+            raise ValueError(
+                f"pattern {pattern!r} has groups {sorted(groups)}; it needs (?P<identity>...) "
+                f"and may have {sorted(allowed - {'identity'})}"
+            )
+        return pattern
+
+
+class Market1501Source(Frozen):
+    """The Market-1501 layout: bounding_box_train, query, bounding_box_test."""
+
+    reader: Literal["market1501"] = "market1501"
+    root: str
+    """The folder that holds the three folders, or a parent of it."""
+    name: str = "market1501"
+    licence: str | None = "research use only (Market-1501)"
+
+
+Source = Annotated[MiniatureSource | FolderSource | Market1501Source, Field(discriminator="reader")]
+
+
+class Ingest(Frozen):
+    """Files to observations."""
+
+    sources: tuple[Source, ...] = (MiniatureSource(),)
+    max_corrupt_fraction: float = Field(0.05, ge=0, lt=1)
+    """A larger share of undecodable images stops the job; below it they are kept with a reason."""
+    stage: StageSpec = StageSpec(actors=2, batch_size=64)
+
+
+class Sampler(Frozen):
+    """P x K: every batch holds P identities with K images each (Hermans et al., 2017)."""
+
+    num_identities: int = Field(16, ge=2)
+    """P, in one batch over all workers."""
+    num_instances: int = Field(4, ge=2)
+    """K; an identity with fewer images repeats them."""
+
+
+class Augment(Frozen):
+    """Random changes of a training image; all zero trains on the images as they are."""
+
+    flip: float = Field(0.5, ge=0, le=1)
+    """Probability of a horizontal flip."""
+    scale: float = Field(0.1, ge=0, lt=1)
+    """Zoom drawn from [1 - scale, 1 + scale], independently for height and width."""
+    translate: float = Field(0.08, ge=0, lt=1)
+    """Largest shift as a share of the image side."""
+    rotate: float = Field(0.0, ge=0, le=45)
+    """Largest rotation in degrees."""
+    brightness: float = Field(0.2, ge=0, lt=1)
+    contrast: float = Field(0.2, ge=0, lt=1)
+    saturation: float = Field(0.2, ge=0, lt=1)
+    """Factors drawn from [1 - value, 1 + value]."""
+    hue: float = Field(0.0, ge=0, le=0.5)
+    """Largest rotation of the colour circle; 0.5 is half of it."""
+    erase: float = Field(0.3, ge=0, le=1)
+    """Probability of Random Erasing (Zhong et al., 2017): 2 to 25 % of the area."""
+
+
+class Loss(Frozen):
+    """Cross-entropy on the head plus a metric loss on the features."""
+
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    metric: Literal["triplet", "circle", "none"] = "triplet"
+    weight: float = Field(1.0, ge=0)
+    """Weight of the metric loss."""
+    margin: float = Field(0.3, gt=0)
+    """Margin of the triplet (distance) or circle (similarity) loss."""
+    gamma: float = Field(64.0, gt=0)
+    """Scale of the circle loss."""
+
+
+class Train(Frozen):
+    """Images and labels to a model package."""
+
+    backbone: str = "resnet18"
+    """Any timm model name."""
+    pretrained: bool = False
+    """Take timm's weights for the backbone; needs the hub or its local cache."""
+    backbone_params: dict[str, Any] = {}
+    """Further arguments of timm.create_model."""
+    pooling: Literal["avg", "gem"] = "avg"
+    embedding_dim: int | None = Field(None, ge=8)
+    """Width of the embedding; null keeps the backbone's."""
+    image_size: tuple[int, int] = (64, 64)
+    """Height and width of the network's input in pixels."""
+    sampler: Sampler = Sampler()
+    augment: Augment = Augment()
+    loss: Loss = Loss()
+    epochs: int = Field(12, ge=1)
+    repeats: int = Field(1, ge=1)
+    """Passes over the images in one epoch: fewer, longer epochs for small sets."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(5e-4, ge=0)
+    warmup_epochs: float = Field(1.0, ge=0)
+    """Linear warm-up, then a cosine to zero; stepped every batch."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto takes bf16 autocast where the hardware multiplies it natively."""
+    num_workers: int = Field(1, ge=1)
+    """Workers of Ray Train; the batch is shared among them."""
+    cpus_per_worker: float = Field(1.0, gt=0)
+    use_gpu: bool = False
+    loader_processes: int = Field(0, ge=0)
+    """Processes that decode images beside each worker; 0 decodes in the worker."""
+    checkpoint_batches: int | None = Field(None, ge=1)
+    """Also checkpoint every so many batches; null does at the end of each epoch only."""
+    max_failures: int = Field(2, ge=0)
+    """Restarts after a lost worker, from the last checkpoint."""
+
+    @model_validator(mode="after")
+    def _identities_divide(self) -> "Train":
+        if self.sampler.num_identities % self.num_workers:
+            raise ValueError(
+                f"sampler.num_identities {self.sampler.num_identities} must be a multiple of "
+                f"num_workers {self.num_workers}"
+            )
+        return self
+
+
+class Embed(Frozen):
+    """Images to unit-norm embeddings."""
+
+    flip: bool = True
+    """Average each embedding with that of the mirrored image."""
+    stage: StageSpec = StageSpec(actors=2, batch_size=128)
+
+
+class Evaluate(Frozen):
+    """Embeddings to metrics, pictures and the report."""
+
+    both_directions: bool = False
+    """Also search the queries with the gallery, and report the mean of both directions."""
+    num_ranked: int = Field(8, ge=1)
+    """Queries in the ranked-list picture."""
+    top_k: int = Field(8, ge=1)
+    """Gallery images beside each of them."""
+    num_maps: int = Field(6, ge=0)
+    """Images in the activation-map picture."""
+    max_tsne: int = Field(600, ge=0)
+    """Images in the t-SNE picture; 0 leaves it out."""
+
+
+class Index(Frozen):
+    """Gallery embeddings to a searchable index."""
+
+    splits: tuple[Literal["train", "query", "gallery", "unlabelled"], ...] = ("gallery",)
+
+
+class Serve(Frozen):
+    """The HTTP server; it changes no result."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    replicas: int = Field(1, ge=1)
+    num_cpus: float = Field(1.0, ge=0)
+    num_gpus: float = Field(0.0, ge=0)
+    max_upload_mb: float = Field(10.0, gt=0)
+
+
+class Recipe(Frozen):
+    """One experiment, whole."""
+
+    name: str
+    profile: str = "none"
+    """Which set of overrides made this recipe."""
+    seed: int = 0
+    resources: Resources = Resources()
+    ingest: Ingest = Ingest()
+    train: Train = Train()
+    embed: Embed = Embed()
+    evaluate: Evaluate = Evaluate()
+    index: Index = Index()
+    serve: Serve = Serve()
+
+
+def load(recipe: str, profile: str | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by name or path, apply a profile, then `key.path=value` overrides in order.
+
+    Raises:
+        ValueError: If the recipe, the profile or a key is unknown, or a value breaks a rule.
+    """
+    values = _find(recipe)
+    profiles = values.pop("profiles", {})
+    if profile is None:
+        profile = next(iter(profiles), None)
+    elif profile not in profiles:
+        raise ValueError(f"unknown profile {profile!r} of {recipe!r}; choose from {list(profiles)}")
+    for key, value in (profiles.get(profile) or {}).items():
+        _assign(values, key, value)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ValueError(f"--set {override!r} is not of the form key.path=value")
+        _assign(values, key, _parse(key, text))
+    return validate(values | ({"profile": profile} if profile else {}))
+
+
+def validate(values: Mapping[str, Any]) -> Recipe:
+    """Check a resolved recipe; the first broken rule is the message.
+
+    Raises:
+        ValueError: Names the key, the value, the rule and, for an unknown key, the choices.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(_sentence(error)) from error
+
+
+def dump(recipe: Recipe) -> str:
+    """Write the resolved recipe as YAML; loading it gives the same recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=100)
+
+
+def _find(recipe: str) -> dict[str, Any]:
+    path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
+    if not path.is_file():
+        names = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+        raise ValueError(f"unknown recipe {recipe!r}; choose from {names} or give a .yaml file")
+    return read_yaml(path)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a recipe file as it is written.
+
+    Raises:
+        ValueError: If it is not a YAML mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"recipe {path} must be a mapping of sections, not {type(values).__name__}"
+        )
+    return values
+
+
+def _parse(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {key}: {text!r} is not a YAML value") from error
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set `a.b.0.c` in nested mappings and lists; the models check the result."""
+    *parents, last = key.split(".")
+    node: Any = values
+    for depth, part in enumerate(parents):
+        if isinstance(node, list):
+            node = node[_position(key, part, node)]
+        elif isinstance(node, dict):
+            node = node.setdefault(part, {})
+        else:
+            raise ValueError(f"{'.'.join(parents[:depth])} is a value, so {key!r} cannot be set")
+    if isinstance(node, list):
+        node[_position(key, last, node)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise ValueError(f"{'.'.join(parents)} is a value, so {key!r} cannot be set")
+
+
+def _position(key: str, part: str, node: list[Any]) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        raise ValueError(f"{part!r} in {key!r} must be a position from 0 to {len(node) - 1}")
+    return int(part)
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = tuple(part for part in first["loc"])
+    key = ".".join(str(part) for part in where)
+    if first["type"] == "extra_forbidden":
+        return f"unknown recipe key {key!r}; choose from {_choices(where)}"
+    rule = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"recipe key {key!r}: {rule}"
+    return f"recipe key {key!r} is {first['input']!r}: {rule}"
+
+
+def _choices(where: Sequence[int | str]) -> list[str]:
+    """Names of the fields beside an unknown key."""
+    readers = {"miniature": MiniatureSource, "folder": FolderSource, "market1501": Market1501Source}
+    model: type[BaseModel] = Recipe
+    for part in (part for part in where[:-1] if isinstance(part, str)):
+        field = model.model_fields.get(part)
+        inner: Any = field.annotation if field is not None else readers.get(part)
+        # A list of sources has no fields of its own; the reader's name comes next.
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            model = inner
+    return sorted(model.model_fields)

@@ -1,0 +1,72 @@
+"""The drawn street world as a source: planned here, drawn when a batch is loaded."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ray_reid import schema
+from ray_reid.config import MiniatureSource
+from ray_reid.datasets.reading import LOCATOR, Reading, Row
+
+if TYPE_CHECKING:
+    from ray_reid.miniature import Shot
+
+# Marks a locator that is a shot to draw and not the path of a file.
+PREFIX = "miniature:"
+
+
+def read_miniature(source: MiniatureSource) -> Reading:
+    """Plan the shots of a street; nothing is drawn.
+
+    Raises:
+        ValueError: If the world cannot hold what is asked for.
+    """
+    from ray_reid.miniature import plan_street
+
+    shots = plan_street(
+        source.kind,
+        num_train=source.num_train,
+        num_test=source.num_test,
+        images_per_camera=source.images_per_camera,
+        cameras_per_identity=source.cameras_per_identity,
+        seed=source.seed,
+        size=source.image_size,
+    )
+    return Reading([_row(shot) for shot in shots], [])
+
+
+def version() -> str:
+    """Hash of the code that draws: a change of it makes other pictures."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted((Path(__file__).parent.parent / "miniature").glob("*.py")):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def draw(locator: str) -> Row:
+    """Draw what a locator of the plan describes.
+
+    Returns:
+        The image and the columns that only the drawing knows, such as `view`.
+    """
+    from ray_reid.miniature import Shot, draw_shot
+
+    values = json.loads(locator.removeprefix(PREFIX))
+    row = draw_shot(Shot(**{**values, "size": tuple(values["size"])}))
+    del row[schema.OBSERVATION_ID]
+    return row
+
+
+def _row(shot: "Shot") -> Row:
+    name = shot.subject.name
+    place = (name, shot.camera, shot.index, shot.seed, shot.outfit, *shot.size)
+    return {
+        schema.OBSERVATION_ID: schema.observation_id(shot.source, *place),
+        schema.IDENTITY: schema.qualified_identity(shot.source, name),
+        schema.CAMERA: shot.camera,
+        schema.SOURCE: shot.source,
+        schema.SPLIT: shot.split,
+        LOCATOR: PREFIX + json.dumps(asdict(shot)),
+    }

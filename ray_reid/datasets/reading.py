@@ -1,0 +1,142 @@
+"""What every reader needs: listing images, building rows, and the rules of a usable test set."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_reid import images, schema
+
+LOCATOR = "locator"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a source holds, found without decoding an image."""
+
+    rows: list[Row]
+    """Columns of the record without the image, and `locator`: where the image is."""
+    warnings: list[str]
+    """What was left out or cannot be searched, one sentence each, with counts."""
+
+
+def folder(root: str) -> Path:
+    """The absolute path of a source's folder.
+
+    Raises:
+        ValueError: If there is no such folder.
+    """
+    path = Path(root).expanduser().absolute()
+    if not path.is_dir():
+        what = "is a file, not a folder" if path.exists() else "does not exist"
+        raise ValueError(f"folder {root!r} {what}; give the folder that holds the images")
+    return path
+
+
+def list_images(root: Path) -> list[Path]:
+    """All image files at any depth in the order of their relative paths, hidden ones left out.
+
+    Raises:
+        ValueError: If a name cannot be stored as UTF-8.
+    """
+    found: list[Path] = []
+    visited: set[str] = set()
+    # Linked folders are followed; a link to a parent must not be followed for ever.
+    for here, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(here)
+        folders[:] = [] if real in visited else [n for n in folders if not n.startswith(".")]
+        if real not in visited:
+            found += [Path(here, name) for name in files if _is_image(name)]
+        visited.add(real)
+    for file in found:
+        if not _is_utf8(str(file)):
+            raise ValueError(f"file name {str(file)!r} is not UTF-8; rename the file")
+    return sorted(found, key=lambda file: file.relative_to(root).as_posix())
+
+
+def file_row(source: str, root: Path, file: Path, **columns: Any) -> Row:
+    """The row of an image file: its id and locator beside the given columns."""
+    place = file.relative_to(root).as_posix()
+    return {
+        schema.OBSERVATION_ID: schema.observation_id(source, place),
+        schema.SOURCE: source,
+        LOCATOR: str(file),
+        **columns,
+    }
+
+
+def share(*parts: str | int) -> float:
+    """A number in [0, 1) that depends on `parts` alone: the stable way to choose at random."""
+    text = "\x1f".join(str(part) for part in parts)
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    # 53 bits are what a float holds; more could round up to 1.
+    return (int.from_bytes(digest, "big") >> 11) / 2**53
+
+
+def unanswerable(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Queries that no gallery image can answer: none has their identity and another camera.
+
+    An image without a camera is comparable with every other (the Market rule removes nothing).
+    """
+    rows = list(rows)
+    gallery: dict[str | None, set[str | None]] = {}
+    for row in rows:
+        if row[schema.SPLIT] == "gallery" and row[schema.IDENTITY] is not None:
+            gallery.setdefault(row[schema.IDENTITY], set()).add(row[schema.CAMERA])
+    return [row for row in rows if row[schema.SPLIT] == "query" and not _answers(row, gallery)]
+
+
+def check_queries(rows: Sequence[Mapping[str, Any]], where: str) -> list[str]:
+    """Say how many queries cannot be answered.
+
+    Returns:
+        No sentence, or one with the count.
+
+    Raises:
+        ValueError: If there is no query, or none that can be answered.
+    """
+    queries = sum(row[schema.SPLIT] == "query" for row in rows)
+    lost = unanswerable(rows)
+    if not queries:
+        raise ValueError(f"{where} has no query image; evaluation needs query and gallery images")
+    if not lost:
+        return []
+    example = f"e.g. {lost[0][schema.IDENTITY]!r} on camera {lost[0][schema.CAMERA]!r}"
+    rule = "gallery image of the same identity from another camera"
+    if len(lost) == queries:
+        raise ValueError(f"none of the {queries} queries of {where} has a {rule} ({example})")
+    return [f"{len(lost)} of {queries} queries of {where} have no {rule}, {example}"]
+
+
+def check_training(rows: Iterable[Mapping[str, Any]], where: str) -> None:
+    """Check that there is something to tell apart.
+
+    Raises:
+        ValueError: If fewer than two identities are in the train split.
+    """
+    train = {row[schema.IDENTITY] for row in rows if row[schema.SPLIT] == "train"} - {None}
+    if len(train) < 2:
+        raise ValueError(f"{where} has {len(train)} train identities; training needs at least 2")
+
+
+def _answers(query: Mapping[str, Any], gallery: Mapping[str | None, set[str | None]]) -> bool:
+    cameras = gallery.get(query[schema.IDENTITY], set())
+    camera = query[schema.CAMERA]
+    return bool(cameras) if camera is None else bool(cameras - {camera})
+
+
+def _is_image(name: str) -> bool:
+    # `._name.jpg` is macOS's resource fork of `name.jpg`, not an image.
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in images.SUFFIXES
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,230 @@
+"""The evaluate job: embeddings to metrics with their protocol stamp, pictures and the package."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+import ray_reid
+from ray_reid import metrics, pictures, schema, storage
+from ray_reid.metrics import Metrics
+from ray_reid.pictures import Side
+from ray_reid.run import Facts, Work
+
+RANKS = (1, 5, 10)
+REFERENCE = "reference_"
+"""Begins the names of what the colour histogram scores: the floor, with no learning in it."""
+FILE = "metrics.json"
+COLUMNS = (
+    schema.OBSERVATION_ID,
+    schema.IDENTITY,
+    schema.CAMERA,
+    schema.SPLIT,
+    schema.ROLE,
+    schema.EMBEDDING,
+    schema.REFERENCE_EMBEDDING,
+)
+
+
+def evaluate_job(work: Work) -> Facts:
+    """Score the embeddings and the colour histogram; write pictures and the stamped package.
+
+    Raises:
+        ValueError: If there are no queries, no gallery or no query with a true match.
+    """
+    table = storage.read(work.inputs["embed"] / "embeddings", COLUMNS)
+    query, gallery = read_sides(table)
+    both = work.recipe.evaluate.both_directions
+    model = score(query, gallery, schema.EMBEDDING, both)
+    reference = score(query, gallery, schema.REFERENCE_EMBEDDING, both)
+    result = {
+        "metrics": flatten(model),
+        "reference": flatten(reference),
+        "stamp": _stamp(work, table, query, gallery, model),
+    }
+    text = json.dumps(result, indent=2) + "\n"
+    (work.out / FILE).write_text(text)
+    captions = _draw(work, query, gallery, model, reference)
+    _write_package(work.inputs["train"] / "model", work.out / "model", text)
+    floor = {f"{REFERENCE}{name}": value for name, value in result["reference"].items()}
+    return {
+        "metrics": {**result["metrics"], **floor},
+        "stamp": result["stamp"],
+        "pictures": list(captions),
+        "captions": captions,
+        "model": "model",
+    }
+
+
+def read_sides(table: pa.Table) -> tuple[Side, Side]:
+    """Queries and gallery of an `embeddings` table: no junk, and distractors without identity.
+
+    Raises:
+        ValueError: If one of them is empty.
+    """
+    useful = table.filter(pc.not_equal(table[schema.ROLE], "junk"))
+    sides = {
+        split: useful.filter(pc.equal(useful[schema.SPLIT], split))
+        for split in ("query", "gallery")
+    }
+    if not all(len(side) for side in sides.values()):
+        raise ValueError(
+            f"nothing to evaluate: {len(sides['query'])} query and {len(sides['gallery'])} gallery "
+            "images are embedded, and both are needed; the sources of the recipe must hold test "
+            "identities seen at least twice"
+        )
+    return _side(sides["query"]), _side(sides["gallery"])
+
+
+def score(query: Side, gallery: Side, column: str, both_directions: bool) -> dict[str, Metrics]:
+    """Metrics of one column of embeddings by direction: `forward`, and `reverse` if asked for."""
+    found = {"forward": _score(query, gallery, column)}
+    if both_directions:
+        # A distractor is nobody's match, so it is no query either.
+        named = [row for row, name in enumerate(gallery.identity) if name is not None]
+        found["reverse"] = _score(_take(gallery, named), query, column)
+    return found
+
+
+def flatten(found: Mapping[str, Metrics]) -> dict[str, float]:
+    """Name the figures: of one direction plainly; of two, their mean plainly and each prefixed."""
+    by_direction = {direction: _figures(result) for direction, result in found.items()}
+    if len(by_direction) == 1:
+        return next(iter(by_direction.values()))
+    flat = {
+        name: sum(values[name] for values in by_direction.values()) / len(by_direction)
+        for name in by_direction["forward"]
+    }
+    for direction, values in by_direction.items():
+        flat |= {f"{direction}_{name}": value for name, value in values.items()}
+    return flat
+
+
+def _figures(found: Metrics) -> dict[str, float]:
+    ranks = {f"rank-{k}": found.rank(k) for k in RANKS}
+    return {"mAP": found.mAP, **ranks, "mINP": found.mINP}
+
+
+def _score(query: Side, gallery: Side, column: str) -> Metrics:
+    learned = column == schema.EMBEDDING
+    return metrics.evaluate(
+        query.embedding if learned else query.reference,
+        gallery.embedding if learned else gallery.reference,
+        query_identity=query.identity,
+        gallery_identity=gallery.identity,
+        query_camera=query.camera,
+        gallery_camera=gallery.camera,
+    )
+
+
+def _side(table: pa.Table) -> Side:
+    roles = table[schema.ROLE].to_pylist()
+    identities = table[schema.IDENTITY].to_pylist()
+    return Side(
+        observation_id=table[schema.OBSERVATION_ID].to_pylist(),
+        identity=[
+            None if role == "distractor" else name
+            for role, name in zip(roles, identities, strict=True)
+        ],
+        camera=table[schema.CAMERA].to_pylist(),
+        embedding=storage.embeddings(table, schema.EMBEDDING),
+        reference=storage.embeddings(table, schema.REFERENCE_EMBEDDING),
+    )
+
+
+def _take(side: Side, rows: Sequence[int]) -> Side:
+    return Side(
+        observation_id=[side.observation_id[row] for row in rows],
+        identity=[side.identity[row] for row in rows],
+        camera=[side.camera[row] for row in rows],
+        embedding=side.embedding[rows],
+        reference=side.reference[rows],
+    )
+
+
+def _stamp(
+    work: Work, table: pa.Table, query: Side, gallery: Side, found: Mapping[str, Metrics]
+) -> dict[str, Any]:
+    """What the figures depend on besides the model; unlike stamps are not to be compared."""
+    ingest = work.facts["ingest"]
+    sources = ingest.get("sources", [])
+    return {
+        "protocol": "market",
+        "average_precision": "rectangle",
+        "similarity": "cosine",
+        "ties": "pessimistic",
+        "dataset": ingest.get("fingerprint"),
+        "sources": [source["reader"] for source in sources],
+        "query": _count(query),
+        "gallery": _count(gallery),
+        "scored": {direction: result.num_queries for direction, result in found.items()},
+        "skipped": {direction: result.num_skipped for direction, result in found.items()},
+        "junk": pc.sum(pc.equal(table[schema.ROLE], "junk")).as_py() or 0,
+        "dropped": ingest.get("dropped", {}),
+        "both_directions": work.recipe.evaluate.both_directions,
+        "flip_averaging": work.recipe.embed.flip,
+        "re_ranking": False,
+        "seed": work.recipe.seed,
+        "source_seeds": [source.get("seed") for source in sources],
+        "version": ray_reid.__version__,
+    }
+
+
+def _count(side: Side) -> dict[str, int]:
+    return {
+        "images": len(side.observation_id),
+        "identities": len({name for name in side.identity if name is not None}),
+        "distractors": sum(name is None for name in side.identity),
+        "cameras": len({camera for camera in side.camera if camera is not None}),
+        "without_camera": sum(camera is None for camera in side.camera),
+    }
+
+
+def _draw(
+    work: Work,
+    query: Side,
+    gallery: Side,
+    model: Mapping[str, Metrics],
+    reference: Mapping[str, Metrics],
+) -> dict[str, str]:
+    def read(ids: Sequence[str]) -> dict[str, bytes]:
+        wanted = pc.field(schema.OBSERVATION_ID).isin(list(ids))
+        columns = [schema.OBSERVATION_ID, schema.IMAGE]
+        found = storage.read(work.inputs["ingest"] / "observations", columns, where=wanted)
+        keys, encoded = (found[name].to_pylist() for name in columns)
+        return dict(zip(keys, encoded, strict=True))
+
+    found = {"model": model["forward"], "colour histogram": reference["forward"]}
+    spec = work.recipe.evaluate
+    package = _load(work.inputs["train"] / "model") if spec.num_maps else None
+    return pictures.draw(query, gallery, found, read, package, spec, work.out)
+
+
+def _load(path: Path) -> pictures.Maps:
+    from ray_reid import package
+
+    return package.load(path)
+
+
+def _write_package(source: Path, target: Path, text: str) -> None:
+    """Copy the trained package and put the stamped metrics into it."""
+    # A killed attempt may have left half a copy.
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, copy_function=_link)
+    aside = target / f".{FILE}"
+    aside.write_text(text)
+    # Writing in place would reach through a hard link into the train job's directory.
+    aside.replace(target / FILE)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        # Another file system, or one without hard links.
+        shutil.copy2(source, target)

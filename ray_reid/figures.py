@@ -1,0 +1,280 @@
+"""Pictures of an evaluation, drawn from arrays; no state, no screen, one small PNG each."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_reid.images import Pixels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Frame = Literal["match", "other", "query"]
+# Okabe and Ito's colours stay apart for colour-blind readers; wrong results are dashed as well.
+FRAMES: Mapping[Frame, tuple[str, str]] = {
+    "match": ("#009e5a", "solid"),
+    "other": ("#d62728", (0, (4, 2))),  # type: ignore[dict-item]
+    "query": ("#333333", "solid"),
+}
+MODEL, REFERENCE = "#0072b2", "#999999"
+MARKERS = "o^sDvP*X<>ph"
+DPI = 110
+MAX_BYTES = 400_000
+# More identities than this cannot be told apart by colour.
+MAX_COLOURS = 20
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image of a ranked list."""
+
+    pixels: Pixels
+    caption: str
+    frame: Frame
+
+
+def ranked_lists(rows: Sequence[Sequence[Card]], captions: Sequence[str]) -> "Figure":
+    """Draw one query a row, its results to the right, nearest first.
+
+    Args:
+        rows: Each the query, then its results; rows may differ in length.
+        captions: A line above each row.
+    """
+    columns = max(len(row) for row in rows)
+    shape = _shape([card.pixels for row in rows for card in row])
+    proportion = shape[0] / shape[1]
+    # Inches: tall images are drawn narrower, so that a list of people fits a screen as well.
+    wide, above, below, gap = 1.12 / max(1.0, proportion) ** 0.5, 0.24, 0.36, 0.08
+    tall = wide * proportion + above + below
+    whole_width, whole_height = columns * (wide + gap) + gap, len(rows) * tall + gap
+    figure = _figure(whole_width, whole_height)
+    for row, (cards, caption) in enumerate(zip(rows, captions, strict=True)):
+        top = whole_height - row * tall - above
+        bottom = (top - wide * proportion) / whole_height
+        for column, card in enumerate(cards):
+            left = (gap + column * (wide + gap)) / whole_width
+            size = wide / whole_width, wide * proportion / whole_height
+            _card(figure.add_axes((left, bottom, *size)), card, shape)
+        figure.text(gap / whole_width, (top + 0.05) / whole_height, caption, fontsize=8)
+    return figure
+
+
+def activation_maps(
+    images: Sequence[Pixels], maps: NDArray[np.float32], captions: Sequence[str]
+) -> "Figure":
+    """Draw each image beside itself under the heat of its map.
+
+    Args:
+        images: (H, W, 3) each.
+        maps: (N, h, w) in [0, 1]; 1 is where the network looks most.
+        captions: One line an image.
+    """
+    columns = min(3, len(images))
+    lines = -(-len(images) // columns)
+    height, width = _shape(images)
+    tall = 1.45 * height / width + 0.35
+    figure = _figure(2 * 1.45 * columns + 0.3 * columns, tall * lines + 0.1)
+    grid = figure.subplots(lines, 2 * columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for place, (pixels, heat, caption) in enumerate(zip(images, maps, captions, strict=True)):
+        plain, heated = grid[place // columns, 2 * (place % columns) : 2 * (place % columns) + 2]
+        whole = _fit(pixels, (height, width))
+        plain.imshow(whole)
+        plain.set_title(caption, fontsize=8, loc="left", pad=3)
+        heated.imshow(_heat(whole, heat))
+    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.3 / (tall * lines), 0.05, 0.28)
+    return figure
+
+
+def scatter(
+    points: NDArray[np.floating[Any]], identities: Sequence[str], cameras: Sequence[str]
+) -> "Figure":
+    """Draw (N, 2) points, a colour for each identity and a marker for each camera.
+
+    Raises:
+        ValueError: If there are more identities than colours.
+    """
+    names, places = sorted(set(identities)), sorted(set(cameras))
+    if len(names) > MAX_COLOURS:
+        raise ValueError(f"{len(names)} identities are more than {MAX_COLOURS} colours can show")
+    figure = _figure(8.4, 5.6)
+    axes = figure.add_axes((0.015, 0.02, 0.72, 0.96))
+    colours = _colours(len(names))
+    camera, identity = np.asarray(cameras), np.asarray(identities)
+    for number, place in enumerate(places):
+        at = camera == place
+        shades = [colours[names.index(name)] for name in identity[at]]
+        marker = MARKERS[number % len(MARKERS)]
+        axes.scatter(
+            points[at, 0], points[at, 1], c=shades, marker=marker, s=34, alpha=0.85, linewidths=0
+        )
+    axes.set_xticks([])
+    axes.set_yticks([])
+    _keys(figure, names, colours, places)
+    return figure
+
+
+def cmc_curves(curves: Mapping[str, NDArray[np.float64]], max_rank: int = 50) -> "Figure":
+    """Draw CMC curves: the share of queries with a true match among the first k images.
+
+    Args:
+        curves: Name to (G,) shares, rank 1 first; the first is the model, the others are grey.
+        max_rank: Where the axis ends, or at the end of the longest curve.
+    """
+    end = min(max_rank, max(len(curve) for curve in curves.values()))
+    figure, axes = _plot(6.4, 3.6)
+    for number, (name, curve) in enumerate(curves.items()):
+        colour, style = (MODEL, "-") if number == 0 else (REFERENCE, "--")
+        ranks = np.arange(1, min(end, len(curve)) + 1)
+        label = f"{name} (rank-1 {100 * curve[0]:.1f} %)"
+        axes.plot(ranks, 100 * curve[: len(ranks)], style, color=colour, lw=2, label=label)
+    axes.set_xlim(1, max(end, 2))
+    axes.set_xticks([1, *range(5, end + 1, 5)] if end <= 25 else [1, *range(10, end + 1, 10)])
+    axes.set_ylim(0, 102)
+    axes.set_xlabel("rank k")
+    axes.set_ylabel("queries with a true match in the first k, %")
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def training_curve(history: Sequence[Mapping[str, float]]) -> "Figure":
+    """Draw what was measured in each epoch, one small panel a quantity."""
+    names = [name for name in history[0] if name != "epoch"]
+    columns = min(5, len(names))
+    lines = -(-len(names) // columns)
+    figure = _figure(2.1 * columns, 1.8 * lines)
+    epochs = [step["epoch"] + 1 for step in history]
+    for number, name in enumerate(names, start=1):
+        axes = figure.add_subplot(lines, columns, number)
+        axes.plot(epochs, [step.get(name, np.nan) for step in history], ".-", color=MODEL, ms=5)
+        axes.set_title(name.replace("_", " "), fontsize=9, loc="left")
+        _plain(axes)
+        axes.set_xlabel("epoch", fontsize=8)
+        axes.locator_params(axis="x", integer=True, nbins=6)
+        axes.locator_params(axis="y", nbins=5)
+    figure.tight_layout(pad=0.6)
+    return figure
+
+
+def png(figure: "Figure") -> bytes:
+    """Encode a figure; one larger than `MAX_BYTES` gets fewer colours, then fewer pixels."""
+    dpi = float(DPI)
+    while True:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=dpi)
+        for colours in (256, 96):
+            if buffer.tell() <= MAX_BYTES:
+                return buffer.getvalue()
+            buffer = _with_fewer_colours(buffer, colours)
+        if buffer.tell() <= MAX_BYTES:
+            return buffer.getvalue()
+        dpi *= 0.85
+
+
+def save(figure: "Figure", file: Path) -> None:
+    """Write a figure as PNG."""
+    file.write_bytes(png(figure))
+
+
+def _figure(width: float, height: float) -> "Figure":
+    # The object interface needs no pyplot, hence no global state and no display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _plot(width: float, height: float) -> "tuple[Figure, Axes]":
+    figure = _figure(width, height)
+    axes = figure.add_axes((0.11, 0.14, 0.86, 0.82))
+    _plain(axes)
+    return figure, axes
+
+
+def _plain(axes: "Axes") -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.tick_params(labelsize=8)
+
+
+def _with_fewer_colours(encoded: io.BytesIO, colours: int) -> io.BytesIO:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    with Image.open(encoded) as image:
+        few = image.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    few.save(buffer, format="PNG", optimize=True)
+    return buffer
+
+
+def _card(axes: "Axes", card: Card, shape: tuple[int, int]) -> None:
+    colour, style = FRAMES[card.frame]
+    axes.imshow(_fit(card.pixels, shape))
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(color=colour, linestyle=style, linewidth=2.6)
+    axes.set_xlabel(card.caption, fontsize=6.5, labelpad=2.5, linespacing=1.1)
+
+
+def _keys(
+    figure: "Figure", names: Sequence[str], colours: Sequence[Any], places: Sequence[str]
+) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], ls="", marker="o", color=colour, label=name)
+        for name, colour in zip(names, colours, strict=True)
+    ]
+    shared: dict[str, Any] = {"loc": "upper left", "frameon": False, "fontsize": 7.5}
+    figure.legend(handles=handles, title="identity", bbox_to_anchor=(0.74, 0.99), **shared)
+    marks = [
+        Line2D([], [], ls="", marker=MARKERS[n % len(MARKERS)], color="#555555", label=place)
+        for n, place in enumerate(places)
+    ]
+    figure.legend(handles=marks, title="camera", bbox_to_anchor=(0.88, 0.99), **shared)
+
+
+def _colours(count: int) -> list[Any]:
+    from matplotlib import colormaps
+
+    palette = colormaps["tab10" if count <= 10 else "tab20"]
+    return [palette(number) for number in range(count)]
+
+
+def _heat(pixels: Pixels, heat: NDArray[np.float32]) -> Pixels:
+    """Blend an image with its map, resized to it: the warmer, the less of the image is left."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    size = (pixels.shape[1], pixels.shape[0])
+    level = np.asarray(
+        Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+    )
+    colour = 255 * colormaps["inferno"](np.clip(level, 0, 1))[..., :3]
+    blended: Pixels = (0.45 * pixels + 0.55 * colour).astype(np.uint8)
+    return blended
+
+
+def _shape(pictures: Sequence[Pixels]) -> tuple[int, int]:
+    """Common (height, width) to draw at: the median proportions, at most 128 pixels wide."""
+    proportion = float(np.median([picture.shape[0] / picture.shape[1] for picture in pictures]))
+    width = min(128, max(picture.shape[1] for picture in pictures))
+    return max(1, round(width * proportion)), width
+
+
+def _fit(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
+    """Resize to (height, width), as the network does: proportions are not kept."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    return np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR))

@@ -1,0 +1,173 @@
+"""The training loop in plain PyTorch: any device, any number of workers, resumable at any batch.
+
+It knows nothing of Ray; `train.py` runs it on Ray Train and keeps its checkpoints. All
+randomness of a batch is seeded by its place in the plan, so a resumed run is the same run.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ray_reid import config, samplers
+from ray_reid.augment import augment, mix
+from ray_reid.config import Recipe
+from ray_reid.loader import TrainingRows, execute
+from ray_reid.losses import ReidLoss
+from ray_reid.networks import ReidNetwork
+from ray_reid.networks.precision import use_bf16
+
+log = logging.getLogger(__name__)
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": lambda groups, **params: torch.optim.SGD(groups, momentum=0.9, **params),
+}
+
+
+@dataclass
+class Progress:
+    """Where training stands: the next batch to do, and what was measured."""
+
+    epoch: int = 0
+    batch: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    """Sums over the batches of the unfinished epoch."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """Means of each finished epoch."""
+
+
+class Fit:
+    """Network, optimiser and progress of one training."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        rows: TrainingRows,
+        *,
+        device: torch.device,
+        worker: int = 0,
+        world_size: int = 1,
+        wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
+    ) -> None:
+        """Build everything from the recipe; `wrap` makes the network distributed."""
+        self.recipe, self.spec, self.rows = recipe, recipe.train, rows
+        self.device, self.worker, self.world_size = device, worker, world_size
+        torch.manual_seed(recipe.seed)
+        network = ReidNetwork(self.spec, len(rows.identities))
+        self.network = network.to(device).to(memory_format=torch.channels_last)
+        self.wrapped = wrap(self.network)
+        self.optimizer = _optimizer(self.spec, self.network)
+        self.loss = ReidLoss(self.spec.loss)
+        self.bf16 = use_bf16(self.spec.precision, device)
+        self.progress = Progress()
+        self.batches_per_epoch = len(self.plan(0))
+        if self.batches_per_epoch == 0:
+            raise ValueError(
+                f"{len(rows)} training images make no full batch of "
+                f"{self.spec.sampler.num_identities} identities"
+            )
+
+    @property
+    def batches_done(self) -> int:
+        """Batches since the beginning, over all epochs."""
+        return self.progress.epoch * self.batches_per_epoch + self.progress.batch
+
+    def plan(self, epoch: int) -> samplers.Plan:
+        """The plan of an epoch, the same on every worker."""
+        return samplers.identity_balanced(
+            self.rows.labels,
+            num_identities=self.spec.sampler.num_identities,
+            num_instances=self.spec.sampler.num_instances,
+            epoch=epoch,
+            seed=self.recipe.seed,
+            world_size=self.world_size,
+            repeats=self.spec.repeats,
+        )
+
+    def run(self) -> Iterator[Progress]:
+        """Train to the end, yielding after every batch; the last batch of an epoch closes it."""
+        self.wrapped.train()
+        progress = self.progress
+        while progress.epoch < self.spec.epochs:
+            plan = self.plan(progress.epoch)
+            processes = self.spec.loader_processes
+            batches = execute(self.rows, plan, self.worker, progress.batch, processes)
+            for images, labels in batches:
+                values = self._step(images, labels)
+                for name, value in values.items():
+                    progress.sums[name] = progress.sums.get(name, 0.0) + float(value)
+                progress.batch += 1
+                if progress.batch == len(plan):
+                    self._close_epoch()
+                yield progress
+
+    def state(self) -> dict[str, Any]:
+        """Everything a checkpoint needs: tensors and plain values only."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": vars(self.progress),
+            "precision": "bf16" if self.bf16 else "fp32",
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+
+    def _step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        progress = self.progress
+        place = (self.recipe.seed, progress.epoch, progress.batch, self.worker)
+        torch.manual_seed(mix(place))
+        rate = self._set_learning_rate()
+        images = images.to(self.device, non_blocking=True).float() / 255
+        images = augment(images, self.spec.augment, place)
+        images = images.contiguous(memory_format=torch.channels_last)
+        labels = labels.to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            features, logits = self.wrapped(images)
+        losses = self.loss(features, logits, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        self.optimizer.step()
+        accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
+        detached = {name: value.detach() for name, value in losses.items()}
+        return {**detached, "accuracy": accuracy, "learning_rate": torch.tensor(rate)}
+
+    def _set_learning_rate(self) -> float:
+        epochs = self.batches_done / self.batches_per_epoch
+        rate = self.spec.learning_rate * schedule(self.spec, epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _close_epoch(self) -> None:
+        progress = self.progress
+        means = {name: total / progress.batch for name, total in progress.sums.items()}
+        progress.history.append({"epoch": progress.epoch, **means})
+        progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
+
+
+def schedule(spec: config.Train, epochs: float) -> float:
+    """Share of the learning rate after `epochs` (fractional): linear warm-up, cosine to zero."""
+    if epochs < spec.warmup_epochs:
+        return 0.01 + 0.99 * epochs / spec.warmup_epochs
+    length = max(spec.epochs - spec.warmup_epochs, 1e-9)
+    return 0.5 * (1 + math.cos(math.pi * min((epochs - spec.warmup_epochs) / length, 1.0)))
+
+
+def _optimizer(spec: config.Train, network: nn.Module) -> torch.optim.Optimizer:
+    """Weight decay on matrices and kernels only, not on biases and norms."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": spec.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return OPTIMIZERS[spec.optimizer](groups, lr=spec.learning_rate)

@@ -1,0 +1,54 @@
+"""Training losses: label-smoothed cross-entropy on the head, a metric loss on the features."""
+
+import torch
+from pytorch_metric_learning.losses import CircleLoss, TripletMarginLoss
+from pytorch_metric_learning.miners import BatchHardMiner
+from torch import Tensor, nn
+
+from ray_reid import config
+
+
+class ReidLoss(nn.Module):
+    """Cross-entropy after the neck plus triplet or circle loss before it (Luo et al., 2019).
+
+    Triplet: batch-hard with Euclidean distance on the raw features (Hermans et al., 2017).
+    Circle: cosine similarity (Sun et al., CVPR 2020).
+    """
+
+    def __init__(self, spec: config.Loss) -> None:
+        super().__init__()
+        self.cross_entropy = nn.CrossEntropyLoss(label_smoothing=spec.label_smoothing)
+        self.weight = spec.weight if spec.metric != "none" else 0.0
+        self.miner: BatchHardMiner | None = None
+        self.metric: nn.Module | None = None
+        if spec.metric == "triplet":
+            self.metric = _euclidean(TripletMarginLoss, margin=spec.margin)
+            self.miner = _euclidean(BatchHardMiner)
+        elif spec.metric == "circle":
+            self.metric = CircleLoss(m=spec.margin, gamma=spec.gamma)
+
+    def forward(self, features: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Losses of a batch.
+
+        Args:
+            features: (B, D) before the neck.
+            logits: (B, classes) of the head.
+            labels: (B,) int64.
+
+        Returns:
+            Scalars `loss` (the sum to minimise), `cross_entropy` and `metric`.
+        """
+        cross_entropy = self.cross_entropy(logits.float(), labels)
+        metric = torch.zeros_like(cross_entropy)
+        if self.metric is not None:
+            features = features.float()
+            hard = self.miner(features, labels) if self.miner is not None else None
+            metric = self.metric(features, labels, hard)
+        loss = cross_entropy + self.weight * metric
+        return {"loss": loss, "cross_entropy": cross_entropy, "metric": metric}
+
+
+def _euclidean(kind: type[nn.Module], **params: float) -> nn.Module:
+    from pytorch_metric_learning.distances import LpDistance
+
+    return kind(distance=LpDistance(normalize_embeddings=False), **params)

@@ -1,0 +1,179 @@
+"""The API on Ray Serve: replicas that each load the model and the gallery of a run once.
+
+There is no authentication yet, so it listens on this machine only unless told otherwise.
+"""
+
+import errno
+import ipaddress
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from fastapi import FastAPI
+from ray import serve
+
+from ray_reid import stage
+from ray_reid.config import Recipe, Serve
+from ray_reid.gallery import Searcher, check_current
+from ray_reid.serving.api import create_api
+
+log = logging.getLogger(__name__)
+
+NAME = "ray-reid"
+
+
+def application(run: Path, settings: Serve) -> serve.Application:
+    """Describe the Serve application of a run; its path must be readable on every node."""
+
+    # Ray Serve calls this in each replica.
+    def build() -> FastAPI:
+        searcher = Searcher.open(run)
+        # The first pass through a network is slow; and it proves that model and index agree.
+        searcher.warm_up()
+        return create_api(searcher, settings.max_upload_mb)
+
+    deployed = serve.deployment(
+        name="search",
+        num_replicas=settings.replicas,
+        ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
+    )
+    return deployed(serve.ingress(build)()).bind()
+
+
+def serve_run(
+    run: Path,
+    recipe: Recipe,
+    host: str | None = None,
+    port: int | None = None,
+    address: str | None = None,
+) -> None:
+    """Serve the gallery of a run until SIGINT or SIGTERM.
+
+    Args:
+        run: A run directory with published `evaluate` and `index`.
+        recipe: Its sections `serve` and `resources` are used.
+        host: Interface to listen on; None takes `serve.host`.
+        port: Likewise `serve.port`.
+        address: Ray cluster to join; None takes `RAY_ADDRESS`, else starts a local one.
+
+    Raises:
+        ValueError: If the run is not complete or cannot be loaded, the port is taken, Ray lacks
+            the CPUs or GPUs of all replicas, or the cluster already serves something.
+    """
+    host = recipe.serve.host if host is None else host
+    port = recipe.serve.port if port is None else port
+    check_current(run)
+    local = (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
+    if local:
+        check_port(host, port)
+    size = _proved_size(run)
+    _warn_if_public(host)
+    own = local and not ray.is_initialized()
+    with stage.Cluster(recipe.resources, address) as cluster:
+        cluster.start()
+        if local:
+            _check_resources(recipe.serve)
+        with _interruptible(), _server(host, port, own):
+            serve.run(application(run.resolve(), recipe.serve), name=NAME)
+            url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            log.info("serving %d gallery images at %s; Ctrl-C ends it", size, url)
+            log.info("try: curl -F image=@photo.jpg -F k=5 %s/v1/search", url)
+            _wait()
+            # Answers what has been asked before Ray goes away.
+            serve.delete(NAME)
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse an address that Serve could not listen on; it would retry without an end.
+
+    Raises:
+        ValueError: If the port is taken or forbidden, or the host is not of this machine.
+    """
+    if not 1 <= port <= 65535:
+        raise ValueError(f"port {port} is not from 1 to 65535")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            message = f"port {port} on {host} is in use: choose another with --port"
+            raise ValueError(message) from error
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise ValueError(f"cannot listen on {host} port {port}: {reason}") from error
+
+
+@contextmanager
+def _server(host: str, port: int, own: bool) -> Iterator[None]:
+    """Start Serve on a cluster that has none, and end it whatever happens.
+
+    Serve on a local Ray of our `own` ends with it; ended by itself it prints an error of Ray's.
+    """
+    # Serve keeps the options it was started with, and its end would end others' applications.
+    if serve.status().proxies:
+        raise ValueError(
+            "Ray Serve already runs on this cluster; end it first with 'serve shutdown'"
+        )
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    try:
+        serve.start(
+            http_options={"host": host, "port": port}, logging_config={"log_level": "WARNING"}
+        )
+        yield
+    finally:
+        if not own:
+            serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Make SIGTERM raise KeyboardInterrupt too, and SIGINT even where a shell ignores it."""
+    wanted = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _proved_size(run: Path) -> int:
+    """Search once here: what a replica cannot load it tries thrice, with a traceback each time."""
+    searcher = Searcher.open(run, device="cpu")
+    searcher.warm_up()
+    return len(searcher.gallery)
+
+
+def _wait() -> None:
+    try:
+        while True:
+            signal.pause()
+    except KeyboardInterrupt:
+        log.info("stopping")
+
+
+def _check_resources(settings: Serve) -> None:
+    """A local Ray cannot grow: replicas that do not fit would be waited for without an end."""
+    available: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    for name, key, each in (
+        ("CPU", "num_cpus", settings.num_cpus),
+        ("GPU", "num_gpus", settings.num_gpus),
+    ):
+        if settings.replicas * each > available.get(name, 0):
+            raise ValueError(
+                f"serve.replicas {settings.replicas} of serve.{key} {each:g} need more than the "
+                f"{available.get(name, 0):g} {name}s that Ray has"
+            )
+
+
+def _warn_if_public(host: str) -> None:
+    try:
+        private = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        private = host == "localhost"
+    if not private:
+        log.warning("%s is reachable from other machines, and there is no authentication", host)

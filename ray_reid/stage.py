@@ -1,0 +1,238 @@
+"""Stages on Ray Data: plain classes run over a table, streaming, in pools of actors.
+
+A stage is `__init__(**params)`, which loads its model once per actor, and `__call__(batch)`,
+which maps a dict of column arrays to another (DESIGN: five ideas, 2).
+"""
+
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import floor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+import ray.data
+from ray.data.expressions import Expr
+from ray.data.expressions import col as column
+
+from ray_reid import schema, storage
+from ray_reid.config import Resources, StageSpec
+
+__all__ = ["Cluster", "Step", "apply", "check_params", "column", "stream"]
+
+log = logging.getLogger(__name__)
+
+TOKEN = Path.home() / ".ray" / "auth_token"
+# Rows of one block: the unit that is scheduled, and that a resumed job does not redo.
+BLOCK_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage class, the arguments of its constructor, and its resources."""
+
+    stage: type[Any]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    spec: StageSpec = field(default_factory=StageSpec)
+
+
+class Cluster:
+    """Ray for the length of a `with`: started at the first need, stopped at the end."""
+
+    def __init__(self, resources: Resources, address: str | None = None) -> None:
+        """Plan to join `address` or `RAY_ADDRESS`; without either, to start a local instance."""
+        self._resources = resources
+        self._address = address or os.environ.get("RAY_ADDRESS")
+        self._started = False
+
+    def start(self) -> None:
+        """Start or join, once.
+
+        Raises:
+            ValueError: If the cluster does not answer.
+        """
+        if not ray.is_initialized():
+            _connect(self._resources, self._address)
+            self._started = True
+        _configure()
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._started:
+            ray.shutdown()
+
+
+def apply(dataset: "ray.data.Dataset", step: Step) -> "ray.data.Dataset":
+    """Run a stage over a data set; the only place that calls `map_batches`.
+
+    Raises:
+        ValueError: If a parameter is not one of the stage's constructor.
+    """
+    check_params(step.stage, step.params)
+    return dataset.map_batches(
+        _Adapter,
+        fn_constructor_kwargs={"stage": step.stage, "params": dict(step.params)},
+        batch_size=step.spec.batch_size,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=step.spec.actors),
+        num_cpus=step.spec.num_cpus,
+        num_gpus=step.spec.num_gpus or None,
+    )
+
+
+def stream(
+    source: Path,
+    columns: Sequence[str],
+    steps: Sequence[Step],
+    out: Path,
+    name: str,
+    where: Expr | None = None,
+) -> None:
+    """Stream a table through stages into the new table `out`; a killed stream resumes.
+
+    Rows are known by `observation_id`, which must be unique and pass through every stage: what
+    a killed attempt had written into `out` is kept, and its rows are not computed again.
+    `where` says which rows to stream, and may use columns that are not in `columns`.
+    """
+    # Ray Data's own checkpoints would do this too, but their filter is an actor that holds a
+    # whole CPU and 1 GiB: on two cores a resumed stream waits for ever.
+    done = _written(out)
+    wanted = None if where is None else where.to_pyarrow()
+    if len(done) and len(done) == storage.dataset(source).count_rows(filter=wanted):
+        return
+    dataset = ray.data.read_parquet(str(source.resolve()))
+    if where is not None:
+        dataset = dataset.filter(expr=where)
+    dataset = dataset.select_columns(list(columns))
+    if len(done):
+        log.info("%s: %d rows were written before and are kept", name, len(done))
+        dataset = dataset.map_batches(
+            partial(_without, done=done), batch_size=None, batch_format="pyarrow"
+        )
+    # read_parquet coalesces small files into one block, which would run on one core.
+    dataset = dataset.repartition(target_num_rows_per_block=BLOCK_ROWS)
+    dataset.set_name(name)
+    for step in _fitted(steps):
+        dataset = apply(dataset, step)
+    dataset.write_parquet(str(out.resolve()), **storage.PARQUET)
+
+
+def check_params(stage: type[Any], params: Mapping[str, Any]) -> None:
+    """Compare parameters with a stage's constructor before an actor starts.
+
+    Raises:
+        ValueError: If one is unknown or missing.
+    """
+    signature = inspect.signature(stage)
+    unknown = sorted(params.keys() - signature.parameters.keys())
+    if unknown:
+        choices = list(signature.parameters)
+        raise ValueError(f"{stage.__name__} has no parameter {unknown[0]!r}; choose from {choices}")
+    required = (p for p in signature.parameters.values() if p.default is inspect.Parameter.empty)
+    for parameter in required:
+        if parameter.name not in params:
+            raise ValueError(f"{stage.__name__} needs the parameter {parameter.name!r}")
+
+
+def _fitted(steps: Sequence[Step]) -> list[Step]:
+    """Shrink the CPUs that pools ask for where they would leave none to read and write with.
+
+    Two pools of one CPU each would hold both cores of a small machine and wait for ever for the
+    task that reads. A cluster of several nodes, which may grow, is left alone.
+    """
+    asked = sum(step.spec.num_cpus for step in steps)
+    nodes: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]
+    total: float = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
+    free = max(total - 1.0, 0.0)
+    if len(nodes) > 1 or asked <= free:
+        return list(steps)
+    log.info(
+        "%d stages ask for %g CPUs; they share the %g beside the reader", len(steps), asked, free
+    )
+    # Ray counts CPUs in ten-thousandths.
+    shares = [floor(step.spec.num_cpus * free / asked * 1e4) / 1e4 for step in steps]
+    return [
+        replace(step, spec=step.spec.model_copy(update={"num_cpus": share}))
+        for step, share in zip(steps, shares, strict=True)
+    ]
+
+
+def _written(out: Path) -> pa.Array:
+    """Ids of the rows in a table; a file that a killed writer left unfinished is removed."""
+    ids = [pa.array([], schema.OBSERVATION.field(schema.OBSERVATION_ID).type)]
+    for file in sorted(out.glob("*.parquet")):
+        try:
+            column = pq.read_table(file, columns=[schema.OBSERVATION_ID]).column(0)
+        except pa.ArrowInvalid:
+            # Parquet's footer comes last, so half a file is never mistaken for a whole one.
+            log.warning("%s is unfinished and is removed", file)
+            file.unlink()
+        else:
+            ids += column.chunks
+    return pa.concat_arrays(ids)
+
+
+def _without(table: pa.Table, done: pa.Array) -> pa.Table:
+    return table.filter(pc.invert(pc.is_in(table[schema.OBSERVATION_ID], value_set=done)))
+
+
+class _Adapter:
+    """Arrow blocks in and out of a stage; columns it passes on unchanged are not converted."""
+
+    def __init__(self, stage: type[Any], params: Mapping[str, Any]) -> None:
+        self._stage = stage(**params)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        batch = schema.to_batch(table)
+        result = self._stage(batch)
+        same = {n for n in result if n in batch and result[n] is batch[n]}
+        changed = schema.to_table({n: v for n, v in result.items() if n not in same})
+        columns = {n: table[n] if n in same else changed[n] for n in result}
+        return pa.table(columns)
+
+
+def _connect(resources: Resources, address: str | None) -> None:
+    # What workers print is in Ray's log folder; their errors come back to the driver anyway.
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None or address == "local":
+        # Ray's C++ core warns on the terminal of things that only its developers can mend.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        store = resources.object_store_mb
+        ray.init(
+            address="local",
+            num_cpus=resources.num_cpus,
+            object_store_memory=store * 2**20 if store else None,
+            include_dashboard=False,
+            **quiet,
+        )
+        return
+    if "RAY_AUTH_MODE" not in os.environ and TOKEN.exists():
+        # A head started where this file exists asks for its token, but clients do not look.
+        os.environ["RAY_AUTH_MODE"] = "token"
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError) as error:
+        raise ValueError(f"no Ray cluster answers at {address!r}: {error}") from error
+
+
+def _configure() -> None:
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.print_on_execution_start = False
+    context.enable_operator_progress_bars = False
+    # A bar on a terminal; in a log file Ray would print five lines every ten seconds.
+    context.enable_progress_bars = sys.stderr.isatty()
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # An impossible request for resources hangs for half an hour by default.
+    context.wait_for_min_actors_s = 120

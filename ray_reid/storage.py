@@ -1,0 +1,206 @@
+"""Tables on disk: Parquet for the record, a memory-mapped Arrow file for random access.
+
+Parquet streams through Ray Data, from cloud storage too, and every other tool reads it; the
+row cache gives training samplers any rows at memory speed. docs/storage.md has the figures.
+"""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ray_reid import schema
+
+# 1,024 rows of a few KB are a few MB: large enough to stream, small enough to hold many.
+ROW_GROUP = 1024
+# Images are compressed already and embeddings are noise: no dictionary, no statistics on them.
+_PLAIN = [name for name in schema.OBSERVATION.names if name != schema.IMAGE]
+PARQUET: dict[str, Any] = {
+    "row_group_size": ROW_GROUP,
+    "compression": "none",
+    "use_dictionary": _PLAIN,
+    "write_statistics": _PLAIN,
+}
+"""How our Parquet files are written: the fastest to read of those measured."""
+
+
+def write(path: Path, table: pa.Table) -> None:
+    """Write a table as one Parquet file in a new directory.
+
+    Raises:
+        FileExistsError: If the directory exists: tables are never overwritten.
+    """
+    path.mkdir(parents=True)
+    pq.write_table(table, path / "part-0.parquet", **PARQUET)
+
+
+def dataset(path: str | Path) -> pads.Dataset:
+    """Open a table, on disk or at a URI (`s3://`, `gs://`).
+
+    Raises:
+        FileNotFoundError: If there is no such directory or it holds no Parquet file.
+    """
+    text = str(path)
+    if "://" in text:
+        filesystem, inner = pa.fs.FileSystem.from_uri(text)
+        found = pads.dataset(inner, format="parquet", filesystem=filesystem)
+    else:
+        found = pads.dataset(text, format="parquet", exclude_invalid_files=False)
+    if not found.files:
+        raise FileNotFoundError(f"no Parquet files in {text}")
+    return found
+
+
+def scan(
+    path: str | Path,
+    columns: Sequence[str],
+    where: pc.Expression | None = None,
+    kept_only: bool = True,
+) -> Iterator[pa.RecordBatch]:
+    """Stream the columns of a table; rows with a `drop_reason` only if asked for."""
+    table = dataset(path)
+    if kept_only and schema.DROP_REASON in table.schema.names:
+        kept = pc.field(schema.DROP_REASON).is_null()
+        where = kept if where is None else where & kept
+    yield from table.to_batches(columns=list(columns), filter=where)
+
+
+def read(
+    path: str | Path,
+    columns: Sequence[str],
+    where: pc.Expression | None = None,
+    kept_only: bool = True,
+) -> pa.Table:
+    """Read the columns of a table into memory, rows in the order of their `observation_id`.
+
+    This order, not that of the files, numbers the rows of a training plan: it is the same
+    however many actors wrote the table.
+    """
+    wanted = list(dict.fromkeys([schema.OBSERVATION_ID, *columns]))
+    fields = [dataset(path).schema.field(name) for name in wanted]
+    batches = scan(path, wanted, where, kept_only)
+    table = pa.Table.from_batches(batches, schema=pa.schema(fields))
+    return table.sort_by(schema.OBSERVATION_ID).select(list(columns))
+
+
+TRAINABLE = (
+    (pc.field(schema.SPLIT) == "train")
+    & (pc.field(schema.ROLE) == "normal")
+    & pc.field(schema.IDENTITY).is_valid()
+)
+"""Rows with a label to learn."""
+
+
+class RowCache:
+    """The images of a table in a local memory-mapped Arrow file: random access by row number.
+
+    Built once per node by one streaming pass, found again by the names, sizes and times of the
+    table's files.
+    """
+
+    def __init__(self, table: str | Path, directory: Path, where: pc.Expression) -> None:
+        """Open the cache of the rows `where`, building it first if `directory` has none.
+
+        Rows are numbered as `read(table, columns, where)` numbers them.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        file = directory / f"{_content_key(table, where)}.arrow"
+        with (directory / "lock").open("w") as lock:
+            # Workers of one node start together: one builds, the others wait and map it.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not file.exists():
+                _copy_images(table, file, where)
+        cached = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+        position = pc.sort_indices(cached[schema.OBSERVATION_ID]).to_numpy()
+        self._chunks = cached[schema.IMAGE].chunks
+        starts = np.cumsum([0, *(len(chunk) for chunk in self._chunks)])
+        self._chunk = np.searchsorted(starts, position, side="right") - 1
+        self._offset = position - starts[self._chunk]
+
+    def __len__(self) -> int:
+        return len(self._offset)
+
+    def image(self, row: int) -> pa.Buffer:
+        """The encoded bytes of one row, without a copy."""
+        chunk = self._chunks[self._chunk[row]]
+        buffer: pa.Buffer = chunk[int(self._offset[row])].as_buffer()
+        return buffer
+
+
+def _content_key(table: str | Path, where: pc.Expression) -> str:
+    found = dataset(table)
+    files = sorted(found.files)
+    infos = found.filesystem.get_file_info(files) if found.filesystem else []
+    stats = [f"{info.path}:{info.size}:{info.mtime_ns}" for info in infos]
+    return schema.observation_id(str(where), *stats)
+
+
+def _copy_images(table: str | Path, file: Path, where: pc.Expression) -> None:
+    aside = file.with_suffix(f".{os.getpid()}")
+    names = (schema.OBSERVATION_ID, schema.IMAGE)
+    # 64-bit offsets: a batch of images may pass 2 GiB.
+    kind = pa.schema([pa.field(name, pa.large_binary()) for name in names])
+    with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, kind) as writer:
+        for batch in scan(table, names, where):
+            if batch.num_rows:
+                writer.write_batch(batch.cast(kind))
+    aside.replace(file)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a table holds, whatever the order of its rows and files."""
+
+    table: str
+    rows: int
+    ids: str
+    images: str | None
+    """Hash over (id, image bytes) pairs; null when the table has no images."""
+
+
+def fingerprint(path: Path, name: str) -> Fingerprint:
+    """Hash ids and images of all rows, dropped ones too, independently of their order."""
+    has_images = schema.IMAGE in dataset(path).schema.names
+    columns = [schema.OBSERVATION_ID, *([schema.IMAGE] if has_images else [])]
+    rows = ids = images = 0
+    for batch in scan(path, columns, kept_only=False):
+        rows += batch.num_rows
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            ids += _number(row[0].encode())
+            images += _number(row[0].encode(), row[1]) if has_images else 0
+    return Fingerprint(name, rows, _digits(ids), _digits(images) if has_images else None)
+
+
+def tables(run: Path) -> dict[str, Path]:
+    """Every published table under a run directory, by its name relative to it."""
+    folders = {file.parent for file in run.rglob("*.parquet")}
+    names = {str(folder.relative_to(run)): folder for folder in folders}
+    return {name: names[name] for name in sorted(names) if not _hidden(name)}
+
+
+def _hidden(name: str) -> bool:
+    parts = Path(name).parts
+    return any(part.startswith((".", "_")) for part in parts) or parts[:1] == ("superseded",)
+
+
+def _number(*parts: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(b"\0".join(parts), digest_size=16).digest(), "big")
+
+
+def _digits(total: int) -> str:
+    return f"{total % (1 << 128):032x}"
+
+
+def embeddings(table: pa.Table, column: str) -> NDArray[Any]:
+    """A column of embeddings as (N, D) float32."""
+    return schema.to_batch(table.select([column]))[column].astype(np.float32, copy=False)

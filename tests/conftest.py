@@ -1,0 +1,28 @@
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """One real local Ray for the whole session, because starting it costs seconds."""
+    import ray
+
+    from ray_reid import stage
+
+    # Workers unpickle stages that tests define, so they must find the test modules.
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=200 * 2**20,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+    stage._configure()
+    yield
+    ray.shutdown()

@@ -1,0 +1,71 @@
+"""Augmentation: what is switched off changes nothing, and a seed decides everything."""
+
+import pytest
+import torch
+
+from ray_reid import config
+from ray_reid.augment import augment
+
+NONE = dict.fromkeys(config.Augment.model_fields, 0.0)
+
+
+def _images(count: int = 4) -> torch.Tensor:
+    return torch.rand(count, 3, 16, 24, generator=torch.Generator().manual_seed(1))
+
+
+def _with(**changes: float) -> config.Augment:
+    return config.Augment.model_validate(NONE | changes)
+
+
+def test_nothing_switched_on_changes_nothing() -> None:
+    images = _images()
+    assert torch.allclose(augment(images, _with(), (0,)), images, atol=1e-5)
+
+
+def test_a_certain_flip_mirrors_every_image() -> None:
+    images = _images()
+    assert torch.allclose(augment(images, _with(flip=1.0), (0,)), images.flip(3), atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_images_and_another_does_not() -> None:
+    images, spec = _images(), config.Augment(rotate=10, hue=0.1)
+    first = augment(images, spec, (1, 2, 3))
+    assert torch.equal(first, augment(images, spec, (1, 2, 3)))
+    assert not torch.equal(first, augment(images, spec, (1, 2, 4)))
+    assert first.min() >= 0
+    assert first.max() <= 1
+
+
+def test_erasing_fills_one_rectangle_of_the_stated_area() -> None:
+    images = _images(64)
+    difference = (augment(images, _with(erase=1.0), (5,)) - images).abs()
+    # The warp that moves nothing still rounds.
+    changed = (difference > 1e-4).any(dim=1)
+    for mask in changed:
+        rows, columns = mask.any(dim=1), mask.any(dim=0)
+        assert mask.sum() == rows.sum() * columns.sum()
+        assert mask.float().mean() <= 0.25 + 3 / 16
+
+
+def test_a_rotated_hue_keeps_greys() -> None:
+    grey = _images()[:, :1].expand(-1, 3, -1, -1)
+    assert torch.allclose(augment(grey, _with(hue=0.5), (3,)), grey, atol=1e-5)
+
+
+def test_contrast_keeps_the_mean_brightness() -> None:
+    images = 0.4 + 0.2 * _images()
+    changed = augment(images, _with(contrast=0.5), (3,))
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    before, after = ((x * weights).sum(dim=1).mean(dim=(1, 2)) for x in (images, changed))
+    assert torch.allclose(before, after, atol=1e-5)
+    assert not torch.allclose(images, changed, atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [(64, 32), (32, 64)])
+def test_a_rotation_turns_pixels_not_the_unit_square(size: tuple[int, int]) -> None:
+    height, width = size
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    centre = ((y - (height - 1) / 2) ** 2 + (x - (width - 1) / 2) ** 2) <= 10**2
+    disc = centre.float().expand(3, 3, -1, -1)
+    turned = augment(disc, _with(rotate=45), (2,))
+    assert (turned - disc).abs().mean() < 0.01

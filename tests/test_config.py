@@ -1,0 +1,89 @@
+"""Recipes: what a person may type, and what is said when it is wrong."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ray_reid import config
+
+
+def test_a_dumped_recipe_loads_as_itself(tmp_path: Path) -> None:
+    recipe = config.load("baseline", "miniature", ["train.epochs=3", "seed=7"])
+    file = tmp_path / "recipe.yaml"
+    file.write_text(config.dump(recipe))
+    assert config.load(str(file)) == recipe
+    assert config.validate(config.read_yaml(file)) == recipe
+    assert (recipe.train.epochs, recipe.seed) == (3, 7)
+
+
+def test_overrides_come_after_the_profile_in_their_order(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "name": "x",
+                "train": {"epochs": 1},
+                "profiles": {"small": {"train.epochs": 2, "train.loss.margin": 0.1}, "big": None},
+            },
+            sort_keys=False,
+        )
+    )
+    assert config.load(str(file)).train.epochs == 2
+    assert config.load(str(file), "big").train.epochs == 1
+    assert config.load(str(file), "big").profile == "big"
+    changed = config.load(str(file), "small", ["train.epochs=5", "train.epochs=6"])
+    assert (changed.train.epochs, changed.train.loss.margin) == (6, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("train.epcohs=3", "unknown recipe key 'train.epcohs'; choose from .*'epochs'"),
+        ("ingest.sources.0.roof=1", "unknown recipe key .*roof'; choose from .*'num_train'"),
+        ("train.epochs=0", "'train.epochs' is 0: .*greater than or equal to 1"),
+        ("train.epochs.x=1", "'train.epochs' is .*valid integer"),
+        ("train.num_workers=3", "16 must be a multiple of num_workers 3"),
+        ("train.epochs", "is not of the form key.path=value"),
+        ("ingest.sources.4.seed=1", "'4' .* must be a position from 0 to 0"),
+        ("seed={a", "is not a YAML value"),
+    ],
+)
+def test_a_wrong_override_is_one_sentence(override: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence) as caught:
+        config.load("baseline", None, [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "sentence"),
+    [
+        ("(?P<identity>", "is not a regular expression"),
+        (r"(?P<camera>\d)", "it needs"),
+        (r"(?P<identity>.)(?P<kamera>.)", "kamera"),
+    ],
+)
+def test_a_wrong_pattern_fails_before_anything_is_read(pattern: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        config.FolderSource(root="x", pattern=pattern)
+
+
+def test_unknown_names_list_the_choices(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"unknown recipe 'basline'; choose from \['baseline'"):
+        config.load("basline")
+    with pytest.raises(ValueError, match="unknown profile 'huge' of 'baseline'; choose from"):
+        config.load("baseline", "huge")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1")
+    with pytest.raises(ValueError, match="is not YAML"):
+        config.load(str(broken))
+    broken.write_text("- 1")
+    with pytest.raises(ValueError, match="must be a mapping of sections, not list"):
+        config.load(str(broken))
+
+
+def test_every_shipped_profile_is_valid() -> None:
+    for file in config.RECIPES.glob("*.yaml"):
+        for profile in config.read_yaml(file).get("profiles", {}):
+            overrides = ["ingest.sources.0.root=/data"] if profile == "photographs" else []
+            assert config.load(file.stem, profile, overrides).profile == profile

@@ -1,0 +1,197 @@
+"""The evaluate job on a made-up run directory: no torch, no Ray, no MLflow."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from ray_reid import config, evaluate, images, pictures, schema, storage
+from ray_reid.pictures import Side
+from ray_reid.run import Manifest, Work
+
+MINIATURE = {"reader": "miniature", "num_train": 4, "num_test": 8}
+
+
+class FakeModel:
+    """Looks at the middle of every image."""
+
+    def activation_maps(self, inputs):
+        heat = np.zeros((len(inputs), 4, 4), dtype=np.float32)
+        heat[:, 1:3, 1:3] = 1
+        return heat
+
+
+def recipe_of(**section):
+    return config.validate(
+        {"name": "baseline", "ingest": {"sources": [MINIATURE]}, "evaluate": section}
+    )
+
+
+def make_run(run, identities=8, cameras=3, noise=0.6, **section):
+    """Publish ingest, train and embed of random embeddings; returns the evaluate job's work."""
+    chance = np.random.default_rng(0)
+    centres = chance.standard_normal((identities, 16))
+    rows, embeddings = [], []
+    for number in range(identities):
+        for camera in range(cameras):
+            name = f"world:veh{number:02d}"
+            where = f"{number}-{camera}"
+            role, split = "normal", "query" if camera == 0 else "gallery"
+            rows.append((where, name, f"c{camera}", split, role))
+            embeddings.append(centres[number] + noise * chance.standard_normal(16))
+    for where, role in (("d1", "distractor"), ("d2", "distractor"), ("j1", "junk")):
+        rows.append((where, f"world:{where}", "c1", "gallery", role))
+        embeddings.append(chance.standard_normal(16))
+    publish_tables(run, rows, np.array(embeddings, dtype=np.float32), chance)
+    (run / "train" / "model" / "parts").mkdir(parents=True)
+    (run / "train" / "model" / "parts" / "weights").write_text("weights")
+    (run / "train" / "model" / "metrics.json").write_text("{}")
+    out = run / ".work" / "evaluate"
+    out.mkdir(parents=True)
+    jobs = ("ingest", "train", "embed")
+    return Work(recipe_of(**section), out, {job: run / job for job in jobs}, facts_of())
+
+
+def publish_tables(run, rows, embeddings, chance):
+    names = (schema.IDENTITY, schema.CAMERA, schema.SPLIT, schema.ROLE)
+    columns = [dict(zip(names, row[1:], strict=True)) for row in rows]
+    ids = [schema.observation_id("world", row[0]) for row in rows]
+    colours = chance.integers(0, 255, (len(rows), 3), dtype=np.uint8)
+    encoded = [images.encode(np.broadcast_to(colour, (32, 24, 3)).copy()) for colour in colours]
+    table = schema.observations(
+        [
+            {schema.OBSERVATION_ID: key, schema.IMAGE: image, schema.SOURCE: "world", **row}
+            for key, image, row in zip(ids, encoded, columns, strict=True)
+        ]
+    )
+    storage.write(run / "ingest" / "observations", table)
+    batch = {name: table[name].to_numpy(zero_copy_only=False) for name in names}
+    batch[schema.OBSERVATION_ID] = np.array(ids, dtype=object)
+    batch[schema.EMBEDDING] = embeddings
+    batch[schema.REFERENCE_EMBEDDING] = colours.astype(np.float32) + 1
+    storage.write(run / "embed" / "embeddings", schema.to_table(batch))
+
+
+def facts_of():
+    return {
+        "ingest": {
+            "fingerprint": {
+                "table": "ingest/observations",
+                "rows": 27,
+                "ids": "ab",
+                "images": "cd",
+            },
+            "counts": {"train": {"images": 32, "identities": 4, "cameras": 4}},
+            "dropped": {"corrupt image": 2},
+            "warnings": ["2 files are not images & were <left> out"],
+            "sources": [{"reader": "miniature", "seed": 5}],
+        },
+        "train": {
+            "history": [{"epoch": 0, "loss": 2.0}, {"epoch": 1, "loss": 1.0}],
+            "model": "model",
+        },
+        "embed": {},
+    }
+
+
+def publish(run, work):
+    """Evaluate, publish the directory and give manifests of all jobs, as a run would."""
+    facts = {**work.facts, "evaluate": evaluate.evaluate_job(work)}
+    shutil.move(work.out, run / "evaluate")
+    return [Manifest(job, f"key-{job}", "0", None, {}, {}, dict(facts[job]), 1.5) for job in facts]
+
+
+@pytest.fixture(autouse=True)
+def fake_model(monkeypatch):
+    monkeypatch.setattr(evaluate, "_load", lambda path: FakeModel())
+
+
+def test_the_job_writes_metrics_pictures_and_the_stamped_package(tmp_path):
+    work = make_run(tmp_path, num_ranked=3, top_k=4, num_maps=2)
+    facts = evaluate.evaluate_job(work)
+    written = json.loads((work.out / "metrics.json").read_text())
+    assert set(written["metrics"]) == {"mAP", "rank-1", "rank-5", "rank-10", "mINP"}
+    assert facts["metrics"]["reference_mAP"] == written["reference"]["mAP"]
+    assert facts["metrics"]["mAP"] > facts["metrics"]["reference_mAP"]
+    assert set(facts["pictures"]) == {
+        "ranked_list.png",
+        "cmc.png",
+        "tsne.png",
+        "activation_maps.png",
+    }
+    for name in facts["pictures"]:
+        assert (work.out / name).read_bytes().startswith(b"\x89PNG")
+    package = work.out / facts["model"]
+    assert json.loads((package / "metrics.json").read_text()) == written
+    assert (package / "parts" / "weights").read_text() == "weights"
+    # The train job's own directory is as it was, although files are linked.
+    assert (work.inputs["train"] / "model" / "metrics.json").read_text() == "{}"
+
+
+def test_the_stamp_says_what_the_figures_were_measured_on(tmp_path):
+    stamp = evaluate.evaluate_job(make_run(tmp_path, num_maps=0, max_tsne=0))["stamp"]
+    assert stamp["protocol"] == "market"
+    assert stamp["average_precision"] == "rectangle"
+    assert stamp["dataset"]["images"] == "cd"
+    assert stamp["query"]["images"] == 8
+    # Two distractors stay in the gallery; the junk image is in neither count.
+    assert stamp["gallery"]["images"] == 18
+    assert (stamp["gallery"]["distractors"], stamp["junk"]) == (2, 1)
+    assert stamp["scored"] == {"forward": 8}
+    assert stamp["skipped"] == {"forward": 0}
+    assert stamp["dropped"] == {"corrupt image": 2}
+    assert (stamp["seed"], stamp["source_seeds"]) == (0, [5])
+    assert stamp["re_ranking"] is False
+
+
+def test_both_directions_give_their_mean(tmp_path):
+    work = make_run(tmp_path, both_directions=True, num_maps=0, max_tsne=0)
+    facts = evaluate.evaluate_job(work)
+    found = facts["metrics"]
+    for name in ("mAP", "rank-1", "mINP", "reference_mAP"):
+        prefix, plain = ("reference_", name[10:]) if name.startswith("reference_") else ("", name)
+        ways = [found[f"{prefix}{way}_{plain}"] for way in ("forward", "reverse")]
+        assert found[name] == pytest.approx(sum(ways) / 2)
+    # Distractors are nobody's match, so they do not search.
+    assert facts["stamp"]["scored"] == {"forward": 8, "reverse": 16}
+
+
+def test_a_killed_attempt_does_not_disturb_the_next(tmp_path):
+    work = make_run(tmp_path, num_maps=0, max_tsne=0)
+    first = evaluate.evaluate_job(work)
+    (work.out / "model" / "torn").write_text("half")
+    assert evaluate.evaluate_job(work) == first
+    assert not (work.out / "model" / "torn").exists()
+
+
+def test_a_run_without_queries_gets_one_sentence(tmp_path):
+    work = make_run(tmp_path)
+    table = storage.read(tmp_path / "embed" / "embeddings", evaluate.COLUMNS)
+    gallery = table.filter(np.array(table[schema.SPLIT].to_pylist()) == "gallery")
+    shutil.rmtree(tmp_path / "embed")
+    storage.write(tmp_path / "embed" / "embeddings", gallery)
+    with pytest.raises(ValueError, match="nothing to evaluate: 0 query and 18 gallery images"):
+        evaluate.evaluate_job(work)
+
+
+def side(identity, camera, embedding):
+    ids = [str(row) for row in range(len(identity))]
+    rows = np.array(embedding, dtype=np.float32)
+    return Side(ids, identity, camera, rows, rows)
+
+
+def test_a_ranking_leaves_out_junk_and_puts_wrong_images_first_in_ties():
+    query = side(["a"], ["c1"], [[1, 0]])
+    gallery = side(
+        ["a", "a", "b", None], ["c1", "c2", "c1", "c1"], [[1, 0], [1, 1], [1, 1], [1, 2]]
+    )
+    rows, similarity = pictures.ranking(query, gallery, 0)
+    assert rows.tolist() == [2, 1, 3]
+    assert (np.diff(similarity) <= 1e-6).all()
+
+
+def test_shown_queries_are_spread_over_sorted_ap_and_never_skipped():
+    ap = np.array([0.9, np.nan, 0.1, 0.5, 0.3, 0.7])
+    assert pictures.spread(ap, 3) == [2, 3, 0]
+    assert pictures.spread(ap, 99) == [2, 4, 3, 5, 0]

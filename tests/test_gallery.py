@@ -1,0 +1,260 @@
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ray_reid import config, gallery, images, schema, storage
+from ray_reid.gallery import Gallery, Hit, Searcher
+from ray_reid.run import Work
+
+NUM, DIMENSION = 60, 16
+RNG = np.random.default_rng(3)
+VECTORS = RNG.normal(size=(NUM, DIMENSION)).astype(np.float32)
+VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
+SPLIT = ["gallery", "query", "gallery", "train"] * (NUM // 4)
+ROLE = ["normal", "normal", "normal", "normal", "junk", "distractor"] * (NUM // 6)
+IDS = [schema.observation_id("test", row) for row in range(NUM)]
+
+
+def picture(row: int) -> bytes:
+    return images.encode(np.full((8, 8, 3), 3 * row, np.uint8))
+
+
+def observations(dropped: frozenset[int] = frozenset()) -> pa.Table:
+    return schema.observations(
+        [
+            {
+                "observation_id": IDS[row],
+                "image": picture(row),
+                "identity": None if ROLE[row] == "distractor" else f"test:{row % 7}",
+                "camera": f"c{row % 3}",
+                "time": float(row) if row % 2 else None,
+                "source": "test",
+                "licence": "Apache-2.0",
+                "split": SPLIT[row],
+                "role": ROLE[row],
+                "drop_reason": "blurred" if row in dropped else None,
+            }
+            for row in range(NUM)
+        ]
+    )
+
+
+def embeddings(vectors: np.ndarray = VECTORS) -> pa.Table:
+    batch = {
+        "observation_id": np.array(IDS, dtype=object),
+        "split": np.array(SPLIT, dtype=object),
+        "role": np.array(ROLE, dtype=object),
+        "embedding": vectors,
+    }
+    return schema.to_table(batch)
+
+
+def work_on(
+    path: Path, splits: tuple[str, ...] = ("gallery",), dropped: frozenset[int] = frozenset()
+) -> Work:
+    storage.write(path / "ingest" / "observations", observations(dropped))
+    storage.write(path / "embed" / "embeddings", embeddings())
+    recipe = config.validate({"name": "test", "index": {"splits": splits}})
+    out = path / "index"
+    out.mkdir()
+    inputs = {name: path / name for name in ("ingest", "embed")}
+    return Work(recipe=recipe, out=out, inputs=inputs, facts={})
+
+
+def indexed(work: Work) -> Gallery:
+    gallery.index_job(work)
+    return Gallery.open(work.out)
+
+
+def rows_in(splits: tuple[str, ...]) -> list[int]:
+    return [row for row in range(NUM) if SPLIT[row] in splits and ROLE[row] != "junk"]
+
+
+@pytest.mark.parametrize("num_queries", [1, 5, 40])
+def test_search_matches_a_loop_over_all_pairs(tmp_path: Path, num_queries: int) -> None:
+    found = indexed(work_on(tmp_path))
+    queries = VECTORS[:num_queries]
+    for query, hits in zip(queries, found.search(queries, 4), strict=True):
+        similarity = {row: float(query @ VECTORS[row]) for row in rows_in(("gallery",))}
+        expected = sorted(similarity, key=lambda row: -similarity[row])[:4]
+        assert [hit.observation_id for hit in hits] == [IDS[row] for row in expected]
+        assert [hit.rank for hit in hits] == [1, 2, 3, 4]
+        np.testing.assert_allclose(
+            [hit.similarity for hit in hits], [similarity[row] for row in expected], atol=1e-5
+        )
+
+
+def test_a_hit_carries_the_columns_of_its_observation(tmp_path: Path) -> None:
+    found = indexed(work_on(tmp_path))
+    row = 2
+    hit = found.search(VECTORS[[row]], 1)[0][0]
+    assert hit == Hit(
+        rank=1,
+        observation_id=IDS[row],
+        identity="test:2",
+        camera="c2",
+        view=None,
+        time=None,
+        source="test",
+        licence="Apache-2.0",
+        split="gallery",
+        similarity=pytest.approx(1.0),
+    )
+    assert found.image(hit.observation_id) == picture(row)
+
+
+def test_every_image_is_that_of_its_row(tmp_path: Path) -> None:
+    found = indexed(work_on(tmp_path, ("gallery", "train")))
+    for row in rows_in(("gallery", "train")):
+        assert found.image(IDS[row]) == picture(row)
+
+
+@pytest.mark.parametrize("splits", [("gallery",), ("gallery", "query"), ("train",)])
+def test_the_index_holds_the_wanted_splits_without_junk(
+    tmp_path: Path, splits: tuple[str, ...]
+) -> None:
+    work = work_on(tmp_path, splits)
+    facts = gallery.index_job(work)
+    rows = rows_in(splits)
+    stored = storage.read(work.out / "gallery", ["observation_id"])["observation_id"].to_pylist()
+    assert stored == sorted(IDS[row] for row in rows)
+    assert facts["metrics"] == {
+        "gallery_images": len(rows),
+        "gallery_identities": len({row % 7 for row in rows if ROLE[row] != "distractor"}),
+        "gallery_cameras": len({row % 3 for row in rows}),
+    }
+    assert facts["dimension"] == DIMENSION
+    assert facts["fingerprint"]["rows"] == len(rows)
+
+
+def test_k_beyond_the_gallery_gives_all_of_it(tmp_path: Path) -> None:
+    found = indexed(work_on(tmp_path))
+    assert len(found.search(VECTORS[:1], 1000)[0]) == len(found) == len(rows_in(("gallery",)))
+
+
+def test_an_attempt_after_a_kill_replaces_the_half_written_table(tmp_path: Path) -> None:
+    work = work_on(tmp_path)
+    (work.out / "gallery").mkdir()
+    (work.out / "gallery" / "part-0.parquet").write_bytes(b"half")
+    assert len(indexed(work)) == len(rows_in(("gallery",)))
+
+
+def test_wrong_queries_are_refused_with_the_rule(tmp_path: Path) -> None:
+    found = indexed(work_on(tmp_path))
+    with pytest.raises(ValueError, match=re.escape("needs (N, 16)")):
+        found.search(np.zeros((1, 8), np.float32), 3)
+    with pytest.raises(ValueError, match="k is 0; it must be at least 1"):
+        found.search(VECTORS[:1], 0)
+    with pytest.raises(ValueError, match="not finite"):
+        found.search(np.full((1, DIMENSION), np.nan, np.float32), 3)
+    with pytest.raises(ValueError, match="no observation 'nobody'"):
+        found.image("nobody")
+
+
+def test_an_index_unlike_its_table_is_refused(tmp_path: Path) -> None:
+    work = work_on(tmp_path)
+    gallery.index_job(work)
+    table = storage.dataset(work.out / "gallery").to_table()
+    (work.out / "gallery" / "part-0.parquet").unlink()
+    (work.out / "gallery").rmdir()
+    storage.write(work.out / "gallery", table.slice(1))
+    rows = len(table)
+    with pytest.raises(
+        ValueError, match=f"has {rows} embeddings but its table has {rows - 1} rows"
+    ):
+        Gallery.open(work.out)
+
+
+def test_a_gallery_that_is_missing_or_broken_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is not an index: it needs 'gallery.faiss'"):
+        Gallery.open(tmp_path)
+    work = work_on(tmp_path)
+    gallery.index_job(work)
+    file = work.out / "gallery.faiss"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match="is not a whole faiss index"):
+        Gallery.open(work.out)
+
+
+def test_an_empty_gallery_is_refused_with_the_choices(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape("index.splits ['unlabelled']; choose from")):
+        gallery.index_job(work_on(tmp_path, ("unlabelled",)))
+
+
+def test_an_embedding_without_its_observation_is_refused(tmp_path: Path) -> None:
+    work = work_on(tmp_path, dropped=frozenset({0}))
+    rows = len(rows_in(("gallery",)))
+    with pytest.raises(ValueError, match=f"{rows} embeddings but {rows - 1} kept observations"):
+        gallery.index_job(work)
+
+
+class ByBrightness:
+    """A model whose embedding says how bright the image is, as the row's picture does."""
+
+    def embed(self, encoded: Any) -> np.ndarray:
+        rows = [round(int(images.decode(image)[0, 0, 0]) / 3) for image in encoded]
+        return VECTORS[rows]
+
+
+def test_a_searcher_finds_the_image_itself(tmp_path: Path) -> None:
+    searcher = Searcher(ByBrightness(), indexed(work_on(tmp_path)), "test/0")
+    searcher.warm_up()
+    assert searcher.search(picture(6), 3)[0].observation_id == IDS[6]
+    with pytest.raises(ValueError, match="not a readable image"):
+        searcher.search(b"words", 3)
+
+
+def test_warming_up_notices_another_model(tmp_path: Path) -> None:
+    class Other(ByBrightness):
+        def embed(self, encoded: Any) -> np.ndarray:
+            return -super().embed(encoded)
+
+    searcher = Searcher(Other(), indexed(work_on(tmp_path)), "test/0")
+    with pytest.raises(ValueError, match="made with another model than 'test/0'"):
+        searcher.warm_up()
+
+
+def publish(run: Path, name: str, key: str, inputs: Mapping[str, str]) -> None:
+    manifest = {
+        "job": name,
+        "key": key,
+        "version": "0",
+        "commit": None,
+        "recipe": {},
+        "inputs": dict(inputs),
+        "facts": {},
+        "seconds": 0.0,
+    }
+    (run / name).mkdir(parents=True, exist_ok=True)
+    (run / name / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_an_index_of_an_older_model_is_refused(tmp_path: Path) -> None:
+    publish(tmp_path, "ingest", "i1", {"outside": "files"})
+    publish(tmp_path, "train", "t1", {"ingest": "i1"})
+    publish(tmp_path, "embed", "e1", {"ingest": "i1", "train": "t1"})
+    with pytest.raises(ValueError, match="has no published job 'index'"):
+        gallery.check_current(tmp_path)
+    publish(tmp_path, "index", "x1", {"ingest": "i1", "embed": "e1"})
+    publish(tmp_path, "evaluate", "v1", {"embed": "e1"})
+    gallery.check_current(tmp_path)
+    publish(tmp_path, "train", "t2", {"ingest": "i1"})
+    with pytest.raises(ValueError, match=r"job 'embed' .* made from an older 'train'"):
+        gallery.check_current(tmp_path)
+
+
+def test_search_image_refuses_what_is_not_an_image(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cannot read .*photo.jpg': No such file"):
+        gallery.search_image(tmp_path, tmp_path / "photo.jpg", 3)
+    (tmp_path / "photo.jpg").write_bytes(b"words")
+    with pytest.raises(ValueError, match=r"photo.jpg': not a readable image"):
+        gallery.search_image(tmp_path, tmp_path / "photo.jpg", 3)
+    (tmp_path / "photo.jpg").write_bytes(picture(1))
+    with pytest.raises(ValueError, match="has no published job 'index'"):
+        gallery.search_image(tmp_path, tmp_path / "photo.jpg", 3)

@@ -1,0 +1,66 @@
+"""The page of a made-up run directory."""
+
+import json
+import re
+
+import pytest
+from test_evaluate import FakeModel, make_run, publish, recipe_of
+
+from ray_reid import evaluate, report
+
+
+@pytest.fixture(autouse=True)
+def fake_model(monkeypatch):
+    monkeypatch.setattr(evaluate, "_load", lambda path: FakeModel())
+
+
+def test_the_page_is_self_contained_and_escapes_what_people_wrote(tmp_path):
+    work = make_run(tmp_path, num_ranked=3, top_k=4, num_maps=2)
+    report.write_report(tmp_path, work.recipe, publish(tmp_path, work))
+    page = (tmp_path / "report.html").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
+    # Four pictures of the evaluation and the training curve.
+    assert len(sources) == 5
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "http" not in re.sub(r"base64,[^\"]*", "", page)
+    assert "2 files are not images &amp; were &lt;left&gt; out" in page
+    assert "2 (corrupt image)" in page
+    assert report.DRAWN in page
+    for job in ("ingest", "train", "embed", "evaluate"):
+        assert f"key-{job}" in page
+
+
+def test_the_json_file_carries_the_stamp_the_recipe_and_the_profile(tmp_path):
+    work = make_run(tmp_path, num_maps=0, max_tsne=0)
+    report.write_report(tmp_path, work.recipe, publish(tmp_path, work))
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(found) == {"metrics", "reference", "stamp", "recipe", "profile"}
+    assert (found["recipe"], found["profile"]) == ("baseline", "none")
+    assert not list(tmp_path.glob(".metrics.json*"))
+
+
+def test_a_run_with_few_jobs_or_none_has_a_page_but_no_figures(tmp_path):
+    report.write_report(tmp_path, recipe_of(), [])
+    assert "Nothing is evaluated yet" in (tmp_path / "report.html").read_text()
+    assert not (tmp_path / "metrics.json").exists()
+    assert report.summary_table(tmp_path) == "nothing is evaluated yet"
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_the_console_table_has_a_line_for_the_model_and_one_for_the_floor(tmp_path, both):
+    work = make_run(tmp_path, num_maps=0, max_tsne=0, both_directions=both)
+    publish(tmp_path, work)
+    lines = report.summary_table(tmp_path).splitlines()
+    assert lines[0].split() == ["mAP", "rank-1", "rank-5", "rank-10", "mINP"]
+    assert len(lines) == (6 if both else 4)
+    assert lines[1].startswith("model")
+    assert lines[-2].startswith("colour histogram")
+    assert "18 gallery images" in lines[-1]
+    assert "images dropped at ingest: 2" in lines[-1]
+
+
+def test_photographs_are_not_called_drawn(tmp_path):
+    folder = {"sources": [{"reader": "folder", "root": str(tmp_path)}]}
+    recipe = type(recipe_of()).model_validate({"name": "baseline", "ingest": folder})
+    report.write_report(tmp_path, recipe, [])
+    assert report.DRAWN not in (tmp_path / "report.html").read_text()

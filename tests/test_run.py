@@ -1,0 +1,164 @@
+"""The run directory: published once and whole, skipped when done, resumed when killed."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ray_reid import config
+from ray_reid.config import Recipe
+from ray_reid.run import Facts, Job, Run, Work, open_run, read_manifest
+
+
+class Recorder:
+    """A job that counts its calls and can be made to die half-way."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.left: list[str] = []
+        self.error: BaseException | None = None
+
+    def __call__(self, work: Work) -> Facts:
+        self.calls += 1
+        self.left = sorted(path.name for path in work.out.iterdir())
+        (work.out / "half").write_text("1")
+        if self.error is not None:
+            raise self.error
+        (work.out / "whole").write_text("2")
+        return {"metrics": {"figure": 1.5}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    # One MLflow store for the module: creating its schema takes seconds.
+    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        yield
+
+
+def _recipe(*overrides: str) -> Recipe:
+    return config.load("baseline", None, list(overrides))
+
+
+def _perform(path: Path, recipe: Recipe, *jobs: Job) -> Run:
+    with open_run(path, recipe, prepare=lambda: None) as run:
+        for job in jobs:
+            run.perform(job)
+        return run
+
+
+def test_a_job_is_published_once_and_then_skipped(tmp_path: Path) -> None:
+    work = Recorder()
+    job = Job("train", work, sections=("train",))
+    for _ in range(2):
+        _perform(tmp_path / "r", _recipe(), job)
+    assert work.calls == 1
+    assert (tmp_path / "r" / "train" / "whole").exists()
+    manifest = read_manifest(tmp_path / "r", "train")
+    assert manifest.facts == {"metrics": {"figure": 1.5}}
+    assert manifest.recipe["train"]["epochs"] == _recipe().train.epochs
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("bad")])
+def test_an_interrupted_job_is_invisible_and_goes_on_from_what_it_left(
+    tmp_path: Path, error: BaseException
+) -> None:
+    work = Recorder()
+    work.error = error
+    job = Job("train", work, sections=("train",), scratch=("half",))
+    with pytest.raises(type(error)):
+        _perform(tmp_path / "r", _recipe(), job)
+    assert not (tmp_path / "r" / "train").exists()
+    work.error = None
+    _perform(tmp_path / "r", _recipe(), job)
+    assert work.left == ["half"]
+    names = {path.name for path in (tmp_path / "r" / "train").iterdir()}
+    assert names == {"whole", "manifest.json"}
+
+
+def test_a_changed_recipe_redoes_the_job_and_what_needs_it_and_keeps_the_old(
+    tmp_path: Path,
+) -> None:
+    first, second, other = Recorder(), Recorder(), Recorder()
+    jobs = (
+        Job("train", first, sections=("train",)),
+        Job("embed", second, needs=("train",)),
+        Job("index", other, sections=("index",)),
+    )
+    _perform(tmp_path / "r", _recipe(), *jobs)
+    old = read_manifest(tmp_path / "r", "train").key
+    _perform(tmp_path / "r", _recipe("train.epochs=99"), *jobs)
+    assert (first.calls, second.calls, other.calls) == (2, 2, 1)
+    assert (tmp_path / "r" / "superseded" / f"train-{old}" / "whole").exists()
+
+
+def test_resources_do_not_redo_a_job(tmp_path: Path) -> None:
+    work = Recorder()
+    job = Job("embed", work, sections=("embed", "train"))
+    _perform(tmp_path / "r", _recipe(), job)
+    faster = _recipe("embed.stage.actors=7", "train.loader_processes=3")
+    _perform(tmp_path / "r", faster, job)
+    assert work.calls == 1
+
+
+def test_outside_files_are_part_of_the_key(tmp_path: Path) -> None:
+    work, state = Recorder(), ["a"]
+    job = Job("ingest", work, outside=lambda recipe: state[0])
+    _perform(tmp_path / "r", _recipe(), job)
+    state[0] = "b"
+    _perform(tmp_path / "r", _recipe(), job)
+    assert work.calls == 2
+
+
+def test_a_job_without_its_input_says_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no published job 'train'; it has \[\]"):
+        _perform(tmp_path / "r", _recipe(), Job("embed", Recorder(), needs=("train",)))
+
+
+def test_manifests_come_in_dataflow_order(tmp_path: Path) -> None:
+    jobs = (
+        Job("z_first", Recorder()),
+        Job("m_second", Recorder(), needs=("z_first",)),
+        Job("a_third", Recorder(), needs=("m_second", "z_first")),
+    )
+    run = _perform(tmp_path / "r", _recipe(), *jobs)
+    assert [manifest.job for manifest in run.manifests()] == ["z_first", "m_second", "a_third"]
+
+
+def test_two_processes_cannot_hold_one_run(tmp_path: Path) -> None:
+    with (
+        open_run(tmp_path / "r", _recipe(), prepare=lambda: None),
+        pytest.raises(ValueError, match=r"process \d+ is already working on run"),
+        open_run(tmp_path / "r", _recipe(), prepare=lambda: None),
+    ):
+        pass
+
+
+def test_a_run_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    readonly = tmp_path / "readonly"
+    readonly.mkdir(mode=0o555)
+    file = tmp_path / "file"
+    file.write_text("")
+    for path in (readonly, file / "run"):
+        with pytest.raises(ValueError, match="cannot write to run directory"):
+            _perform(path, _recipe())
+    assert not list(readonly.iterdir())
+
+
+def test_mlflow_has_a_parent_with_the_recipe_and_a_child_with_the_metrics(tmp_path: Path) -> None:
+    import os
+
+    from mlflow import MlflowClient
+
+    recipe = _recipe("train.epochs=4")
+    _perform(tmp_path / "named", recipe, Job("train", Recorder(), sections=("train",)))
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    known = json.loads((tmp_path / "named" / ".work" / "mlflow.json").read_text())
+    parent, child = client.get_run(known["pipeline"]), client.get_run(known["train"])
+    assert parent.info.run_name == "named"
+    assert parent.data.params["train.epochs"] == "4"
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.data.metrics == {"figure": 1.5}
+    assert {parent.info.status, child.info.status} == {"FINISHED"}

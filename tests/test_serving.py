@@ -1,0 +1,265 @@
+import asyncio
+import base64
+import json
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+from starlette.types import Message
+
+from ray_reid import config, images
+from ray_reid.gallery import Hit
+from ray_reid.serving import app
+from ray_reid.serving.api import create_api
+
+JPEG = images.encode(np.full((16, 8, 3), 200, np.uint8))
+PNG_START = b"\x89PNG"
+LIMIT_MB = 0.0625
+
+
+def hit(rank: int) -> Hit:
+    return Hit(rank, f"id{rank}", "s:1", "c1", None, None, "s", "CC0", "gallery", 1 / rank)
+
+
+class FakeGallery:
+    dimension = 16
+
+    def __init__(self) -> None:
+        self.pictures = {"jpeg": JPEG}
+
+    def __len__(self) -> int:
+        return 30
+
+    def image(self, observation_id: str) -> bytes:
+        if observation_id not in self.pictures:
+            raise ValueError(f"the gallery has no observation {observation_id!r}")
+        return self.pictures[observation_id]
+
+
+@dataclass
+class FakeSearcher:
+    gallery: FakeGallery
+    name: str = "test/0"
+    received: bytes = b""
+
+    def search(self, encoded: bytes, k: int) -> list[Hit]:
+        images.decode(encoded)
+        self.received = encoded
+        return [hit(rank) for rank in range(1, 1 + min(k, len(self.gallery)))]
+
+
+@pytest.fixture
+def searcher() -> FakeSearcher:
+    return FakeSearcher(FakeGallery())
+
+
+@pytest.fixture
+def client(searcher: FakeSearcher) -> Iterator[TestClient]:
+    with TestClient(create_api(searcher, LIMIT_MB)) as client:
+        yield client
+
+
+def in_base64(encoded: bytes) -> str:
+    return base64.b64encode(encoded).decode()
+
+
+def test_health_says_what_is_served(client: TestClient) -> None:
+    answer = client.get("/health")
+    assert answer.status_code == 200
+    expected = {"status": "ok", "gallery_size": 30, "model": "test/0", "dimension": 16}
+    assert answer.json() == expected
+
+
+def test_a_multipart_upload_gives_hits_in_order(client: TestClient, searcher: FakeSearcher) -> None:
+    answer = client.post("/v1/search", files={"image": ("a.jpg", JPEG)}, data={"k": "3"})
+    assert answer.status_code == 200
+    result = answer.json()
+    assert [found["rank"] for found in result["hits"]] == [1, 2, 3]
+    assert result["hits"][0] == {
+        "rank": 1,
+        "observation_id": "id1",
+        "identity": "s:1",
+        "camera": "c1",
+        "view": None,
+        "time": None,
+        "source": "s",
+        "licence": "CC0",
+        "split": "gallery",
+        "similarity": 1.0,
+    }
+    assert (result["model"], result["gallery_size"]) == ("test/0", 30)
+    assert result["took_ms"] >= 0
+    assert searcher.received == JPEG
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        in_base64(JPEG),
+        "data:image/jpeg;base64," + in_base64(JPEG),
+        base64.encodebytes(JPEG).decode(),
+    ],
+    ids=["base64", "data URI", "base64 in lines"],
+)
+def test_json_gives_the_same_bytes_as_a_file(
+    client: TestClient, searcher: FakeSearcher, text: str
+) -> None:
+    answer = client.post("/v1/search", json={"image": text, "k": 2})
+    assert answer.status_code == 200
+    assert len(answer.json()["hits"]) == 2
+    assert searcher.received == JPEG
+
+
+def test_k_is_ten_unless_told(client: TestClient) -> None:
+    by_json = client.post("/v1/search", json={"image": in_base64(JPEG)})
+    by_form = client.post("/v1/search", files={"image": ("a.jpg", JPEG)})
+    assert len(by_json.json()["hits"]) == len(by_form.json()["hits"]) == 10
+
+
+@pytest.mark.parametrize("k", [0, -1, 1001, 2.5, True, None, "many", "9" * 5000, []])
+def test_an_impossible_k_is_refused_in_json(client: TestClient, k: object) -> None:
+    answer = client.post("/v1/search", json={"image": in_base64(JPEG), "k": k})
+    assert answer.status_code == 422
+    assert re.fullmatch(r"k is .{1,40}; it must be .* from 1 to 1000", answer.json()["error"])
+
+
+@pytest.mark.parametrize("k", ["0", "-1", "1001", "2.5", "", "many", "\u00b2"])
+def test_an_impossible_k_is_refused_in_a_form(client: TestClient, k: str) -> None:
+    answer = client.post("/v1/search", files={"image": ("a.jpg", JPEG)}, data={"k": k})
+    assert answer.status_code == 422
+    assert f"k is {k!r}; it must be a whole number" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"{", 400, "the body is not JSON"),
+        (b"\xff", 400, "the body is not JSON"),
+        (b"[" * 20_000, 400, "the body is not JSON"),
+        (b"[]", 400, "the body is not a JSON object"),
+        (b"{}", 400, "field 'image' is missing or empty"),
+        (b'{"image": ""}', 400, "field 'image' is missing or empty"),
+        (b'{"image": 7}', 400, "not base64 or a data URI: it is of type int"),
+        (b'{"image": "%%%"}', 400, "not base64 or a data URI"),
+        (b'{"image": "\\ud800"}', 400, "not base64 or a data URI"),
+        (b'{"image": "data:image/jpeg,abc"}', 400, "the data URI has no ';base64,'"),
+        (b'{"image": "d29yZHM="}', 400, "image: not a readable image (5 bytes)"),
+        (b'{"image": "d29yZHM=", "K": 3}', 422, "unknown field 'K'; choose from ['image', 'k']"),
+    ],
+)
+def test_wrong_json_gets_one_sentence(
+    client: TestClient, body: bytes, status: int, message: str
+) -> None:
+    kind = {"content-type": "application/json"}
+    answer = client.post("/v1/search", content=body, headers=kind)
+    assert answer.status_code == status
+    assert list(answer.json()) == ["error"]
+    assert message in answer.json()["error"]
+    assert "\n" not in answer.json()["error"]
+
+
+def test_wrong_forms_get_one_sentence(client: TestClient) -> None:
+    def refusal(status: int, **request: object) -> str:
+        answer = client.post("/v1/search", **request)
+        assert answer.status_code == status
+        return str(answer.json()["error"])
+
+    picture = ("a.jpg", JPEG)
+    assert "not a readable image" in refusal(400, files={"image": ("a.jpg", JPEG[:200])})
+    assert "missing or empty" in refusal(400, files={"image": ("a.jpg", b"")})
+    assert "unknown field 'photo'" in refusal(422, files={"photo": picture})
+    assert "is text" in refusal(400, files={"k": (None, "3"), "image": (None, "words")})
+    assert "Too many files" in refusal(400, files=[("image", picture), ("image", picture)])
+    kind = {"content-type": "multipart/form-data"}
+    assert "boundary" in refusal(400, content=b"words", headers=kind)
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    assert refusal(400, content=b"words", headers=kind).startswith("the form is not readable")
+    assert "missing" in refusal(400, content=b"", headers=kind)
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", "application/x-www-form-urlencoded", None])
+def test_other_content_types_are_refused(client: TestClient, kind: str | None) -> None:
+    headers = {"content-type": kind} if kind else {}
+    answer = client.post("/v1/search", content=JPEG, headers=headers)
+    assert answer.status_code == 415
+    assert "is not one of ['application/json', 'multipart/form-data']" in answer.json()["error"]
+
+
+def test_an_announced_oversized_body_is_not_read(searcher: FakeSearcher) -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        raise AssertionError("the body was read")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"100000000")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/search", "headers": headers}
+    request = {**scope, "query_string": b"", "root_path": ""}
+    asyncio.run(create_api(searcher, LIMIT_MB)(request, receive, send))
+    assert sent[0]["status"] == 413
+    assert json.loads(sent[1]["body"]) == {
+        "error": "the request is larger than the limit of 0.0625 MiB"
+    }
+
+
+def test_an_unannounced_oversized_body_is_refused(client: TestClient) -> None:
+    chunks = (b"x" * 10_000 for _ in range(7))
+    kind = {"content-type": "application/json"}
+    answer = client.post("/v1/search", content=chunks, headers=kind)
+    assert answer.status_code == 413
+
+
+def test_an_image_of_a_hit_is_served_as_jpeg(client: TestClient, searcher: FakeSearcher) -> None:
+    buffer = BytesIO()
+    Image.new("RGB", (8, 8), "red").save(buffer, "PNG")
+    assert buffer.getvalue().startswith(PNG_START)
+    searcher.gallery.pictures = {"jpeg": JPEG, "png": buffer.getvalue()}
+    as_stored = client.get("/v1/observations/jpeg/image")
+    assert (as_stored.content, as_stored.headers["content-type"]) == (JPEG, "image/jpeg")
+    converted = client.get("/v1/observations/png/image").content
+    assert converted.startswith(b"\xff\xd8")
+    assert images.decode(converted).shape == (8, 8, 3)
+
+
+def test_unknown_things_are_refused_as_json(client: TestClient) -> None:
+    missing = client.get("/v1/observations/nobody/image")
+    assert missing.status_code == 404
+    assert missing.json() == {"error": "the gallery has no observation 'nobody'"}
+    assert client.get("/nowhere").json() == {"error": "Not Found"}
+    assert client.get("/v1/search").status_code == 405
+
+
+def test_the_api_describes_its_requests_and_answers(client: TestClient) -> None:
+    described = client.get("/openapi.json").json()["paths"]["/v1/search"]["post"]
+    assert set(described["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
+    assert described["responses"]["200"]["content"]["application/json"]["schema"]
+
+
+def test_a_taken_port_is_refused_with_the_choice() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        sentence = f"port {port} on 127.0.0.1 is in use: choose another with --port"
+        with pytest.raises(ValueError, match=re.escape(sentence)):
+            app.check_port("127.0.0.1", port)
+    app.check_port("127.0.0.1", port)
+
+
+def test_an_impossible_address_is_refused() -> None:
+    with pytest.raises(ValueError, match="port 70000 is not from 1 to 65535"):
+        app.check_port("127.0.0.1", 70000)
+    with pytest.raises(ValueError, match=re.escape("cannot listen on 192.0.2.1 port 8000: ")):
+        app.check_port("192.0.2.1", 8000)
+
+
+def test_a_run_without_results_is_refused_before_ray_starts(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no published job 'index'; it has"):
+        app.serve_run(tmp_path, config.validate({"name": "test"}))

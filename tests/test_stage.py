@@ -1,0 +1,151 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ray.data.expressions import col
+
+from ray_reid import schema, stage, storage
+from ray_reid.config import StageSpec
+
+
+class Scale:
+    """Multiply the seed; say in `log` which rows were computed."""
+
+    def __init__(self, factor: int, log: str | None = None, seconds: float = 0.0) -> None:
+        self.factor, self.log, self.seconds = factor, log, seconds
+
+    def __call__(self, batch: schema.Batch) -> schema.Batch:
+        time.sleep(self.seconds)
+        if self.log is not None:
+            with open(self.log, "a") as file:
+                file.writelines(f"{name}\n" for name in batch[schema.OBSERVATION_ID])
+        return {**batch, schema.SEED: batch[schema.SEED] * self.factor}
+
+
+def table(num_rows: int) -> pa.Table:
+    return schema.observations(
+        [
+            {
+                "observation_id": f"{row:04d}",
+                "image": bytes([row % 256]),
+                "source": "made",
+                "split": "train" if row % 2 else "gallery",
+                "seed": row,
+            }
+            for row in range(num_rows)
+        ]
+    )
+
+
+def test_check_params_names_an_unknown_or_missing_parameter() -> None:
+    stage.check_params(Scale, {"factor": 2})
+    with pytest.raises(ValueError, match=r"no parameter 'facter'; choose from \['factor'"):
+        stage.check_params(Scale, {"facter": 2})
+    with pytest.raises(ValueError, match="needs the parameter 'factor'"):
+        stage.check_params(Scale, {})
+
+
+def test_the_adapter_keeps_the_types_of_the_record() -> None:
+    rows = table(3)
+    result = stage._Adapter(Scale, {"factor": 3})(rows)
+    assert result.schema.types == rows.schema.types
+    assert result["seed"].to_pylist() == [0, 3, 6]
+    for name in ("drop_reason", "attributes", "time"):
+        assert result[name].null_count == 3
+
+
+def test_the_adapter_turns_maps_into_dicts_and_back() -> None:
+    class Measure:
+        def __call__(self, batch: schema.Batch) -> schema.Batch:
+            scores = np.array([None, {"sharpness": 2.5}], dtype=object)
+            return {**batch, schema.SCORES: scores}
+
+    result = stage._Adapter(Measure, {})(table(2))
+    assert result["scores"].to_pylist() == [None, [("sharpness", 2.5)]]
+    assert result.schema.field("scores").type == schema.OBSERVATION.field("scores").type
+
+
+def test_pools_share_the_cores_that_the_reader_leaves(ray_local: None) -> None:
+    steps = [stage.Step(Scale, {"factor": 2}, StageSpec(num_cpus=1.0)) for _ in range(2)]
+    assert [step.spec.num_cpus for step in stage._fitted(steps)] == [0.5, 0.5]
+    assert stage._fitted(steps[:1]) == steps[:1]
+
+
+def test_stream_runs_two_stages_over_the_chosen_rows(ray_local: None, tmp_path: Path) -> None:
+    storage.write(tmp_path / "in", table(20))
+    steps = [stage.Step(Scale, {"factor": 2}), stage.Step(Scale, {"factor": 5})]
+    columns = ["observation_id", "seed", "attributes", "drop_reason"]
+    stage.stream(tmp_path / "in", columns, steps, tmp_path / "out", "test", col("split") == "train")
+    found = storage.read(tmp_path / "out", columns)
+    assert found["seed"].to_pylist() == [10 * row for row in range(1, 20, 2)]
+    # A column that is null in every row must not lose its type on the way to the file.
+    assert found.schema.types == [schema.OBSERVATION.field(name).type for name in columns]
+
+
+def slow_stream(folder: Path) -> None:
+    """Stream 96 rows in blocks of 8, slowly enough to be killed on the way."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=10**8)
+    stage._configure()
+    stage.BLOCK_ROWS = 8
+    seconds = 0.3 if not (folder / "out").exists() else 0.0
+    params = {"factor": 7, "log": str(folder / "log"), "seconds": seconds}
+    steps = [stage.Step(Scale, params, StageSpec(batch_size=8))]
+    stage.stream(folder / "in", schema.OBSERVATION.names, steps, folder / "out", "test")
+
+
+def test_a_stream_killed_midway_goes_on_without_repeating_a_row(
+    ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write(tmp_path / "in", table(96))
+    script = f"import pathlib, test_stage; test_stage.slow_stream(pathlib.Path({str(tmp_path)!r}))"
+    driver = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until(lambda: len(list((tmp_path / "out").glob("*.parquet"))) >= 3, driver)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    time.sleep(3)  # Ray's processes notice the death of their driver.
+    (tmp_path / "out" / "half.parquet").write_bytes(b"PAR1 and no footer")
+    before = written_ids(tmp_path / "out")
+    assert 0 < len(before) < 96
+
+    (tmp_path / "log").unlink()
+    monkeypatch.setattr(stage, "BLOCK_ROWS", 8)
+    slow_stream(tmp_path)
+    found = storage.read(tmp_path / "out", schema.OBSERVATION.names)
+    assert found["observation_id"].to_pylist() == [f"{row:04d}" for row in range(96)]
+    assert found["seed"].to_pylist() == [7 * row for row in range(96)]
+    again = set((tmp_path / "log").read_text().split())
+    assert again == {f"{row:04d}" for row in range(96)} - before
+
+
+def written_ids(out: Path) -> set[str]:
+    found: set[str] = set()
+    for file in out.glob("*.parquet"):
+        if file.read_bytes().endswith(b"PAR1"):
+            found |= set(pq.read_table(file)["observation_id"].to_pylist())
+    return found
+
+
+def wait_until(
+    done: Callable[[], bool], driver: "subprocess.Popen[bytes]", seconds: int = 120
+) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert driver.poll() is None, "the driver ended before it could be killed"
+        assert time.monotonic() < end, "the driver wrote nothing"
+        time.sleep(0.05)
