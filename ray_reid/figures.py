@@ -25,7 +25,7 @@ FRAMES: Mapping[Frame, tuple[str, str]] = {
 MODEL, REFERENCE = "#0072b2", "#999999"
 MARKERS = "o^sDvP*X<>ph"
 DPI = 110
-MAX_BYTES = 400_000
+MAX_BYTES = 900_000
 # More identities than this cannot be told apart by colour.
 MAX_COLOURS = 20
 

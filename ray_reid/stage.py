@@ -8,7 +8,8 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import floor
@@ -26,7 +27,7 @@ from ray.data.expressions import col as column
 from ray_reid import schema, storage
 from ray_reid.config import Resources, StageSpec
 
-__all__ = ["Cluster", "Step", "apply", "check_params", "column", "stream"]
+__all__ = ["Cluster", "Step", "apply", "check_capacity", "check_params", "column", "stream"]
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +129,24 @@ def stream(
     dataset.write_parquet(str(out.resolve()), **storage.PARQUET)
 
 
+def check_capacity(name: str, count: int, num_cpus: float, num_gpus: float) -> None:
+    """Compare what `count` workers need with what Ray has, which would wait for it for ever.
+
+    A cluster of several nodes, which may grow, is left alone.
+
+    Raises:
+        ValueError: If one machine is not enough; `name` is the recipe's key of the count.
+    """
+    nodes: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]
+    has: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    for kind, each in (("CPU", num_cpus), ("GPU", num_gpus)):
+        if len(nodes) == 1 and count * each > has.get(kind, 0.0):
+            raise ValueError(
+                f"{name} {count} of {each:g} {kind}s each needs more than the "
+                f"{has.get(kind, 0.0):g} {kind}s that Ray has; lower one of them"
+            )
+
+
 def check_params(stage: type[Any], params: Mapping[str, Any]) -> None:
     """Compare parameters with a stage's constructor before an actor starts.
 
@@ -206,16 +225,17 @@ def _connect(resources: Resources, address: str | None) -> None:
     # What workers print is in Ray's log folder; their errors come back to the driver anyway.
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None or address == "local":
-        # Ray's C++ core warns on the terminal of things that only its developers can mend.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        # Threads that spin while they wait take the cores from the other processes.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         store = resources.object_store_mb
-        ray.init(
-            address="local",
-            num_cpus=resources.num_cpus,
-            object_store_memory=store * 2**20 if store else None,
-            include_dashboard=False,
-            **quiet,
-        )
+        with _without_core_messages():
+            ray.init(
+                address="local",
+                num_cpus=resources.num_cpus,
+                object_store_memory=store * 2**20 if store else None,
+                include_dashboard=False,
+                **quiet,
+            )
         return
     if "RAY_AUTH_MODE" not in os.environ and TOKEN.exists():
         # A head started where this file exists asks for its token, but clients do not look.
@@ -226,6 +246,25 @@ def _connect(resources: Resources, address: str | None) -> None:
         raise ValueError(f"no Ray cluster answers at {address!r}: {error}") from error
 
 
+@contextmanager
+def _without_core_messages() -> Iterator[None]:
+    """Keep Ray's C++ core off the terminal: it warns of what only its developers can mend.
+
+    Its log files and the exceptions of `ray.init` are not touched.
+    """
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        # It announces the level itself, below Python's sys.stderr.
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def _configure() -> None:
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
@@ -233,6 +272,6 @@ def _configure() -> None:
     context.enable_operator_progress_bars = False
     # A bar on a terminal; in a log file Ray would print five lines every ten seconds.
     context.enable_progress_bars = sys.stderr.isatty()
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     # An impossible request for resources hangs for half an hour by default.
     context.wait_for_min_actors_s = 120

@@ -2,25 +2,23 @@
 
 import logging
 import os
-import sys
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.train
-import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
-from tqdm import tqdm
 
-from ray_reid import config, loader, package
+from ray_reid import config, stage
 from ray_reid.config import Recipe
-from ray_reid.fit import Fit, Progress
+from ray_reid.progress import bar
 from ray_reid.run import Facts, Work
+
+# Ray Train's controller imports this module too; it has no use for torch and waits for it.
+if TYPE_CHECKING:
+    from ray_reid.fit import Fit, Progress
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +28,15 @@ RAY_RUN = "ray"
 
 def train_job(work: Work) -> Facts:
     """Train on the ingested table and write the model package `model/`."""
+    from ray_reid import loader, package
+    from ray_reid.networks.bnneck import check_backbone
+
+    spec = work.recipe.train
+    check_backbone(spec.backbone)
     table = work.inputs["ingest"] / "observations"
     identities, labels = loader.labels(table)
     _check_identities(work.recipe, len(identities))
+    stage.check_capacity("train.num_workers", spec.num_workers, spec.cpus_per_worker, spec.use_gpu)
     state = _train(work.recipe, table.resolve(), work.out.resolve())
     history = state["progress"]["history"]
     package.save(work.out / "model", work.recipe, identities, state["network"])
@@ -55,32 +59,30 @@ def _check_identities(recipe: Recipe, identities: int) -> None:
 
 def _train(recipe: Recipe, table: Path, out: Path) -> dict[str, Any]:
     """Run or resume the Ray Train run under `out` and return its last checkpoint's state."""
+    from ray.train.torch import TorchConfig, TorchTrainer
+
     # The controller polls its workers this often; the default of 2 s delays every report.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
     spec = recipe.train
-    meter = ray.remote(num_cpus=0)(Meter).remote()
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={
-            "recipe": recipe.model_dump(mode="json"),
-            "table": str(table),
-            "meter": meter,
-        },
-        torch_config=TorchConfig(backend="nccl" if spec.use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=spec.num_workers,
-            use_gpu=spec.use_gpu,
-            resources_per_worker={"CPU": spec.cpus_per_worker, "GPU": int(spec.use_gpu)},
-        ),
-        run_config=RunConfig(
-            # The same name under the same path resumes from the last checkpoint.
-            name=RAY_RUN,
-            storage_path=str(out),
-            failure_config=FailureConfig(max_failures=spec.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-        ),
-    )
-    with _bar(meter):
+    arguments = {"recipe": recipe.model_dump(mode="json"), "table": str(table)}
+    with bar("train", "batch") as meter:
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={**arguments, "meter": meter},
+            torch_config=TorchConfig(backend="nccl" if spec.use_gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=spec.num_workers,
+                use_gpu=spec.use_gpu,
+                resources_per_worker={"CPU": spec.cpus_per_worker, "GPU": int(spec.use_gpu)},
+            ),
+            run_config=RunConfig(
+                # The same name under the same path resumes from the last checkpoint.
+                name=RAY_RUN,
+                storage_path=str(out),
+                failure_config=FailureConfig(max_failures=spec.max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
+            ),
+        )
         result = trainer.fit()
     assert result.checkpoint is not None, "a finished training has a checkpoint"
     with result.checkpoint.as_directory() as directory:
@@ -89,9 +91,14 @@ def _train(recipe: Recipe, table: Path, out: Path) -> dict[str, Any]:
 
 def train_worker(arguments: Mapping[str, Any]) -> None:
     """One worker of Ray Train: restore the last checkpoint, then train and report."""
+    from ray.train.torch import get_device, prepare_model
+
+    from ray_reid.fit import Fit
+    from ray_reid.loader import TrainingRows
+
     recipe = config.validate(arguments["recipe"])
     context = ray.train.get_context()
-    rows = loader.TrainingRows(arguments["table"], recipe.train.image_size)
+    rows = TrainingRows(arguments["table"], recipe.train.image_size)
     fit = Fit(
         recipe,
         rows,
@@ -116,16 +123,20 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
 
 def load_state(directory: Path) -> dict[str, Any]:
     """Read a checkpoint; tensors and plain values only, never arbitrary pickles."""
+    import torch
+
     state: dict[str, Any] = torch.load(directory / STATE, map_location="cpu", weights_only=True)
     return state
 
 
-def _is_due(fit: Fit, progress: Progress) -> bool:
+def _is_due(fit: "Fit", progress: "Progress") -> bool:
     every = fit.spec.checkpoint_batches
     return progress.batch == 0 or (every is not None and progress.batch % every == 0)
 
 
-def _report(fit: Fit, leader: bool) -> None:
+def _report(fit: "Fit", leader: bool) -> None:
+    import torch
+
     progress = fit.progress
     metrics = {"epoch": progress.epoch, "batch": progress.batch}
     if not leader:
@@ -134,41 +145,3 @@ def _report(fit: Fit, leader: bool) -> None:
     with tempfile.TemporaryDirectory() as directory:
         torch.save(fit.state(), Path(directory) / STATE)
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(directory))
-
-
-class Meter:
-    """How far the workers are; they write it and the driver's progress bar reads it."""
-
-    def __init__(self) -> None:
-        self._state = (0, 0)
-
-    def set(self, done: int, total: int) -> None:
-        """Batches done and to do, over all epochs."""
-        self._state = (done, total)
-
-    def get(self) -> tuple[int, int]:
-        """The last state that was set; (0, 0) before the first batch."""
-        return self._state
-
-
-@contextmanager
-def _bar(meter: Any) -> Iterator[None]:
-    """Draw a progress bar from a thread, because `fit` blocks until training ends."""
-    finished = threading.Event()
-
-    def draw() -> None:
-        # A log file wants a line now and then, not a moving picture.
-        interval = 0.5 if sys.stderr.isatty() else 10.0
-        with tqdm(desc="train", unit="batch", dynamic_ncols=True, mininterval=interval) as bar:
-            while not finished.wait(0.5):
-                done, bar.total = ray.get(meter.get.remote())
-                if done > bar.n:
-                    bar.update(done - bar.n)
-
-    thread = threading.Thread(target=draw, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        finished.set()
-        thread.join(timeout=5)

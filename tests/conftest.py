@@ -14,7 +14,8 @@ def ray_local() -> Iterator[None]:
     from ray_reid import stage
 
     # Workers unpickle stages that tests define, so they must find the test modules.
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    known = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), known]))
     ray.init(
         address="local",
         num_cpus=2,

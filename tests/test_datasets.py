@@ -286,7 +286,7 @@ def test_only_identities_on_one_camera_are_refused(tmp_path: Path) -> None:
 
 
 def test_without_cameras_each_identity_has_one_query(tmp_path: Path) -> None:
-    options = {"pattern": r"(?P<identity>[a-z]+\d*)"}
+    options: dict[str, Any] = {"pattern": r"(?P<identity>[a-z]+\d*)"}
     names = ["a-0.jpg", "a-1.jpg", "b-0.jpg", "b-1.jpg", "b-2.jpg", "c-0.jpg"]
     found = listed(tmp_path, *names, **options)
     counts = Counter((row["identity"], row["split"]) for row in found.rows)

@@ -1,5 +1,7 @@
 """The strong baseline: backbone, pooling, BNNeck, classifier (Luo et al., TMM 2019)."""
 
+import difflib
+
 import timm
 import torch
 import torch.nn.functional as F
@@ -89,10 +91,19 @@ class ReidNetwork(nn.Module):
         return F.normalize(self.neck(self.features(images)).float(), dim=1)
 
 
+def check_backbone(name: str) -> None:
+    """Look a backbone up in timm before anything is built.
+
+    Raises:
+        ValueError: If timm has none of that name.
+    """
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=5)
+        raise ValueError(f"timm has no model {name!r}; near it: {near}")
+
+
 def _backbone(spec: config.Train) -> nn.Module:
-    if not timm.is_model(spec.backbone):
-        near = timm.list_models(f"*{spec.backbone.split('_')[0][:6]}*")[:8]
-        raise ValueError(f"timm has no model {spec.backbone!r}; near it: {near}")
+    check_backbone(spec.backbone)
     return timm.create_model(
         spec.backbone,
         pretrained=spec.pretrained,

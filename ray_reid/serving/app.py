@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -76,8 +76,8 @@ def serve_run(
     own = local and not ray.is_initialized()
     with stage.Cluster(recipe.resources, address) as cluster:
         cluster.start()
-        if local:
-            _check_resources(recipe.serve)
+        serving = recipe.serve
+        stage.check_capacity("serve.replicas", serving.replicas, serving.num_cpus, serving.num_gpus)
         with _interruptible(), _server(host, port, own):
             serve.run(application(run.resolve(), recipe.serve), name=NAME)
             url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -154,20 +154,6 @@ def _wait() -> None:
             signal.pause()
     except KeyboardInterrupt:
         log.info("stopping")
-
-
-def _check_resources(settings: Serve) -> None:
-    """A local Ray cannot grow: replicas that do not fit would be waited for without an end."""
-    available: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for name, key, each in (
-        ("CPU", "num_cpus", settings.num_cpus),
-        ("GPU", "num_gpus", settings.num_gpus),
-    ):
-        if settings.replicas * each > available.get(name, 0):
-            raise ValueError(
-                f"serve.replicas {settings.replicas} of serve.{key} {each:g} need more than the "
-                f"{available.get(name, 0):g} {name}s that Ray has"
-            )
 
 
 def _warn_if_public(host: str) -> None:

@@ -1,0 +1,128 @@
+"""Networks and the packages that hold them."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ray_reid
+from ray_reid import config, package
+from ray_reid.networks import ReidNetwork
+from ray_reid.networks.bnneck import GeneralizedMean
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    recipe = config.load(
+        "baseline",
+        None,
+        [
+            "train.backbone=resnet10t",
+            "train.image_size=[32, 48]",
+            "train.precision=fp32",
+            "train.embedding_dim=24",
+        ],
+    )
+    torch.manual_seed(0)
+    network = ReidNetwork(recipe.train, 3)
+    path = tmp_path_factory.mktemp("package") / "model"
+    package.save(path, recipe, ["s:a", "s:b", "s:c"], network.state_dict())
+    return path
+
+
+def _jpegs(count: int) -> list[bytes]:
+    rng = np.random.default_rng(1)
+    encoded = []
+    for _ in range(count):
+        buffer = io.BytesIO()
+        pixels = np.kron(rng.integers(0, 255, (4, 6, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+        Image.fromarray(pixels).save(buffer, "PNG")
+        encoded.append(buffer.getvalue())
+    return encoded
+
+
+def test_a_package_embeds_bytes_paths_and_pictures_alike(saved: Path, tmp_path: Path) -> None:
+    model = ray_reid.load(saved)
+    encoded = _jpegs(5)
+    embeddings = model.embed(encoded)
+    assert embeddings.shape == (5, 24)
+    assert embeddings.dtype == np.float32
+    assert np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+    (tmp_path / "0.png").write_bytes(encoded[0])
+    assert np.allclose(model.embed([tmp_path / "0.png"]), embeddings[:1], atol=1e-5)
+    picture = Image.open(io.BytesIO(encoded[1]))
+    assert np.allclose(model.embed([picture]), embeddings[1:2], atol=1e-5)
+
+
+def test_flip_averaging_makes_mirrored_images_equal(saved: Path) -> None:
+    model = ray_reid.load(saved)
+    picture = Image.open(io.BytesIO(_jpegs(1)[0]))
+    mirrored = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    both = model.embed([picture, mirrored], flip=True)
+    assert np.allclose(both[0], both[1], atol=1e-5)
+    apart = model.embed([picture, mirrored], flip=False)
+    assert not np.allclose(apart[0], apart[1], atol=1e-3)
+
+
+def test_the_package_says_what_it_is_without_our_code(saved: Path) -> None:
+    assert json.loads((saved / "labels.json").read_text()) == ["s:a", "s:b", "s:c"]
+    preprocessing = json.loads((saved / "preprocessing.json").read_text())
+    assert preprocessing["size"] == [32, 48]
+    assert len(preprocessing["mean"]) == 3
+    assert {file.name for file in saved.iterdir()} == {
+        "model.safetensors",
+        "recipe.yaml",
+        "labels.json",
+        "preprocessing.json",
+    }
+
+
+def test_activation_maps_lie_between_zero_and_one(saved: Path) -> None:
+    maps = ray_reid.load(saved).activation_maps(_jpegs(2))
+    assert maps.ndim == 3
+    assert maps.min() == 0
+    assert maps.max() == 1
+
+
+def test_a_directory_without_a_package_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no model package at"):
+        ray_reid.load(tmp_path)
+
+
+def test_an_unreadable_image_is_refused_with_its_name(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"not an image")
+    with pytest.raises(ValueError, match=r"x\.jpg.*not a readable image"):
+        ray_reid.load(saved).embed([tmp_path / "x.jpg"])
+    with pytest.raises(ValueError, match="cannot read image"):
+        ray_reid.load(saved).embed([tmp_path / "nothing.jpg"])
+
+
+def test_an_unknown_backbone_names_those_near_it() -> None:
+    with pytest.raises(ValueError, match=r"timm has no model 'resnet19'; near it: \["):
+        ReidNetwork(config.Train(backbone="resnet19"), 2)
+
+
+def test_networks_whose_maps_have_channels_last_pool_over_space() -> None:
+    spec = config.Train(backbone="swinv2_cr_tiny_ns_224", image_size=(224, 224))
+    torch.manual_seed(0)
+    network = ReidNetwork(spec, 2).eval()
+    with torch.inference_mode():
+        assert network.feature_map(torch.rand(1, 3, 224, 224)).shape[1] == network.neck.num_features
+
+
+def test_gem_lies_between_the_mean_and_the_maximum() -> None:
+    maps = torch.rand(2, 5, 4, 3)
+    pooled = GeneralizedMean()(maps)
+    assert (pooled >= maps.mean(dim=(2, 3)) - 1e-6).all()
+    assert (pooled <= maps.amax(dim=(2, 3)) + 1e-6).all()
+    assert torch.allclose(GeneralizedMean(1.0)(maps), maps.mean(dim=(2, 3)), atol=1e-5)
+
+
+def test_the_shift_of_the_neck_stays_zero() -> None:
+    network = ReidNetwork(config.Train(backbone="resnet10t"), 2)
+    assert not network.neck.bias.requires_grad
+    assert network.neck.bias.abs().sum() == 0

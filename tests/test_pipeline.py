@@ -1,0 +1,208 @@
+"""Every job of the baseline on a real local Ray, cut down; and the same after being killed."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ray_reid
+from jobs import pipeline
+from ray_reid import cli, config, schema, storage
+from ray_reid.config import Recipe
+from ray_reid.run import read_manifest
+
+SMALL = (
+    "ingest.sources=[{reader: miniature, num_train: 10, num_test: 8, cameras_per_identity: 3}]",
+    "train.backbone=resnet10t",
+    "train.image_size=[32, 32]",
+    "train.sampler={num_identities: 4, num_instances: 3}",
+    "train.epochs=4",
+    "train.cpus_per_worker=1",
+    "evaluate.max_tsne=30",
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def run(home: Path, ray_local: None) -> Path:
+    """An undisturbed run of the whole pipeline."""
+    path = home / "whole"
+    pipeline.run(_recipe(), path)
+    return path
+
+
+def _recipe(*overrides: str) -> Recipe:
+    return config.load("baseline", "miniature", [*SMALL, *overrides])
+
+
+def _prints(path: Path) -> list[dict[str, Any]]:
+    return [asdict(storage.fingerprint(at, name)) for name, at in storage.tables(path).items()]
+
+
+def test_a_run_leaves_what_was_promised(run: Path) -> None:
+    names = {"ingest", "train", "embed", "evaluate", "index", "report.html", "metrics.json"}
+    assert names <= {path.name for path in run.iterdir()}
+    assert list((run / ".work").glob("*-*")) == []
+    result = json.loads((run / "metrics.json").read_text())
+    assert 0 < result["metrics"]["mAP"] <= 1
+    assert result["stamp"]["protocol"] == "market"
+    assert "data:image/png;base64" in (run / "report.html").read_text()
+    assert {entry["table"] for entry in _prints(run)} >= {
+        "ingest/observations",
+        "embed/embeddings",
+        "index/gallery",
+    }
+
+
+def test_a_second_run_skips_every_job(run: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in run.glob("*/manifest.json")}
+    pipeline.run(_recipe(), run)
+    assert len(before) == 5
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_two_workers_train_the_same_number_of_batches(run: Path, home: Path) -> None:
+    path = home / "two"
+    recipe = _recipe("train.num_workers=2", "train.epochs=1", "train.cpus_per_worker=0.5")
+    pipeline.perform(recipe, path, pipeline.PIPELINES["baseline"][:2])
+    one, two = (read_manifest(at, "train").facts for at in (run, path))
+    assert len(two["history"]) == 1
+    assert one["counts"] == two["counts"]
+    assert np.isfinite(two["history"][0]["loss"])
+    embeddings = ray_reid.load(path / "train" / "model").embed(_gallery_images(path))
+    assert np.isfinite(embeddings).all()
+
+
+def test_the_package_embeds_as_the_embed_job_did(run: Path) -> None:
+    columns = [schema.OBSERVATION_ID, schema.EMBEDDING]
+    stored = storage.read(run / "embed" / "embeddings", columns)
+    rows = storage.read(run / "ingest" / "observations", [schema.OBSERVATION_ID, schema.IMAGE])
+    image = dict(zip(*(rows[name].to_pylist() for name in rows.column_names), strict=True))
+    ids = stored[schema.OBSERVATION_ID].to_pylist()[:6]
+    embeddings = ray_reid.load(run).embed([image[name] for name in ids])
+    expected = storage.embeddings(stored, schema.EMBEDDING)[:6]
+    # Batches of other sizes round otherwise in bf16.
+    assert (embeddings * expected).sum(axis=1).min() > 0.999
+
+
+def test_the_command_line_finds_a_gallery_image_first(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "query.jpg").write_bytes(_gallery_images(run)[0])
+    assert cli.main(["search", str(run), str(tmp_path / "query.jpg"), "-k", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    wanted = storage.read(run / "index" / "gallery", [schema.OBSERVATION_ID, schema.IMAGE])
+    row = wanted[schema.IMAGE].to_pylist().index(_gallery_images(run)[0])
+    assert wanted[schema.OBSERVATION_ID][row].as_py() in lines[1]
+
+
+def test_fingerprints_are_one_json_line_per_table(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["fingerprint", str(run)]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines == _prints(run)
+    assert all(list(line) == ["table", "rows", "ids", "images"] for line in lines)
+
+
+def _gallery_images(run: Path) -> list[bytes]:
+    rows = storage.read(run / "ingest" / "observations", [schema.SPLIT, schema.IMAGE]).to_pylist()
+    return [row[schema.IMAGE] for row in rows if row[schema.SPLIT] == "gallery"][:4]
+
+
+def _start(path: Path, *command: str) -> "subprocess.Popen[bytes]":
+    options = [part for override in SMALL for part in ("--set", override)]
+    arguments = command or ("run", "baseline", "--run", str(path), *options)
+    with (path.parent / f"{path.name}.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ray_reid.cli", *arguments],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+
+def _wait(process: "subprocess.Popen[bytes]", ready: Callable[[], bool], log: Path) -> None:
+    deadline = time.monotonic() + 240
+    while not ready():
+        assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.05)
+
+
+def test_a_run_killed_in_train_and_in_embed_ends_like_an_undisturbed_one(
+    run: Path, home: Path
+) -> None:
+    path = home / "killed"
+    log = home / "killed.log"
+    process = _start(path)
+    _wait(process, lambda: bool(list(path.glob(".work/train-*/ray/checkpoint_*/state.pt"))), log)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (path / "train").exists()
+    process = _start(path)
+    _wait(process, lambda: bool(list(path.glob(".work/embed-*"))), log)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (path / "embed").exists()
+    process = _start(path)
+    assert process.wait(timeout=240) == 0, log.read_text()[-3000:]
+    assert _prints(path) == _prints(run)
+    whole, killed = (read_manifest(at, "train").facts["history"] for at in (run, path))
+    assert whole == killed
+    whole, killed = (json.loads((at / "metrics.json").read_text()) for at in (run, path))
+    assert whole == killed
+
+
+def test_serve_answers_over_http(run: Path, home: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = home / "serve.log"
+    process = _start(home / "serve", "serve", str(run), "--port", str(port))
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait(process, lambda: _answers(f"{url}/health"), log)
+        image = _gallery_images(run)[0]
+        boundary = "----boundary"
+        body = (
+            (
+                f'--{boundary}\r\nContent-Disposition: form-data; name="image"; '
+                f'filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
+            ).encode()
+            + image
+            + f"\r\n--{boundary}--\r\n".encode()
+        )
+        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        request = urllib.request.Request(f"{url}/v1/search", body, headers)
+        with urllib.request.urlopen(request, timeout=30) as response:
+            answer = json.loads(response.read())
+        assert answer["hits"][0]["similarity"] == pytest.approx(1, abs=1e-2)
+        assert answer["gallery_size"] > len(answer["hits"]) > 1
+    finally:
+        process.terminate()
+        assert process.wait(timeout=60) == 0, log.read_text()[-3000:]
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
