@@ -1,18 +1,17 @@
 """How fast does the miniature world draw, and how near is that to what the arithmetic allows?
 
-python benchmarks/drawing.py          a table
-python benchmarks/drawing.py --json   one JSON object per case
+Images per second of the street world with their JPEG, and the rays that the caster tests per
+second beside the same test in a loop that does nothing else.
 """
 
-import argparse
-import json
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
 
 import numba
 import numpy as np
+from support.reporting import Figure, arguments, report
 
 from ray_reid.miniature import Shot, draw_shot, plan_street, vehicle_identities
 from ray_reid.miniature.cameras import STREET
@@ -24,6 +23,7 @@ from ray_reid.miniature.staging import GRID, screen_bounds, trace
 
 SIZE = (64, 64)
 NUM_PROCESSES = 2
+IMAGES_PER_IDENTITY = 16
 IMAGES_BAR = 150.0
 # The caster spends part of its time on ground, backdrop and light.
 TESTS_BAR = 0.2
@@ -86,60 +86,28 @@ def limit_of_tests() -> float:
     return len(directions) / (time.process_time() - start)
 
 
-def case(
-    name: str, measured: float, unit: str, reference: float | None, bar: float, share: bool = False
-) -> dict[str, Any]:
-    """`share` holds the ratio to the reference against the bar, otherwise the measure itself."""
-    ratio = measured / reference if reference else None
-    holds = (ratio if share and ratio is not None else measured) >= bar
-    return {
-        "case": name,
-        "measured": round(measured, 1),
-        "unit": unit,
-        "reference": None if reference is None else round(reference, 1),
-        "ratio": None if ratio is None else round(ratio, 3),
-        "bar": bar,
-        "holds": bool(holds),
-    }
-
-
-def cases(num_images: int) -> list[dict[str, Any]]:
-    limit = limit_of_tests()
-    achieved = tests_per_second(32)
-    rows = []
+def measure(num_images: int) -> Iterator[Figure]:
     for kind, size in (("vehicle", SIZE), ("pedestrian", (64, 32))):
-        identities = max(1, num_images // 16)
-        shots = plan_street(kind, identities, 0, 2, 8, 0, size)
-        one = images_per_cpu_second(shots[:200])
-        together = images_per_second(shots)
-        name = f"street {kind} {size[0]}x{size[1]} with JPEG"
+        shots = plan_street(kind, num_images // IMAGES_PER_IDENTITY, 0, 2, 8, 0, size)
+        one, together = images_per_cpu_second(shots[:200]), images_per_second(shots)
+        name = f"{kind} {size[0]}x{size[1]} with JPEG"
+        yield Figure(f"{name}, per CPU second", one, "images/s", bar=IMAGES_BAR)
+        yield Figure(f"{name}, {NUM_PROCESSES} processes", together, "images/s", bar=IMAGES_BAR)
         cores = min(NUM_PROCESSES, os.cpu_count() or 1)
-        rows.append(case(name, together, "images/s, two processes", one * cores, IMAGES_BAR))
-        rows.append(case(name, one, "images per CPU second", None, IMAGES_BAR))
-    rows.append(
-        case("ray-solid tests, no shadows", achieved, "tests/s", limit, TESTS_BAR, share=True)
-    )
-    return rows
+        yield Figure(
+            f"{name}, {NUM_PROCESSES} processes, of one each", together, "images/s", one * cores
+        )
+    achieved, limit = tests_per_second(32), limit_of_tests()
+    yield Figure("ray-solid tests, no shadows", achieved, "tests/s", limit, TESTS_BAR)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON object per case")
+    parser = arguments(__doc__)
     parser.add_argument("--num-images", type=int, default=640, help="pictures per case")
-    arguments = parser.parse_args()
-    rows = cases(arguments.num_images)
-    if arguments.json:
-        for row in rows:
-            print(json.dumps(row))
-        return
-    print(f"{'case':38} {'measured':>14} {'reference':>14} {'ratio':>6} {'bar':>6}  holds  unit")
-    for row in rows:
-        reference = "-" if row["reference"] is None else f"{row['reference']:.1f}"
-        ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
-        print(
-            f"{row['case']:38} {row['measured']:14.1f} {reference:>14} {ratio:>6} "
-            f"{row['bar']:6.1f}  {row['holds']!s:5}  {row['unit']}"
-        )
+    options = parser.parse_args()
+    if options.num_images < IMAGES_PER_IDENTITY:
+        parser.error(f"--num-images {options.num_images} is less than {IMAGES_PER_IDENTITY}")
+    report(measure(options.num_images), options.json)
 
 
 if __name__ == "__main__":

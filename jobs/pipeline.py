@@ -7,6 +7,7 @@ from pathlib import Path
 from jobs import embed, evaluate, index, ingest, train
 from ray_reid import report, stage
 from ray_reid.config import Recipe
+from ray_reid.gallery import check_faiss
 from ray_reid.run import Job, open_run
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ def run(recipe: Recipe, path: Path, address: str | None = None) -> None:
     """
     if recipe.name not in PIPELINES:
         raise ValueError(f"no pipeline {recipe.name!r}; choose from {sorted(PIPELINES)}")
+    check_faiss()
     perform(recipe, path, PIPELINES[recipe.name], address)
 
 

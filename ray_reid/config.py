@@ -239,7 +239,8 @@ class Evaluate(Frozen):
 class Index(Frozen):
     """Gallery embeddings to a searchable index."""
 
-    splits: tuple[Literal["train", "query", "gallery", "unlabelled"], ...] = ("gallery",)
+    splits: tuple[Literal["query", "gallery"], ...] = Field(("gallery",), min_length=1)
+    """Which of the embedded images can be found."""
 
 
 class Serve(Frozen):

@@ -160,6 +160,7 @@ def _stamp(
         "ties": "pessimistic",
         "dataset": ingest.get("fingerprint"),
         "sources": [source["reader"] for source in sources],
+        "split": _split_digest(table),
         "query": _count(query),
         "gallery": _count(gallery),
         "scored": {direction: result.num_queries for direction, result in found.items()},
@@ -173,6 +174,13 @@ def _stamp(
         "source_seeds": [source.get("seed") for source in sources],
         "version": ray_reid.__version__,
     }
+
+
+def _split_digest(table: pa.Table) -> str:
+    """Hash of who is asked and who answers; rows come in the order of their ids."""
+    columns = (schema.OBSERVATION_ID, schema.IDENTITY, schema.CAMERA, schema.SPLIT, schema.ROLE)
+    rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+    return schema.observation_id(*(json.dumps(row) for row in rows))
 
 
 def _count(side: Side) -> dict[str, int]:
@@ -216,10 +224,8 @@ def _write_package(source: Path, target: Path, text: str) -> None:
     # A killed attempt may have left half a copy.
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target, copy_function=_link)
-    aside = target / f".{FILE}"
-    aside.write_text(text)
-    # Writing in place would reach through a hard link into the train job's directory.
-    aside.replace(target / FILE)
+    # This replaces the file: writing in place would reach through a hard link.
+    storage.write_text(target / FILE, text)
 
 
 def _link(source: str, target: str) -> None:

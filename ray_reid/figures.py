@@ -25,7 +25,6 @@ FRAMES: Mapping[Frame, tuple[str, str]] = {
 MODEL, REFERENCE = "#0072b2", "#999999"
 MARKERS = "o^sDvP*X<>ph"
 DPI = 110
-MAX_BYTES = 900_000
 # More identities than this cannot be told apart by colour.
 MAX_COLOURS = 20
 
@@ -164,23 +163,16 @@ def training_curve(history: Sequence[Mapping[str, float]]) -> "Figure":
 
 
 def png(figure: "Figure") -> bytes:
-    """Encode a figure; one larger than `MAX_BYTES` gets fewer colours, then fewer pixels."""
-    dpi = float(DPI)
-    while True:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=dpi)
-        for colours in (256, 96):
-            if buffer.tell() <= MAX_BYTES:
-                return buffer.getvalue()
-            buffer = _with_fewer_colours(buffer, colours)
-        if buffer.tell() <= MAX_BYTES:
-            return buffer.getvalue()
-        dpi *= 0.85
+    """Encode a figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
 
 
 def save(figure: "Figure", file: Path) -> None:
-    """Write a figure as PNG."""
-    file.write_bytes(png(figure))
+    """Write a figure: PNG for curves and dots, JPEG (`.jpg`) for what shows photographs."""
+    lossy = {"quality": 88} if file.suffix == ".jpg" else {}
+    figure.savefig(file, dpi=DPI, pil_kwargs=lossy)
 
 
 def _figure(width: float, height: float) -> "Figure":
@@ -204,16 +196,6 @@ def _plain(axes: "Axes") -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.tick_params(labelsize=8)
-
-
-def _with_fewer_colours(encoded: io.BytesIO, colours: int) -> io.BytesIO:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    with Image.open(encoded) as image:
-        few = image.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
-    few.save(buffer, format="PNG", optimize=True)
-    return buffer
 
 
 def _card(axes: "Axes", card: Card, shape: tuple[int, int]) -> None:

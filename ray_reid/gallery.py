@@ -5,6 +5,7 @@ position in one is a row of the other. Similarity is the inner product of unit-n
 the cosine: higher is nearer.
 """
 
+import importlib.util
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -85,8 +86,8 @@ def index_job(work: Work) -> Mapping[str, Any]:
     embedded = embedded.filter(wanted)
     if not len(embedded):
         raise ValueError(
-            f"no embedding to index in index.splits {list(splits)}; choose from "
-            f"{list(schema.SPLITS)} those that the embed job has written"
+            f"no embedding to index in index.splits {list(splits)}; add the other of query and "
+            "gallery"
         )
     vectors = storage.embeddings(embedded, schema.EMBEDDING)
     table = _observations(work.inputs["ingest"] / "observations", embedded)
@@ -295,6 +296,19 @@ def _observations(path: Path, embedded: pa.Table) -> pa.Table:
             f"{str(path)!r}; ids must be unique and embedded once"
         )
     return table
+
+
+def check_faiss() -> None:
+    """Look for faiss before anything runs that ends in an index.
+
+    Raises:
+        ValueError: If it is not installed.
+    """
+    if importlib.util.find_spec("faiss") is None:
+        raise ValueError(
+            "faiss is not installed; add one of the extras: pip install '.[faiss-cpu]' or, for "
+            "CUDA, '.[faiss-gpu]'"
+        )
 
 
 def _write_index(vectors: NDArray[np.float32], file: Path) -> None:

@@ -71,25 +71,26 @@ def draw(
         File name to caption, in the order in which to show them.
     """
     ap = next(iter(found.values())).ap
-    figures.save(_ranked(query, gallery, ap, read, spec), out / "ranked_list.png")
+    figures.save(_ranked(query, gallery, ap, read, spec), out / "ranked_list.jpg")
     curves = {name: result.cmc for name, result in found.items()}
     figures.save(figures.cmc_curves(curves), out / "cmc.png")
     captions = {
-        "ranked_list.png": "Each row is a query, then the gallery images nearest to it with their "
+        "ranked_list.jpg": "Each row is a query, then the gallery images nearest to it with their "
         "similarity. Green: the same identity. Red, dashed: another. Images of the query's "
         f"identity and camera are left out, as the protocol says. {RULE}",
         "cmc.png": "The share of queries that find a true match among the first k images.",
     }
     chosen = _subset(query, gallery, spec.max_tsne)
-    if len(chosen) > 3:
+    # Of embeddings that are all the same there is nothing to project.
+    if len(chosen) > 3 and np.ptp(_joined(query, gallery)[chosen], axis=0).max() > 0:
         figures.save(_scatter(query, gallery, chosen), out / "tsne.png")
         captions["tsne.png"] = (
             "t-SNE of the embeddings: colour is the identity, shape the camera. At most "
             f"{figures.MAX_COLOURS} identities, evenly spaced in the list of all."
         )
     if model is not None and spec.num_maps:
-        figures.save(_maps(query, ap, read, model, spec.num_maps), out / "activation_maps.png")
-        captions["activation_maps.png"] = (
+        figures.save(_maps(query, ap, read, model, spec.num_maps), out / "activation_maps.jpg")
+        captions["activation_maps.jpg"] = (
             f"Where the network responds, from dark (least) to bright (most). {RULE}"
         )
     return captions
@@ -165,7 +166,7 @@ def _subset(query: Side, gallery: Side, limit: int) -> list[int]:
 def _scatter(query: Side, gallery: Side, rows: Sequence[int]) -> "Figure":
     from sklearn.manifold import TSNE
 
-    embedding = np.concatenate([query.embedding, gallery.embedding])[rows]
+    embedding = _joined(query, gallery)[rows]
     # The default perplexity of 30 must stay below the number of points.
     perplexity = min(30.0, (len(rows) - 1) / 3)
     projection = TSNE(perplexity=perplexity, init="pca", metric="cosine", random_state=0)
@@ -179,6 +180,10 @@ def _scatter(query: Side, gallery: Side, rows: Sequence[int]) -> "Figure":
     return figures.scatter(
         points, [labels[name] for name in identity], [place or "none" for place in camera]
     )
+
+
+def _joined(query: Side, gallery: Side) -> NDArray[np.float32]:
+    return np.concatenate([query.embedding, gallery.embedding])
 
 
 def _evenly(size: int, count: int) -> list[int]:
@@ -198,4 +203,6 @@ def _label(identity: str | None) -> str:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= LABEL_LENGTH else f"..{text[2 - LABEL_LENGTH :]}"
+    short = text if len(text) <= LABEL_LENGTH else f"..{text[2 - LABEL_LENGTH :]}"
+    # Matplotlib reads what stands between two dollars as mathematics.
+    return short.replace("$", r"\$")

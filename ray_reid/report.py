@@ -2,15 +2,14 @@
 
 import base64
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_reid import config, figures
+from ray_reid import config, figures, storage
 from ray_reid.config import Recipe
 from ray_reid.evaluate import FILE, RANKS
-from ray_reid.run import Manifest
+from ray_reid.run import Manifest, read_manifest
 
 HEADLINE = ("mAP", *(f"rank-{k}" for k in RANKS), "mINP")
 TEMPLATE = "report.html.j2"
@@ -29,19 +28,20 @@ def write_report(run: Path, recipe: Recipe, manifests: Sequence[Manifest]) -> No
     result = _result(run)
     if result is not None:
         stamped = {**result, "recipe": recipe.name, "profile": recipe.profile}
-        _write(run / FILE, json.dumps(stamped, indent=2) + "\n")
-    _write(run / "report.html", _page(run, recipe, manifests, result))
+        storage.write_text(run / FILE, json.dumps(stamped, indent=2) + "\n")
+    storage.write_text(run / "report.html", _page(run, recipe, manifests, result))
 
 
 def summary_table(run: Path) -> str:
     """Lay out the headline figures of a run as plain text, with what they were measured on."""
     result = _result(run)
     if result is None:
-        return "nothing is evaluated yet"
+        return "nothing is evaluated yet, or not since the data or the model changed"
     lines = ["".join([f"{'':<32}", *(f"{name:>9}" for name in HEADLINE)])]
     for name, cells in _rows(result):
         lines.append("".join([f"{name:<32}", *(f"{cell:>9}" for cell in cells)]))
-    return "\n".join([*lines, _sentence(result["stamp"])])
+    drawn = [DRAWN] if "miniature" in result["stamp"]["sources"] else []
+    return "\n".join([*lines, _sentence(result["stamp"]), *drawn])
 
 
 def headline(run: Path) -> dict[str, float]:
@@ -51,8 +51,13 @@ def headline(run: Path) -> dict[str, float]:
 
 
 def _result(run: Path) -> dict[str, Any] | None:
+    """What was evaluated; null also when a job it rests on has been redone since."""
     file = run / "evaluate" / FILE
-    return json.loads(file.read_text()) if file.is_file() else None
+    if not file.is_file():
+        return None
+    inputs = read_manifest(run, "evaluate").inputs
+    current = {job: read_manifest(run, job).key for job in inputs}
+    return json.loads(file.read_text()) if inputs == current else None
 
 
 def _page(
@@ -125,17 +130,14 @@ def _pictures(run: Path, manifests: Sequence[Manifest]) -> list[dict[str, str]]:
             file = run / manifest.job / name
             if file.is_file():
                 title = Path(name).stem.replace("_", " ")
-                picture = {"title": title, "caption": captions.get(name, ""), "data": _data(file)}
-                shown.append(picture)
+                kind = "jpeg" if file.suffix == ".jpg" else "png"
+                data = _embedded(file.read_bytes(), kind)
+                shown.append({"title": title, "caption": captions.get(name, ""), "data": data})
     return shown
 
 
-def _data(file: Path) -> str:
-    return _embedded(file.read_bytes())
-
-
-def _embedded(encoded: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(encoded).decode()}"
+def _embedded(encoded: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(encoded).decode()}"
 
 
 def _curve(history: Sequence[Mapping[str, float]]) -> str:
@@ -156,9 +158,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[label] = "none" if value is None else str(value)
     return flat
-
-
-def _write(file: Path, text: str) -> None:
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    aside.write_text(text)
-    aside.replace(file)

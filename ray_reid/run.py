@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import ray_reid
-from ray_reid import config
+from ray_reid import config, storage
 from ray_reid.config import Recipe
 from ray_reid.tracking import Tracker
 
@@ -99,6 +99,10 @@ class Run:
                 depth[manifest.job] = max([0, *deeper])
         return sorted(published, key=lambda manifest: (depth[manifest.job], manifest.job))
 
+    def _save_recipe(self) -> None:
+        # Not before a job has accepted it: a refused recipe says nothing about the run.
+        storage.write_text(self.path / "recipe.yaml", config.dump(self.recipe))
+
     def perform(self, job: Job) -> Manifest:
         """Do a job, unless its published directory already has the same key.
 
@@ -114,6 +118,7 @@ class Run:
         published = self.path / job.name
         if (published / MANIFEST).exists() and read_manifest(self.path, job.name).key == key:
             log.info("%s: done before, skipped", job.name)
+            self._save_recipe()
             return read_manifest(self.path, job.name)
         out = self.path / ".work" / f"{job.name}-{key}"
         out.mkdir(parents=True, exist_ok=True)
@@ -127,9 +132,13 @@ class Run:
             self._prepare()
         log.info("%s: %s", job.name, "resumed" if any(out.iterdir()) else "started")
         started = time.monotonic()
-        with self.tracker.job(job.name) as child:
-            facts = dict(job.work(work))
-            child.log(facts, out)
+        try:
+            with self.tracker.job(job.name) as child:
+                facts = dict(job.work(work))
+                child.log(facts, out)
+        finally:
+            if not any(out.iterdir()):
+                out.rmdir()
         manifest = Manifest(
             job=job.name,
             key=key,
@@ -141,6 +150,7 @@ class Run:
             seconds=round(time.monotonic() - started, 3),
         )
         _publish(out, published, manifest, job.scratch)
+        self._save_recipe()
         log.info("%s: published in %.1f s", job.name, manifest.seconds)
         return manifest
 
@@ -165,7 +175,6 @@ def open_run(path: Path, recipe: Recipe, prepare: Callable[[], None]) -> Iterato
         raise ValueError(f"cannot write to run directory {str(path)!r}: {reason}") from error
     try:
         _hold(lock, path)
-        _write(path / "recipe.yaml", config.dump(recipe))
         with Tracker.open(path, recipe) as tracker:
             yield Run(path, recipe, tracker, prepare)
     finally:
@@ -231,7 +240,7 @@ def _publish(out: Path, published: Path, manifest: Manifest, scratch: tuple[str,
     """Make the directory visible in one rename; what was there is kept under `superseded/`."""
     for name in scratch:
         _remove(out / name)
-    _write(out / MANIFEST, json.dumps(asdict(manifest), indent=2) + "\n")
+    storage.write_text(out / MANIFEST, json.dumps(asdict(manifest), indent=2) + "\n")
     if published.exists():
         old = read_manifest(published.parent, published.name)
         aside = published.parent / "superseded" / f"{old.job}-{old.key}"
@@ -247,12 +256,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     elif path.exists():
         path.unlink()
-
-
-def _write(file: Path, text: str) -> None:
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    aside.write_text(text)
-    aside.replace(file)
 
 
 def _commit() -> str | None:

@@ -44,6 +44,13 @@ def write(path: Path, table: pa.Table) -> None:
     pq.write_table(table, path / "part-0.parquet", **PARQUET)
 
 
+def write_text(file: Path, text: str) -> None:
+    """Write a text file whole or not at all; a file of that name is replaced."""
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    aside.write_text(text)
+    aside.replace(file)
+
+
 def dataset(path: str | Path) -> pads.Dataset:
     """Open a table, on disk or at a URI (`s3://`, `gs://`).
 

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+from dataclasses import asdict, replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from PIL import Image
 
-from ray_reid import config, evaluate, images, pictures, schema, storage
+from ray_reid import config, evaluate, figures, images, pictures, schema, storage
 from ray_reid.pictures import Side
 from ray_reid.run import Manifest, Work
 
@@ -99,7 +102,15 @@ def publish(run, work):
     """Evaluate, publish the directory and give manifests of all jobs, as a run would."""
     facts = {**work.facts, "evaluate": evaluate.evaluate_job(work)}
     shutil.move(work.out, run / "evaluate")
-    return [Manifest(job, f"key-{job}", "0", None, {}, {}, dict(facts[job]), 1.5) for job in facts]
+    inputs = {"evaluate": {job: f"key-{job}" for job in work.facts}}
+    manifests = [
+        Manifest(job, f"key-{job}", "0", None, {}, inputs.get(job, {}), dict(facts[job]), 1.5)
+        for job in facts
+    ]
+    for manifest in manifests:
+        (run / manifest.job).mkdir(exist_ok=True)
+        (run / manifest.job / "manifest.json").write_text(json.dumps(asdict(manifest)))
+    return manifests
 
 
 @pytest.fixture(autouse=True)
@@ -115,13 +126,14 @@ def test_the_job_writes_metrics_pictures_and_the_stamped_package(tmp_path):
     assert facts["metrics"]["reference_mAP"] == written["reference"]["mAP"]
     assert facts["metrics"]["mAP"] > facts["metrics"]["reference_mAP"]
     assert set(facts["pictures"]) == {
-        "ranked_list.png",
+        "ranked_list.jpg",
         "cmc.png",
         "tsne.png",
-        "activation_maps.png",
+        "activation_maps.jpg",
     }
     for name in facts["pictures"]:
-        assert (work.out / name).read_bytes().startswith(b"\x89PNG")
+        with Image.open(work.out / name) as picture:
+            assert picture.format == ("JPEG" if name.endswith(".jpg") else "PNG")
     package = work.out / facts["model"]
     assert json.loads((package / "metrics.json").read_text()) == written
     assert (package / "parts" / "weights").read_text() == "weights"
@@ -195,3 +207,34 @@ def test_shown_queries_are_spread_over_sorted_ap_and_never_skipped():
     ap = np.array([0.9, np.nan, 0.1, 0.5, 0.3, 0.7])
     assert pictures.spread(ap, 3) == [2, 3, 0]
     assert pictures.spread(ap, 99) == [2, 4, 3, 5, 0]
+
+
+def test_identical_embeddings_have_no_projection_to_show(tmp_path, monkeypatch):
+    work = make_run(tmp_path, num_maps=0)
+    read_sides = evaluate.read_sides
+
+    def collapsed(table):
+        return tuple(
+            replace(side, embedding=np.ones_like(side.embedding)) for side in read_sides(table)
+        )
+
+    monkeypatch.setattr(evaluate, "read_sides", collapsed)
+    assert "tsne.png" not in evaluate.evaluate_job(work)["pictures"]
+
+
+def test_a_name_with_dollars_is_not_read_as_mathematics():
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    card = figures.Card(pixels, pictures._short("a$x_$"), "query")
+    assert figures.png(figures.ranked_lists([[card]], ["one"]))
+    assert figures.png(figures.scatter(np.eye(2), [pictures._short("a$b\\foo$")] * 2, ["1", "2"]))
+
+
+def test_another_split_of_the_same_images_has_another_stamp(tmp_path):
+    first = evaluate.evaluate_job(make_run(tmp_path / "a", num_maps=0, max_tsne=0))["stamp"]
+    columns = (schema.OBSERVATION_ID, schema.IDENTITY, schema.CAMERA, schema.SPLIT, schema.ROLE)
+    table = storage.read(tmp_path / "a" / "embed" / "embeddings", columns)
+    assert first["split"] == evaluate._split_digest(table)
+    swapped = ["query" if name == "gallery" else "gallery" for name in table["split"].to_pylist()]
+    place = table.column_names.index("split")
+    changed = table.set_column(place, "split", pa.array(swapped))
+    assert first["split"] != evaluate._split_digest(changed)

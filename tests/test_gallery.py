@@ -110,12 +110,12 @@ def test_a_hit_carries_the_columns_of_its_observation(tmp_path: Path) -> None:
 
 
 def test_every_image_is_that_of_its_row(tmp_path: Path) -> None:
-    found = indexed(work_on(tmp_path, ("gallery", "train")))
-    for row in rows_in(("gallery", "train")):
+    found = indexed(work_on(tmp_path, ("gallery", "query")))
+    for row in rows_in(("gallery", "query")):
         assert found.image(IDS[row]) == picture(row)
 
 
-@pytest.mark.parametrize("splits", [("gallery",), ("gallery", "query"), ("train",)])
+@pytest.mark.parametrize("splits", [("gallery",), ("gallery", "query"), ("query",)])
 def test_the_index_holds_the_wanted_splits_without_junk(
     tmp_path: Path, splits: tuple[str, ...]
 ) -> None:
@@ -182,9 +182,12 @@ def test_a_gallery_that_is_missing_or_broken_is_refused(tmp_path: Path) -> None:
         Gallery.open(work.out)
 
 
-def test_an_empty_gallery_is_refused_with_the_choices(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=re.escape("index.splits ['unlabelled']; choose from")):
-        gallery.index_job(work_on(tmp_path, ("unlabelled",)))
+def test_an_empty_gallery_is_refused_with_the_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("test_gallery.SPLIT", ["gallery"] * NUM)
+    with pytest.raises(ValueError, match=re.escape("index.splits ['query']; add the other")):
+        gallery.index_job(work_on(tmp_path, ("query",)))
 
 
 def test_an_embedding_without_its_observation_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_the_page_is_self_contained_and_escapes_what_people_wrote(tmp_path):
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
     # Four pictures of the evaluation and the training curve.
     assert len(sources) == 5
-    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert all(re.match("data:image/(png|jpeg);base64,", source) for source in sources)
     assert "http" not in re.sub(r"base64,[^\"]*", "", page)
     assert "2 files are not images &amp; were &lt;left&gt; out" in page
     assert "2 (corrupt image)" in page
@@ -43,7 +43,18 @@ def test_a_run_with_few_jobs_or_none_has_a_page_but_no_figures(tmp_path):
     report.write_report(tmp_path, recipe_of(), [])
     assert "Nothing is evaluated yet" in (tmp_path / "report.html").read_text()
     assert not (tmp_path / "metrics.json").exists()
-    assert report.summary_table(tmp_path) == "nothing is evaluated yet"
+    assert report.summary_table(tmp_path).startswith("nothing is evaluated yet")
+
+
+def test_figures_of_older_data_are_not_shown_as_if_they_were_of_this(tmp_path):
+    work = make_run(tmp_path, num_maps=0, max_tsne=0)
+    manifests = publish(tmp_path, work)
+    manifest = tmp_path / "ingest" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("key-ingest", "another"))
+    report.write_report(tmp_path, work.recipe, manifests)
+    assert "Nothing is evaluated yet" in (tmp_path / "report.html").read_text()
+    assert not (tmp_path / "metrics.json").exists()
+    assert report.headline(tmp_path) == {}
 
 
 @pytest.mark.parametrize("both", [False, True])
@@ -52,11 +63,12 @@ def test_the_console_table_has_a_line_for_the_model_and_one_for_the_floor(tmp_pa
     publish(tmp_path, work)
     lines = report.summary_table(tmp_path).splitlines()
     assert lines[0].split() == ["mAP", "rank-1", "rank-5", "rank-10", "mINP"]
-    assert len(lines) == (6 if both else 4)
+    assert len(lines) == (7 if both else 5)
     assert lines[1].startswith("model")
-    assert lines[-2].startswith("colour histogram")
-    assert "18 gallery images" in lines[-1]
-    assert "images dropped at ingest: 2" in lines[-1]
+    assert lines[-3].startswith("colour histogram")
+    assert "18 gallery images" in lines[-2]
+    assert "images dropped at ingest: 2" in lines[-2]
+    assert lines[-1] == report.DRAWN
 
 
 def test_photographs_are_not_called_drawn(tmp_path):

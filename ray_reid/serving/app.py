@@ -118,6 +118,7 @@ def _server(host: str, port: int, own: bool) -> Iterator[None]:
         raise ValueError(
             "Ray Serve already runs on this cluster; end it first with 'serve shutdown'"
         )
+    check_port(host, port)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         serve.start(
