@@ -29,6 +29,7 @@ MIN_IMAGES = 16 * CAMERAS * IMAGES_PER_CAMERA
 # Enough that the loop never ends by itself; the clock stops it.
 EPOCHS = 1_000_000
 WARM_UP = 2
+BLOCK_SECONDS = 0.5
 # Set before measuring: a fifth may go to sampling, decoding, augmenting and the metric loss.
 BAR = 0.8
 
@@ -96,7 +97,7 @@ def fixed_batch(fit: "Fit") -> "tuple[torch.Tensor, torch.Tensor]":
 
 
 def seconds_per_step(steps: dict[str, Step], budget: float, ahead: int = 0) -> dict[str, float]:
-    """Mean seconds of each step; two blocks of each in turn, so that all see the same machine.
+    """Mean seconds of each step; short blocks in turn, so that all see the same machine.
 
     Args:
         ahead: Steps that may have been prepared while another block ran; they are not counted.
@@ -104,13 +105,14 @@ def seconds_per_step(steps: dict[str, Step], budget: float, ahead: int = 0) -> d
     for step in steps.values():
         for _ in range(WARM_UP):
             step()
+    length = min(BLOCK_SECONDS, budget / len(steps))
     spent, done = dict.fromkeys(steps, 0.0), dict.fromkeys(steps, 0)
-    for _ in range(2):
+    while sum(spent.values()) < budget:
         for name, step in steps.items():
             for _ in range(ahead):
                 step()
             start, block = time.perf_counter(), 0.0
-            while block < budget / (2 * len(steps)):
+            while block < length:
                 step()
                 done[name] += 1
                 block = time.perf_counter() - start

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -155,8 +156,8 @@ def check_disk() -> None:
 
 
 def make_venv() -> None:
-    """Create `.venv` unless it is there, works, and has this Python's version."""
-    if (VENV / "bin" / "pip").exists() and version_of(str(PYTHON)) == this_version():
+    """Create `.venv` unless it is there and at home, works, and has this Python's version."""
+    if at_home(VENV) and version_of(str(PYTHON)) == this_version():
         return
     if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
         raise CannotBuildError(
@@ -171,6 +172,16 @@ def make_venv() -> None:
     if done.returncode:
         reason = last_line(done.stdout + done.stderr)
         raise CannotBuildError(f"cannot create {VENV}: {reason}")
+
+
+def at_home(venv: Path) -> bool:
+    """Tell whether the scripts of an environment name its own folder: not if it was copied."""
+    pip = venv / "bin" / "pip"
+    if not pip.exists():
+        return False
+    # A path too long for the first line, or with a space, is called by way of a shell.
+    called = rb"#!(/bin/sh\n'''exec' \"?)?" + re.escape(os.fsencode(venv / "bin")) + b"/python"
+    return re.match(called, pip.read_bytes()) is not None
 
 
 def this_version() -> str:

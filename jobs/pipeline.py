@@ -37,6 +37,7 @@ def perform(recipe: Recipe, path: Path, jobs: Sequence[Job], address: str | None
     ):
         for job in jobs:
             held.perform(job)
+        held.save_recipe()
         report.write_report(path, recipe, held.manifests())
         held.tracker.artifact(path / "report.html")
         held.tracker.metrics(report.headline(path))

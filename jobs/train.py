@@ -4,9 +4,7 @@ from ray_reid.cli import job_main
 from ray_reid.run import Job
 from ray_reid.train import train_job
 
-JOB = Job(
-    "train", train_job, needs=("ingest",), sections=("seed", "train", "embed"), scratch=("ray",)
-)
+JOB = Job("train", train_job, needs=("ingest",), sections=("seed", "train"), scratch=("ray",))
 
 if __name__ == "__main__":
     job_main(JOB)

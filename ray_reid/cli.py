@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ray_reid import __version__, config
 
@@ -19,23 +19,36 @@ INTERRUPTED = 130
 MISTAKE = 2
 
 
+class Parser(argparse.ArgumentParser):
+    """Says in one line, not in a page of usage, what was typed wrong; its commands likewise."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and where the options are explained, and exit with code 2."""
+        self.exit(MISTAKE, f"ray-reid: {message}; see {self.prog} --help\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; what a person got wrong is one sentence on stderr and exit code 2."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return _guarded(lambda: options.command(options), options.traceback)
 
 
 def job_main(job: "Job", arguments: Sequence[str] | None = None) -> None:
     """The main of a script in `jobs/`: one job of a run, its inputs already published there."""
-    parser = argparse.ArgumentParser(description=f"Run the job {job.name!r} of a recipe.")
-    parser.add_argument("--recipe", default="baseline", help="name or .yaml file")
+    parser = Parser(description=f"Run the job {job.name!r} of a recipe.")
+    parser.add_argument("--recipe", help="name or .yaml file (default: that of the run)")
     _add_run_options(parser)
     options = parser.parse_args(arguments)
 
     def command() -> None:
         from jobs import pipeline
 
+        own = options.run / "recipe.yaml"
+        if options.recipe is None:
+            options.recipe = str(own) if own.is_file() else "baseline"
         pipeline.perform(_recipe(options), options.run, [job], options.address)
 
     sys.exit(_guarded(command, options.traceback))
@@ -65,7 +78,7 @@ def _sentence(error: ValueError | OSError) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ray-reid", description="Better re-identification from generated data, on Ray."
     )
     parser.add_argument("--version", action="version", version=f"ray-reid {__version__}")
@@ -100,12 +113,14 @@ def _parser() -> argparse.ArgumentParser:
     fingerprint.set_defaults(command=_fingerprint)
     for command in (search, serve, ui, fingerprint):
         _add_traceback(command)
+    for command in commands.choices.values():
+        command.set_defaults(parser=command)
     return parser
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", help="set of sizes in the recipe (default: its first)")
-    parser.add_argument("--run", type=Path, required=True, help="run directory")
+    parser.add_argument("--run", type=_local_path, required=True, help="run directory")
     parser.add_argument("--data", type=Path, help="a folder of photographs to use as the source")
     parser.add_argument("--pattern", help="regular expression of their names, with --data")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
@@ -115,6 +130,12 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_traceback(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--traceback", action="store_true", help="show where a mistake was found")
+
+
+def _local_path(text: str) -> Path:
+    if not text or "://" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a path that every node can see")
+    return Path(text)
 
 
 def _recipe(options: argparse.Namespace) -> config.Recipe:
@@ -160,8 +181,12 @@ def _serve(options: argparse.Namespace) -> None:
 
 def _ui(options: argparse.Namespace) -> None:
     from ray_reid import tracking
+    from ray_reid.ports import check_port
 
-    os.execve(*tracking.server_command(options.runs, options.port))
+    command = tracking.server_command(options.runs, options.port)
+    # MLflow would start for seconds and then print a traceback.
+    check_port(tracking.HOST, options.port)
+    os.execve(*command)
 
 
 def _fingerprint(options: argparse.Namespace) -> None:

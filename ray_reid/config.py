@@ -10,9 +10,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 RECIPES = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
+
+# Height or width of an image in pixels; less shows nothing, and some backbones fail on it.
+Side = Annotated[int, Field(ge=8)]
 
 
 class Frozen(BaseModel):
@@ -22,7 +33,7 @@ class Frozen(BaseModel):
 
 
 class StageSpec(Frozen):
-    """Resources of one stage; they change how fast a result comes, never the result."""
+    """Resources of one stage; they change how fast a result comes, and only its rounding."""
 
     actors: int = Field(1, ge=1)
     """Most actors that may run the stage; the pool starts with one and grows."""
@@ -32,6 +43,8 @@ class StageSpec(Frozen):
     """GPUs of one actor; a fraction shares a GPU."""
     batch_size: int = Field(64, ge=1)
     """Rows of one call."""
+    block_rows: int = Field(256, ge=1)
+    """Rows of one block of a stream: the unit that is scheduled, and that a resumed job keeps."""
 
 
 class Resources(Frozen):
@@ -53,10 +66,10 @@ class MiniatureSource(Frozen):
     num_test: int = Field(60, ge=2)
     """Identities in query and gallery; none of them is trained on."""
     cameras_per_identity: int = Field(4, ge=2)
-    images_per_camera: int = Field(2, ge=1)
-    image_size: tuple[int, int] = (64, 64)
+    images_per_camera: int = Field(2, ge=2)
+    image_size: tuple[Side, Side] = (64, 64)
     """Height and width of the drawn images in pixels."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
 
 class FolderSource(Frozen):
@@ -67,7 +80,9 @@ class FolderSource(Frozen):
     """The folder; images are found at any depth."""
     pattern: str = r"(?P<identity>.+)_cam(?P<camera>\d+)"
     """Regular expression searched in the file's base name without its extension; the group
-    `identity` is required, `camera`, `view`, `clothes`, `time` and `split` are optional."""
+    `identity` is required, `camera`, `view`, `clothes`, `time` and `split` are optional. The
+    splits come from the first of: the group `split`; the lists; sub-folders `query` and `gallery`
+    beside `train`; sub-folders `train` and `test` (else `val`); a draw of held-out identities."""
     name: str | None = None
     """Name of the source in identities; null takes the folder's name."""
     licence: str | None = None
@@ -76,12 +91,13 @@ class FolderSource(Frozen):
     test_list: str | None = None
     """Likewise for query and gallery; null with a `train_list` takes all other images."""
     test_fraction: float = Field(0.5, gt=0, lt=1)
-    """Share of identities held out when there are no lists and no split folders."""
+    """Share of identities held out when nothing else says what the test images are. A lone
+    sub-folder such as `train` says nothing, and must not have images beside it."""
     query_cameras: tuple[str, ...] = ()
-    """Test images of these cameras are queries, the others the gallery. Empty takes Market-1501's
-    rule: one query per identity and camera; where each identity has one image per camera, its
-    first camera is the query."""
-    seed: int = 0
+    """Test images of these cameras are queries, the others the gallery. Empty decides for each
+    identity: where it has one image per camera, its first camera is the query; otherwise it has
+    one query per camera, as in Market-1501, or fewer where the gallery could not answer them."""
+    seed: int = Field(0, ge=0)
     """Chooses held-out identities and queries."""
 
     @field_validator("pattern")
@@ -177,7 +193,7 @@ class Train(Frozen):
     pooling: Literal["avg", "gem"] = "avg"
     embedding_dim: int | None = Field(None, ge=8)
     """Width of the embedding; null keeps the backbone's."""
-    image_size: tuple[int, int] = (64, 64)
+    image_size: tuple[Side, Side] = (64, 64)
     """Height and width of the network's input in pixels."""
     sampler: Sampler = Sampler()
     augment: Augment = Augment()
@@ -210,6 +226,13 @@ class Train(Frozen):
                 f"sampler.num_identities {self.sampler.num_identities} must be a multiple of "
                 f"num_workers {self.num_workers}"
             )
+        share = self.sampler.num_identities // self.num_workers
+        if share < 2 and self.loss.metric != "none":
+            raise ValueError(
+                f"sampler.num_identities {self.sampler.num_identities} over num_workers "
+                f"{self.num_workers} leaves {share} identity on each, and loss.metric "
+                f"{self.loss.metric!r} needs 2"
+            )
         return self
 
 
@@ -226,9 +249,9 @@ class Evaluate(Frozen):
 
     both_directions: bool = False
     """Also search the queries with the gallery, and report the mean of both directions."""
-    num_ranked: int = Field(8, ge=1)
+    num_ranked: int = Field(8, ge=1, le=100)
     """Queries in the ranked-list picture."""
-    top_k: int = Field(8, ge=1)
+    top_k: int = Field(8, ge=1, le=100)
     """Gallery images beside each of them."""
     num_maps: int = Field(6, ge=0)
     """Images in the activation-map picture."""
@@ -260,7 +283,7 @@ class Recipe(Frozen):
     name: str
     profile: str = "none"
     """Which set of overrides made this recipe."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     resources: Resources = Resources()
     ingest: Ingest = Ingest()
     train: Train = Train()
@@ -277,12 +300,12 @@ def load(recipe: str, profile: str | None = None, overrides: Sequence[str] = ())
         ValueError: If the recipe, the profile or a key is unknown, or a value breaks a rule.
     """
     values = _find(recipe)
-    profiles = values.pop("profiles", {})
+    profiles = _profiles(recipe, values.pop("profiles", {}))
     if profile is None:
         profile = next(iter(profiles), None)
     elif profile not in profiles:
         raise ValueError(f"unknown profile {profile!r} of {recipe!r}; choose from {list(profiles)}")
-    for key, value in (profiles.get(profile) or {}).items():
+    for key, value in (profiles.get(profile or "") or {}).items():
         _assign(values, key, value)
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -309,6 +332,14 @@ def dump(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=100)
 
 
+def _profiles(recipe: str, profiles: Any) -> dict[str, dict[str, Any] | None]:
+    try:
+        return TypeAdapter(dict[str, dict[str, Any] | None]).validate_python(profiles or {})
+    except ValidationError as error:
+        rule = f"profiles of {recipe!r} must map names to overrides like train.epochs: 3"
+        raise ValueError(rule) from error
+
+
 def _find(recipe: str) -> dict[str, Any]:
     path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
     if not path.is_file():
@@ -325,7 +356,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(

@@ -16,15 +16,16 @@ COLUMNS = (schema.OBSERVATION_ID, schema.IDENTITY, schema.CAMERA, schema.SPLIT, 
 class Embed:
     """Add the unit-norm `embedding` column of a model package."""
 
-    def __init__(self, package: str) -> None:
-        """Load the package once per actor."""
+    def __init__(self, package: str, flip: bool) -> None:
+        """Load the package once per actor; `flip` averages with the mirrored image."""
         from ray_reid import package as packages
 
         self.model = packages.load(package)
+        self.flip = flip
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
         """Embed the `image` column."""
-        embedding = self.model.embed(list(batch[schema.IMAGE]))
+        embedding = self.model.embed(list(batch[schema.IMAGE]), flip=self.flip)
         return {**batch, schema.EMBEDDING: embedding}
 
 
@@ -65,7 +66,7 @@ def embed_job(work: Work) -> Facts:
     out = work.out / "embeddings"
     model = str((work.inputs["train"] / "model").resolve())
     steps = [
-        stage.Step(Embed, {"package": model}, spec.stage),
+        stage.Step(Embed, {"package": model, "flip": spec.flip}, spec.stage),
         stage.Step(ColourHistogram, {}, spec.stage.model_copy(update={"num_gpus": 0.0})),
     ]
     table = work.inputs["ingest"] / "observations"

@@ -9,9 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from tqdm import tqdm
 
 import ray_reid
-from ray_reid import metrics, pictures, schema, storage
+from ray_reid import config, metrics, pictures, schema, storage
+from ray_reid.config import Recipe
 from ray_reid.metrics import Metrics
 from ray_reid.pictures import Side
 from ray_reid.run import Facts, Work
@@ -40,17 +42,25 @@ def evaluate_job(work: Work) -> Facts:
     table = storage.read(work.inputs["embed"] / "embeddings", COLUMNS)
     query, gallery = read_sides(table)
     both = work.recipe.evaluate.both_directions
+    bar = tqdm(desc="evaluate", total=4, unit="step", dynamic_ncols=True)
     model = score(query, gallery, schema.EMBEDDING, both)
+    bar.update()
     reference = score(query, gallery, schema.REFERENCE_EMBEDDING, both)
-    result = {
+    bar.update()
+    result: dict[str, Any] = {
         "metrics": flatten(model),
         "reference": flatten(reference),
         "stamp": _stamp(work, table, query, gallery, model),
+        "recipe": work.recipe.name,
+        "profile": work.recipe.profile,
     }
     text = json.dumps(result, indent=2) + "\n"
     (work.out / FILE).write_text(text)
     captions = _draw(work, query, gallery, model, reference)
-    _write_package(work.inputs["train"] / "model", work.out / "model", text)
+    bar.update()
+    _write_package(work.inputs["train"] / "model", work.out / "model", work.recipe, text)
+    bar.update()
+    bar.close()
     floor = {f"{REFERENCE}{name}": value for name, value in result["reference"].items()}
     return {
         "metrics": {**result["metrics"], **floor},
@@ -219,13 +229,14 @@ def _load(path: Path) -> pictures.Maps:
     return package.load(path)
 
 
-def _write_package(source: Path, target: Path, text: str) -> None:
-    """Copy the trained package and put the stamped metrics into it."""
+def _write_package(source: Path, target: Path, recipe: Recipe, text: str) -> None:
+    """Copy the trained package, with the recipe it was evaluated by and the stamped metrics."""
     # A killed attempt may have left half a copy.
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target, copy_function=_link)
     # This replaces the file: writing in place would reach through a hard link.
     storage.write_text(target / FILE, text)
+    storage.write_text(target / "recipe.yaml", config.dump(recipe))
 
 
 def _link(source: str, target: str) -> None:

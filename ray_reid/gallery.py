@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from ray_reid import images, schema, storage
 from ray_reid.run import Work, read_manifest
@@ -39,6 +40,7 @@ HIT_COLUMNS = (
 COLUMNS = (*HIT_COLUMNS, schema.CLOTHES, schema.IMAGE)
 # faiss multiplies one query after another below this many; from 20 on BLAS is 8 times faster.
 BLAS_QUERIES = 20
+ADD_ROWS = 65536
 # Another precision or device moves the similarity of an image to itself far less than this.
 SELF_SIMILARITY = 0.95
 
@@ -316,7 +318,9 @@ def _write_index(vectors: NDArray[np.float32], file: Path) -> None:
 
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
     index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(np.ascontiguousarray(vectors))
+    starts = range(0, len(vectors), ADD_ROWS)
+    for start in tqdm(starts, desc="index", unit="block", dynamic_ncols=True):
+        index.add(np.ascontiguousarray(vectors[start : start + ADD_ROWS]))
     faiss.write_index(index, str(file))
 
 

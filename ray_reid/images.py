@@ -1,13 +1,14 @@
 """Encoded bytes to arrays and back; the only place that knows image formats."""
 
 import io
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 Pixels = NDArray[np.uint8]
 
@@ -16,9 +17,23 @@ MAX_PIXELS = 50_000_000
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
+# What undoes each EXIF orientation; 5 to 8 exchange height and width.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = (5, 6, 7, 8)
+
 
 def decode(encoded: Any, size: tuple[int, int] | None = None) -> Pixels:
     """Decode one image to (H, W, 3) RGB, resized to `size` = (height, width) if given.
+
+    The picture is turned upright as its EXIF orientation says; 16 bits become 8.
 
     Args:
         encoded: The bytes of a JPEG, PNG, BMP or WebP file, or any buffer of them.
@@ -33,12 +48,17 @@ def decode(encoded: Any, size: tuple[int, int] | None = None) -> Pixels:
                     f"image of {image.width} x {image.height} pixels is larger than the limit "
                     f"of {MAX_PIXELS}"
                 )
-            if size is not None:
+            orientation = _orientation(image)
+            # Height and width as the file stores them, before it is turned.
+            stored = size[::-1] if size and orientation in SIDEWAYS else size
+            if stored is not None:
                 # JPEG can decode straight to half or a quarter of the size.
-                image.draft("RGB", (2 * size[1], 2 * size[0]))
-            rgb = image.convert("RGB")
-            if size is not None and (rgb.height, rgb.width) != size:
-                rgb = rgb.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+                image.draft("RGB", (2 * stored[1], 2 * stored[0]))
+            rgb = _to_rgb(image)
+            if stored is not None and (rgb.height, rgb.width) != stored:
+                rgb = rgb.resize((stored[1], stored[0]), Image.Resampling.BILINEAR)
+            if orientation in UPRIGHT:
+                rgb = rgb.transpose(UPRIGHT[orientation])
             return np.asarray(rgb)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         reason = str(error).split(" <")[0] or type(error).__name__
@@ -79,3 +99,24 @@ def encode(pixels: Pixels, quality: int = 90) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality)
     return buffer.getvalue()
+
+
+def _orientation(image: Image.Image) -> Any:
+    """The EXIF orientation: 1 for an upright image, one without EXIF, or with damaged EXIF.
+
+    ImageOps.exif_transpose is not used: it writes the other tags back and fails if one is odd.
+    """
+    if image.format != "JPEG":
+        # PNG may hold EXIF after the pixels; only JPEG has a draft, which must come before them.
+        image.load()
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (SyntaxError, ValueError, struct.error):
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow would clip at 255; it keeps the high byte of 16-bit colour, and so does this.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")

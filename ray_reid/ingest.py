@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
 from ray_reid import datasets, images, schema, stage, storage
 from ray_reid.config import FolderSource, MiniatureSource, Recipe
-from ray_reid.datasets import folder, miniature, reading
+from ray_reid.datasets import lists, miniature, reading
 from ray_reid.datasets.reading import LOCATOR, Row
 from ray_reid.run import Work
 from ray_reid.schema import Batch
@@ -59,9 +58,9 @@ def ingest_job(work: Work) -> dict[str, Any]:
     columns = [name for name in schema.OBSERVATION.names if name != schema.IMAGE]
     table = storage.read(out, columns, kept_only=False)
     assert table.num_rows == plan.num_rows, f"{table.num_rows} rows of {plan.num_rows} planned"
-    _check_corrupt(table, plan, work.recipe)
+    warnings = datasets.warnings(plan) + _check_corrupt(table, plan, work.recipe)
     kept = table.filter(table[schema.DROP_REASON].is_null())
-    warnings = datasets.warnings(plan) + _check_kept(kept, table.num_rows)
+    warnings += _check_kept(kept, table.num_rows)
     for warning in warnings:
         log.warning("%s", warning)
     return {
@@ -92,11 +91,19 @@ def _outside(source: datasets.Source) -> Iterator[str]:
         yield miniature.version()
         return
     if isinstance(source, FolderSource):
-        yield from folder.lists(source)
+        yield from lists.texts(source)
     root = reading.folder(source.root)
     for file in datasets.FILES[source.reader](source):
+        yield f"{file.relative_to(root).as_posix()}\x1f{_state(file)}"
+
+
+def _state(file: Path) -> str:
+    try:
         status = file.stat()
-        yield f"{file.relative_to(root).as_posix()}\x1f{status.st_size}\x1f{status.st_mtime_ns}"
+    except OSError:
+        # A broken link, or a file deleted since; it becomes one corrupt image, not the end.
+        return "missing"
+    return f"{status.st_size}\x1f{status.st_mtime_ns}"
 
 
 def _plan(work: Work) -> pa.Table:
@@ -120,8 +127,7 @@ def _load(locator: str) -> Row:
         return _corrupt(b"", f"cannot be read: {error.strerror}")
     try:
         images.decode(encoded, PROBE_SIZE)
-    # Pillow refuses a header of absurd size before `decode` can compare it with its own limit.
-    except (ValueError, Image.DecompressionBombError) as error:
+    except ValueError as error:
         return _corrupt(encoded, str(error))
     return {schema.IMAGE: encoded}
 
@@ -130,22 +136,27 @@ def _corrupt(encoded: bytes, problem: str) -> Row:
     return {schema.IMAGE: encoded, schema.DROP_REASON: f"{CORRUPT}: {problem}"}
 
 
-def _check_corrupt(table: pa.Table, plan: pa.Table, recipe: Recipe) -> None:
+def _check_corrupt(table: pa.Table, plan: pa.Table, recipe: Recipe) -> list[str]:
+    """Name the first corrupt image, in the order of paths: a warning, or the end if many are."""
     bad = table.filter(table[schema.DROP_REASON].is_valid())
-    limit = recipe.ingest.max_corrupt_fraction
-    if bad.num_rows <= limit * table.num_rows:
-        return
-    ids = set(bad[schema.OBSERVATION_ID].to_pylist())
-    locator = min(
-        row[LOCATOR]
+    if not bad.num_rows:
+        return []
+    columns = bad.select([schema.OBSERVATION_ID, schema.DROP_REASON]).to_pylist()
+    reasons = {row[schema.OBSERVATION_ID]: row[schema.DROP_REASON] for row in columns}
+    locator, observation = min(
+        (row[LOCATOR], row[schema.OBSERVATION_ID])
         for row in plan.select([schema.OBSERVATION_ID, LOCATOR]).to_pylist()
-        if row[schema.OBSERVATION_ID] in ids
+        if row[schema.OBSERVATION_ID] in reasons
     )
-    raise ValueError(
-        f"{bad.num_rows} of {table.num_rows} images ({bad.num_rows / table.num_rows:.0%}) are "
-        f"corrupt, more than ingest.max_corrupt_fraction {limit} allows; the first is "
-        f"{_relative(locator, recipe)!r}"
-    )
+    reason = reasons[observation].removeprefix(f"{CORRUPT}: ")
+    share = f"{bad.num_rows} of {table.num_rows} images ({bad.num_rows / table.num_rows:.1%})"
+    first = f"the first is {_relative(locator, recipe)!r}: {reason}"
+    limit = recipe.ingest.max_corrupt_fraction
+    if bad.num_rows > limit * table.num_rows:
+        raise ValueError(
+            f"{share} are corrupt, more than ingest.max_corrupt_fraction {limit} allows; {first}"
+        )
+    return [f"{share} are corrupt and left out; {first}"]
 
 
 def _relative(locator: str, recipe: Recipe) -> str:

@@ -6,7 +6,7 @@ similarity = embeddings @ embeddings.T
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from torch import Tensor
 from ray_reid import config, images, tracking
 from ray_reid.config import Recipe
 from ray_reid.networks import ReidNetwork
-from ray_reid.networks.bnneck import MEAN, STD
 from ray_reid.networks.precision import use_bf16
 
 WEIGHTS, RECIPE, LABELS, PREPROCESSING, METRICS = (
@@ -30,6 +29,8 @@ WEIGHTS, RECIPE, LABELS, PREPROCESSING, METRICS = (
     "preprocessing.json",
     "metrics.json",
 )
+
+BATCH_SIZE = 128
 
 
 class Model:
@@ -50,36 +51,66 @@ class Model:
         self.network.load_state_dict(load_file(path / WEIGHTS))
         self.network.eval().to(self.device).to(memory_format=torch.channels_last)
 
-    def embed(self, inputs: Sequence[Any], flip: bool | None = None) -> NDArray[np.float32]:
+    def embed(
+        self, inputs: Sequence[Any], flip: bool | None = None, batch_size: int = BATCH_SIZE
+    ) -> NDArray[np.float32]:
         """Embed images.
 
         Args:
             inputs: Encoded bytes, paths or PIL images.
             flip: Average with the mirrored image; null does what the recipe says.
+            batch_size: Images decoded and on the device at a time.
 
         Returns:
             (N, D) float32, unit norm: the dot product is the cosine similarity.
 
         Raises:
-            ValueError: If an image cannot be decoded.
+            ValueError: If an image cannot be decoded, or one is given instead of a list.
         """
         flip = self.recipe.embed.flip if flip is None else flip
-        pixels = self._pixels(inputs)
-        with torch.inference_mode(), self._autocast():
-            embeddings = self.network.embed(pixels)
-            if flip:
-                embeddings = embeddings + self.network.embed(pixels.flip(3))
-            embeddings = torch.nn.functional.normalize(embeddings.float(), dim=1)
-        result: NDArray[np.float32] = embeddings.cpu().numpy()
-        return result
 
-    def activation_maps(self, inputs: Sequence[Any]) -> NDArray[np.float32]:
-        """Where the backbone responds: norms of the feature map, (N, h, w) scaled to [0, 1]."""
+        def embeddings(pixels: Tensor) -> Tensor:
+            summed = self.network.embed(pixels)
+            if flip:
+                summed = summed + self.network.embed(pixels.flip(3))
+            return torch.nn.functional.normalize(summed.float(), dim=1)
+
+        return self._over(embeddings, inputs, batch_size)
+
+    def activation_maps(
+        self, inputs: Sequence[Any], batch_size: int = BATCH_SIZE
+    ) -> NDArray[np.float32]:
+        """Where the backbone responds: norms of the feature map, (N, h, w) scaled to [0, 1].
+
+        Raises:
+            ValueError: If an image cannot be decoded, or one is given instead of a list.
+        """
+
+        def maps(pixels: Tensor) -> Tensor:
+            norms = self.network.feature_map(pixels).float().norm(dim=1)
+            low, high = norms.amin(dim=(1, 2), keepdim=True), norms.amax(dim=(1, 2), keepdim=True)
+            return (norms - low) / (high - low).clamp(min=1e-9)
+
+        return self._over(maps, inputs, batch_size)
+
+    def _over(
+        self, forward: Callable[[Tensor], Tensor], inputs: Sequence[Any], batch_size: int
+    ) -> NDArray[np.float32]:
+        """Apply `forward` to the images in batches; none give its shape with no rows."""
+        if isinstance(inputs, (str, bytes, bytearray, Path, Image.Image)):
+            raise ValueError(f"give a list of images, not one {type(inputs).__name__}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, but must be at least 1")
         with torch.inference_mode(), self._autocast():
-            maps = self.network.feature_map(self._pixels(inputs)).float().norm(dim=1)
-        low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
-        result: NDArray[np.float32] = ((maps - low) / (high - low).clamp(min=1e-9)).cpu().numpy()
-        return result
+            results = [
+                forward(self._pixels(inputs[start : start + batch_size])).cpu()
+                for start in range(0, len(inputs), batch_size)
+            ]
+            if not results:
+                black = torch.zeros((1, 3, *self.image_size), device=self.device)
+                results = [forward(black).cpu()[:0]]
+        joined: NDArray[np.float32] = torch.cat(results).numpy()
+        return joined
 
     def _pixels(self, inputs: Sequence[Any]) -> Tensor:
         batch = np.stack([_decode(item, self.image_size) for item in inputs])
@@ -126,10 +157,15 @@ def save(
         "resize": "bilinear",
         "channels": "RGB",
         "scale": 1 / 255,
-        "mean": MEAN,
-        "std": STD,
+        "mean": _numbers(weights["mean"]),
+        "std": _numbers(weights["std"]),
     }
     (path / PREPROCESSING).write_text(json.dumps(preprocessing, indent=2) + "\n")
+
+
+def _numbers(values: Tensor) -> list[float]:
+    """The values as a person would write them: 0.485, not 0.48500001430511475."""
+    return [float(str(value)) for value in values.float().cpu().numpy().ravel()]
 
 
 def _decode(item: Any, size: tuple[int, int]) -> images.Pixels:

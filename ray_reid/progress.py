@@ -1,8 +1,8 @@
-"""A progress bar on the driver for work that goes on in Ray workers."""
+"""Progress bars on the driver for work that goes on in Ray workers."""
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,10 +27,18 @@ class Meter:
 
 
 @contextmanager
-def bar(name: str, unit: str) -> Iterator[Any]:
-    """Draw a bar while the block runs; yields the `Meter` actor for the workers to set."""
+def metered(name: str, unit: str) -> Iterator[Any]:
+    """Draw a bar of what workers say; yields the `Meter` actor for them to set."""
     actor: Any = ray.remote(num_cpus=0)(Meter)
     meter = actor.remote()
+    with watched(name, unit, lambda: ray.get(meter.get.remote())):
+        yield meter
+    ray.kill(meter)
+
+
+@contextmanager
+def watched(name: str, unit: str, read: Callable[[], tuple[int, int]]) -> Iterator[None]:
+    """Draw a bar from a thread while the block runs; `read` gives what is done, and of how much."""
     finished = threading.Event()
 
     def draw() -> None:
@@ -38,15 +46,19 @@ def bar(name: str, unit: str) -> Iterator[Any]:
         interval = 0.5 if sys.stderr.isatty() else 10.0
         with tqdm(desc=name, unit=unit, dynamic_ncols=True, mininterval=interval) as line:
             while not finished.wait(0.5):
-                done, line.total = ray.get(meter.get.remote())
-                if done > line.n:
-                    line.update(done - line.n)
+                _advance(line, read)
+            _advance(line, read)
 
     thread = threading.Thread(target=draw, daemon=True)
     thread.start()
     try:
-        yield meter
+        yield
     finally:
         finished.set()
         thread.join(timeout=5)
-        ray.kill(meter)
+
+
+def _advance(line: Any, read: Callable[[], tuple[int, int]]) -> None:
+    done, line.total = read()
+    if done > line.n:
+        line.update(done - line.n)

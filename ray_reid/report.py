@@ -27,8 +27,10 @@ def write_report(run: Path, recipe: Recipe, manifests: Sequence[Manifest]) -> No
     """
     result = _result(run)
     if result is not None:
-        stamped = {**result, "recipe": recipe.name, "profile": recipe.profile}
-        storage.write_text(run / FILE, json.dumps(stamped, indent=2) + "\n")
+        storage.write_text(run / FILE, json.dumps(result, indent=2) + "\n")
+    else:
+        # Figures of older data or of an older model must not look like those of this run.
+        (run / FILE).unlink(missing_ok=True)
     storage.write_text(run / "report.html", _page(run, recipe, manifests, result))
 
 
@@ -76,7 +78,7 @@ def _page(
     )
     return environment.get_template(TEMPLATE).render(
         recipe=recipe,
-        drawn=DRAWN if _is_drawn(recipe) else "",
+        drawn=DRAWN if _is_drawn(ingest) else "",
         headline=HEADLINE,
         rows=_rows(result) if result else [],
         sentence=_sentence(result["stamp"]) if result else "",
@@ -91,8 +93,8 @@ def _page(
     )
 
 
-def _is_drawn(recipe: Recipe) -> bool:
-    return any(source.reader == "miniature" for source in recipe.ingest.sources)
+def _is_drawn(ingest: Mapping[str, Any]) -> bool:
+    return any(source["reader"] == "miniature" for source in ingest.get("sources", []))
 
 
 def _rows(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:

@@ -99,60 +99,65 @@ class Run:
                 depth[manifest.job] = max([0, *deeper])
         return sorted(published, key=lambda manifest: (depth[manifest.job], manifest.job))
 
-    def _save_recipe(self) -> None:
-        # Not before a job has accepted it: a refused recipe says nothing about the run.
-        storage.write_text(self.path / "recipe.yaml", config.dump(self.recipe))
-
     def perform(self, job: Job) -> Manifest:
         """Do a job, unless its published directory already has the same key.
 
         Raises:
-            ValueError: If a job that it needs has not been published here.
+            ValueError: If a job that it needs has not been published here, or the published
+                ones do not belong together.
         """
         inputs = {name: read_manifest(self.path, name) for name in job.needs}
+        _check_together(inputs)
         sources = {name: manifest.key for name, manifest in inputs.items()}
         if job.outside is not None:
             sources["outside"] = job.outside(self.recipe)
         sections = _sections(self.recipe, job.sections)
         key = _key(job.name, sections, sources)
-        published = self.path / job.name
-        if (published / MANIFEST).exists() and read_manifest(self.path, job.name).key == key:
-            log.info("%s: done before, skipped", job.name)
-            self._save_recipe()
-            return read_manifest(self.path, job.name)
+        done = _done(self.path / job.name, key)
+        if done is not None:
+            return done
         out = self.path / ".work" / f"{job.name}-{key}"
+        # A kill while publishing left finished work behind: only the rename is missing.
+        if not (out / MANIFEST).exists():
+            started = time.monotonic()
+            facts = self._work(job, key, inputs, out)
+            seconds = round(time.monotonic() - started, 3)
+            manifest = Manifest(
+                job.name, key, ray_reid.__version__, _commit(), sections, sources, facts, seconds
+            )
+            storage.write_text(out / MANIFEST, json.dumps(asdict(manifest), indent=2) + "\n")
+        _publish(out, self.path / job.name, job.scratch)
+        manifest = read_manifest(self.path, job.name)
+        log.info("%s: published in %.1f s", job.name, manifest.seconds)
+        return manifest
+
+    def save_recipe(self) -> None:
+        """Keep the recipe once its jobs have accepted it; a refused one says nothing of a run."""
+        storage.write_text(self.path / "recipe.yaml", config.dump(self.recipe))
+
+    def _work(
+        self, job: Job, key: str, inputs: Mapping[str, Manifest], out: Path
+    ) -> dict[str, Any]:
         out.mkdir(parents=True, exist_ok=True)
         work = Work(
             recipe=self.recipe,
             out=out,
-            inputs={name: self.path / name for name in job.needs},
+            inputs={name: self.path / name for name in inputs},
             facts={name: manifest.facts for name, manifest in inputs.items()},
         )
+        read = [facts["fingerprint"] for facts in work.facts.values() if "fingerprint" in facts]
         if job.uses_ray:
             self._prepare()
         log.info("%s: %s", job.name, "resumed" if any(out.iterdir()) else "started")
-        started = time.monotonic()
         try:
-            with self.tracker.job(job.name) as child:
+            with self.tracker.job(job.name, key, read) as child:
                 facts = dict(job.work(work))
                 child.log(facts, out)
-        finally:
+        except BaseException:
             if not any(out.iterdir()):
                 out.rmdir()
-        manifest = Manifest(
-            job=job.name,
-            key=key,
-            version=ray_reid.__version__,
-            commit=_commit(),
-            recipe=sections,
-            inputs=sources,
-            facts=facts,
-            seconds=round(time.monotonic() - started, 3),
-        )
-        _publish(out, published, manifest, job.scratch)
-        self._save_recipe()
-        log.info("%s: published in %.1f s", job.name, manifest.seconds)
-        return manifest
+            raise
+        return facts
 
 
 @contextmanager
@@ -190,7 +195,10 @@ def read_manifest(run: Path, job: str) -> Manifest:
     file = run / job / MANIFEST
     if not file.is_file():
         raise ValueError(f"run {str(run)!r} has no published job {job!r}; it has {_published(run)}")
-    return Manifest(**json.loads(file.read_text()))
+    try:
+        return Manifest(**json.loads(file.read_text()))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{str(file)!r} is not a manifest of this version: {error}") from error
 
 
 def read_recipe(run: Path) -> Recipe:
@@ -236,11 +244,40 @@ def _key(job: str, sections: Mapping[str, Any], inputs: Mapping[str, str]) -> st
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
-def _publish(out: Path, published: Path, manifest: Manifest, scratch: tuple[str, ...]) -> None:
-    """Make the directory visible in one rename; what was there is kept under `superseded/`."""
+def _check_together(inputs: Mapping[str, Manifest]) -> None:
+    for name, manifest in inputs.items():
+        for other, key in manifest.inputs.items():
+            if other in inputs and inputs[other].key != key:
+                raise ValueError(
+                    f"the published job {name!r} was made from another {other!r} than the "
+                    f"published one; run {name!r} again first"
+                )
+
+
+def _done(published: Path, key: str) -> Manifest | None:
+    """The manifest of a published directory with this key.
+
+    Raises:
+        ValueError: If something else has the name of the directory.
+    """
+    if not published.exists():
+        return None
+    if not (published / MANIFEST).is_file():
+        raise ValueError(f"{str(published)!r} is in the way: no job published it; move it away")
+    manifest = read_manifest(published.parent, published.name)
+    if manifest.key != key:
+        return None
+    commit = _commit()
+    if manifest.commit is not None and commit not in (None, manifest.commit):
+        log.info("%s: made by the code of %s, now %s", manifest.job, manifest.commit, commit)
+    log.info("%s: done before, skipped", manifest.job)
+    return manifest
+
+
+def _publish(out: Path, published: Path, scratch: tuple[str, ...]) -> None:
+    """Make a finished directory visible in one rename; what was there goes to `superseded/`."""
     for name in scratch:
         _remove(out / name)
-    storage.write_text(out / MANIFEST, json.dumps(asdict(manifest), indent=2) + "\n")
     if published.exists():
         old = read_manifest(published.parent, published.name)
         aside = published.parent / "superseded" / f"{old.job}-{old.key}"

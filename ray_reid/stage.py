@@ -7,7 +7,9 @@ which maps a dict of column arrays to another (DESIGN: five ideas, 2).
 import inspect
 import logging
 import os
+import shutil
 import sys
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,19 +23,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 import ray.data
+import ray.exceptions
 from ray.data.expressions import Expr
 from ray.data.expressions import col as column
 
 from ray_reid import schema, storage
 from ray_reid.config import Resources, StageSpec
+from ray_reid.progress import watched
 
 __all__ = ["Cluster", "Step", "apply", "check_capacity", "check_params", "column", "stream"]
 
 log = logging.getLogger(__name__)
 
 TOKEN = Path.home() / ".ray" / "auth_token"
-# Rows of one block: the unit that is scheduled, and that a resumed job does not redo.
-BLOCK_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Cluster:
 
 
 def apply(dataset: "ray.data.Dataset", step: Step) -> "ray.data.Dataset":
-    """Run a stage over a data set; the only place that calls `map_batches`.
+    """Run a stage over a data set in a pool of actors.
 
     Raises:
         ValueError: If a parameter is not one of the stage's constructor.
@@ -103,30 +105,62 @@ def stream(
     """Stream a table through stages into the new table `out`; a killed stream resumes.
 
     Rows are known by `observation_id`, which must be unique and pass through every stage: what
-    a killed attempt had written into `out` is kept, and its rows are not computed again.
-    `where` says which rows to stream, and may use columns that are not in `columns`.
+    a killed attempt had written is kept, and its rows are not computed again. `where` says
+    which rows to stream, and may use columns that are not in `columns`.
+
+    Raises:
+        ValueError: If a worker refuses its input or cannot write.
     """
     # Ray Data's own checkpoints would do this too, but their filter is an actor that holds a
     # whole CPU and 1 GiB: on two cores a resumed stream waits for ever.
+    _adopt(out)
     done = _written(out)
     wanted = None if where is None else where.to_pyarrow()
-    if len(done) and len(done) == storage.dataset(source).count_rows(filter=wanted):
+    total = storage.dataset(source).count_rows(filter=wanted)
+    if len(done) == total > 0:
         return
+    # A name of its own: workers of a killed driver may live on for a moment and write.
+    aside = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
+
+    def progress() -> tuple[int, int]:
+        return len(done) + _count(aside), total
+
+    dataset = _rows(source, columns, where, done, steps[0].spec.block_rows)
+    dataset.set_name(name)
+    for step in _fitted(steps):
+        dataset = apply(dataset, step)
+    with watched(name, "row", progress):
+        try:
+            dataset.write_parquet(str(aside.resolve()), **storage.PARQUET)
+        except ray.exceptions.RayTaskError as error:
+            raise ValueError(f"{name}: {reason(error)}") from error
+    _adopt(out)
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong in a worker, in one line: the first cause that is not one of Ray's own."""
+    cause = getattr(error, "cause", None) or error.__cause__
+    if isinstance(error, ray.exceptions.RayError) and isinstance(cause, BaseException):
+        return reason(cause)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1].strip()}"
+
+
+def _rows(
+    source: Path, columns: Sequence[str], where: Expr | None, done: pa.Array, block_rows: int
+) -> "ray.data.Dataset":
     dataset = ray.data.read_parquet(str(source.resolve()))
     if where is not None:
         dataset = dataset.filter(expr=where)
     dataset = dataset.select_columns(list(columns))
     if len(done):
-        log.info("%s: %d rows were written before and are kept", name, len(done))
-        dataset = dataset.map_batches(
-            partial(_without, done=done), batch_size=None, batch_format="pyarrow"
-        )
+        log.info("%d rows were written before and are kept", len(done))
+        rest: Any = partial(_without, done=done)
+        dataset = dataset.map_batches(rest, batch_size=None, batch_format="pyarrow")
     # read_parquet coalesces small files into one block, which would run on one core.
-    dataset = dataset.repartition(target_num_rows_per_block=BLOCK_ROWS)
-    dataset.set_name(name)
-    for step in _fitted(steps):
-        dataset = apply(dataset, step)
-    dataset.write_parquet(str(out.resolve()), **storage.PARQUET)
+    return dataset.repartition(target_num_rows_per_block=block_rows)
 
 
 def check_capacity(name: str, count: int, num_cpus: float, num_gpus: float) -> None:
@@ -187,19 +221,36 @@ def _fitted(steps: Sequence[Step]) -> list[Step]:
     ]
 
 
-def _written(out: Path) -> pa.Array:
-    """Ids of the rows in a table; a file that a killed writer left unfinished is removed."""
-    ids = [pa.array([], schema.OBSERVATION.field(schema.OBSERVATION_ID).type)]
-    for file in sorted(out.glob("*.parquet")):
-        try:
-            column = pq.read_table(file, columns=[schema.OBSERVATION_ID]).column(0)
-        except pa.ArrowInvalid:
+def _adopt(out: Path) -> None:
+    """Move the finished files of every attempt into the table; unfinished ones are removed."""
+    out.mkdir(parents=True, exist_ok=True)
+    for attempt in sorted(out.parent.glob(f".{out.name}-*")):
+        for file in sorted(attempt.glob("*.parquet")):
             # Parquet's footer comes last, so half a file is never mistaken for a whole one.
-            log.warning("%s is unfinished and is removed", file)
-            file.unlink()
-        else:
-            ids += column.chunks
-    return pa.concat_arrays(ids)
+            if _is_whole(file):
+                file.rename(out / file.name)
+        shutil.rmtree(attempt)
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        pq.read_metadata(file)
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return True
+
+
+def _written(out: Path) -> pa.Array:
+    """Ids of the rows in a table."""
+    files = sorted(out.glob("*.parquet"))
+    columns = [pq.read_table(file, columns=[schema.OBSERVATION_ID]).column(0) for file in files]
+    chunks = [chunk for column in columns for chunk in column.chunks]
+    return pa.concat_arrays(chunks) if chunks else pa.array([], pa.string())
+
+
+def _count(attempt: Path) -> int:
+    files = [file for file in attempt.glob("*.parquet") if _is_whole(file)]
+    return sum(pq.read_metadata(file).num_rows for file in files)
 
 
 def _without(table: pa.Table, done: pa.Array) -> pa.Table:
@@ -270,8 +321,8 @@ def _configure() -> None:
     context.execution_options.preserve_order = True
     context.print_on_execution_start = False
     context.enable_operator_progress_bars = False
-    # A bar on a terminal; in a log file Ray would print five lines every ten seconds.
-    context.enable_progress_bars = sys.stderr.isatty()
+    # The bar is ours (progress.py): Ray's prints five lines every ten seconds into a log file.
+    context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # An impossible request for resources hangs for half an hour by default.
     context.wait_for_min_actors_s = 120

@@ -7,6 +7,7 @@ row cache gives training samplers any rows at memory speed. docs/storage.md has 
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,7 @@ def read(
     return table.sort_by(schema.OBSERVATION_ID).select(list(columns))
 
 
+CACHE_SECONDS = 7 * 24 * 3600
 TRAINABLE = (
     (pc.field(schema.SPLIT) == "train")
     & (pc.field(schema.ROLE) == "normal")
@@ -126,7 +128,9 @@ class RowCache:
             # Workers of one node start together: one builds, the others wait and map it.
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not file.exists():
+                _prune(directory)
                 _copy_images(table, file, where)
+            file.touch()
         cached = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
         position = pc.sort_indices(cached[schema.OBSERVATION_ID]).to_numpy()
         self._chunks = cached[schema.IMAGE].chunks
@@ -152,8 +156,15 @@ def _content_key(table: str | Path, where: pc.Expression) -> str:
     return schema.observation_id(str(where), *stats)
 
 
+def _prune(directory: Path) -> None:
+    """Remove what a killed build left, and caches that nothing has opened for a week."""
+    for file in [*directory.glob("*.partial"), *directory.glob("*.arrow")]:
+        if file.suffix == ".partial" or time.time() - file.stat().st_mtime > CACHE_SECONDS:
+            file.unlink()
+
+
 def _copy_images(table: str | Path, file: Path, where: pc.Expression) -> None:
-    aside = file.with_suffix(f".{os.getpid()}")
+    aside = file.with_suffix(".partial")
     names = (schema.OBSERVATION_ID, schema.IMAGE)
     # 64-bit offsets: a batch of images may pass 2 GiB.
     kind = pa.schema([pa.field(name, pa.large_binary()) for name in names])
@@ -197,7 +208,7 @@ def tables(run: Path) -> dict[str, Path]:
 
 def _hidden(name: str) -> bool:
     parts = Path(name).parts
-    return any(part.startswith((".", "_")) for part in parts) or parts[:1] == ("superseded",)
+    return "superseded" in parts or any(part.startswith((".", "_")) for part in parts)
 
 
 def _number(*parts: bytes) -> int:

@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.train
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
 
 from ray_reid import config, stage
 from ray_reid.config import Recipe
-from ray_reid.progress import bar
+from ray_reid.progress import metered
 from ray_reid.run import Facts, Work
 
 # Ray Train's controller imports this module too; it has no use for torch and waits for it.
@@ -29,10 +36,9 @@ RAY_RUN = "ray"
 def train_job(work: Work) -> Facts:
     """Train on the ingested table and write the model package `model/`."""
     from ray_reid import loader, package
-    from ray_reid.networks.bnneck import check_backbone
 
     spec = work.recipe.train
-    check_backbone(spec.backbone)
+    _check_network(spec)
     table = work.inputs["ingest"] / "observations"
     identities, labels = loader.labels(table)
     _check_identities(work.recipe, len(identities))
@@ -46,6 +52,20 @@ def train_job(work: Work) -> Facts:
         "metrics": {f"final_{name}": history[-1][name] for name in ("loss", "accuracy")},
         "precision": state["precision"],
     }
+
+
+def _check_network(spec: config.Train) -> None:
+    """Build the network once here: a mistake in it would fail in every worker, again and again."""
+    from ray_reid.networks import ReidNetwork
+
+    try:
+        ReidNetwork(spec.model_copy(update={"pretrained": False}), num_classes=2)
+    except (TypeError, RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"train.backbone {spec.backbone!r} cannot be built with backbone_params "
+            f"{spec.backbone_params} for image_size {list(spec.image_size)}: "
+            f"{stage.reason(error)}"
+        ) from error
 
 
 def _check_identities(recipe: Recipe, identities: int) -> None:
@@ -65,7 +85,7 @@ def _train(recipe: Recipe, table: Path, out: Path) -> dict[str, Any]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
     spec = recipe.train
     arguments = {"recipe": recipe.model_dump(mode="json"), "table": str(table)}
-    with bar("train", "batch") as meter:
+    with metered("train", "batch") as meter:
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={**arguments, "meter": meter},
@@ -83,10 +103,19 @@ def _train(recipe: Recipe, table: Path, out: Path) -> dict[str, Any]:
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),
         )
-        result = trainer.fit()
+        try:
+            result = trainer.fit()
+        except TrainingFailedError as error:
+            raise ValueError(f"train: {_reason(error)}") from error
     assert result.checkpoint is not None, "a finished training has a checkpoint"
     with result.checkpoint.as_directory() as directory:
         return load_state(Path(directory))
+
+
+def _reason(error: TrainingFailedError) -> str:
+    """One line on why the workers failed, where Ray Train knows it."""
+    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
+    return stage.reason(next(iter(failures.values()), error))
 
 
 def train_worker(arguments: Mapping[str, Any]) -> None:

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,21 +19,6 @@ SMALL = {
 }
 
 
-def _measure(name: str, python_path: Path) -> list[dict[str, Any]]:
-    command = [sys.executable, f"benchmarks/{name}.py", "--json", *SMALL[name]]
-    done = subprocess.run(
-        command,
-        cwd=BENCHMARKS.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(python_path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
 def test_every_benchmark_is_tried_here() -> None:
     assert {file.stem for file in BENCHMARKS.glob("*.py")} == set(SMALL)
 
@@ -47,7 +31,17 @@ def test_a_benchmark_prints_one_object_per_case_whatever_its_bars_say(
         pytest.importorskip("moto", reason="moto is the S3 double; the extra `benchmarks` has it")
     # No benchmark may need Ray: its start would be measured too.
     (tmp_path / "ray.py").write_text("raise ModuleNotFoundError('a benchmark imports ray')")
-    lines = _measure(name, tmp_path)
+    done = subprocess.run(
+        [sys.executable, f"benchmarks/{name}.py", "--json", *SMALL[name]],
+        cwd=BENCHMARKS.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
     cases = [line["case"] for line in lines]
     assert lines
     assert len(set(cases)) == len(cases)

@@ -1,5 +1,6 @@
 """The command line: instant help, and one sentence for each mistake, nothing half-written."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -65,3 +66,40 @@ def test_directories_that_are_no_runs_are_named(
     assert "is not a run directory" in _fails(capsys, "serve", str(tmp_path / "none"))
     assert str(tmp_path) in _fails(capsys, "search", str(tmp_path), str(image))
     assert "no MLflow store" in _fails(capsys, "ui", "--runs", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["ui", "--port", "abc"], "argument --port: invalid int value: 'abc'; see ray-reid ui"),
+        (["search", "r", "x.jpg", "-k", "x"], "argument -k: invalid int value: 'x'; see ray-reid"),
+        (["run", "baseline"], "arguments are required: --run; see ray-reid run"),
+        (["run", "baseline", "--run", "r", "--no"], "arguments: --no; see ray-reid run"),
+        (["fly"], "invalid choice: 'fly'"),
+        ([], "arguments are required: COMMAND; see ray-reid"),
+    ],
+)
+def test_options_typed_wrong_are_one_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        cli.main(arguments)
+    assert raised.value.code == cli.MISTAKE
+    error = capsys.readouterr().err
+    assert error.startswith("ray-reid: ")
+    assert error.endswith(" --help\n")
+    assert error.count("\n") == 1
+    assert said in error
+
+
+def test_a_port_is_proved_before_mlflow_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("os.execve", lambda *_: pytest.fail("MLflow was started"))
+    (tmp_path / "mlflow.db").touch()
+    ui = ("ui", "--runs", str(tmp_path), "--port")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"port {port} on 127.0.0.1 is in use" in _fails(capsys, *ui, str(port))
+    assert "port 70000 is not from 1 to 65535" in _fails(capsys, *ui, "70000")

@@ -9,6 +9,7 @@ import pytest
 from ray_reid import datasets, schema
 from ray_reid.config import FolderSource, Market1501Source, MiniatureSource
 from ray_reid.datasets import folder, market1501, miniature, reading, splits
+from ray_reid.miniature import draw_shot, plan_street
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -98,6 +99,23 @@ def test_unanswerable_matches_a_loop() -> None:
     assert reading.unanswerable(rows) == slow
 
 
+def test_a_folder_that_cannot_be_listed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = str(touch(tmp_path, "a.jpg", "closed/b.jpg") / "closed")
+    scan = os.scandir
+
+    # Permissions would not stop a test that runs as root.
+    def scandir(path: Any) -> Any:
+        if os.fspath(path) == closed:
+            raise PermissionError(13, "Permission denied", closed)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(ValueError, match="closed' cannot be listed: Permission denied; make it"):
+        reading.list_images(tmp_path)
+
+
 # Folder: names
 
 
@@ -138,6 +156,24 @@ def test_names_that_do_not_match_are_counted(tmp_path: Path) -> None:
 def test_a_pattern_that_matches_nothing_is_refused_with_an_example(tmp_path: Path) -> None:
     root = touch(tmp_path, "b.jpg", "a.jpg")
     refuses(r"pattern .* matches none of the 2 image names of .*, e.g. 'a.jpg'", root)
+
+
+def test_a_group_that_stops_inside_a_number_is_refused(tmp_path: Path) -> None:
+    root = touch(tmp_path, *(f"v{i}_cam{c}.jpg" for i in range(4) for c in (1, 2, 15)))
+    one = r"(?P<identity>.+)_cam(?P<camera>\d)"
+    message = r"group `camera` .* finds '1' in 'v0_cam15.jpg', .* '5'; write \\d\+"
+    refuses(message, root, pattern=one)
+    whole = one.replace(r"\d", r"\d+")
+    assert {row["camera"] for row in read(root, pattern=whole).rows} == {"1", "2", "15"}
+    names = touch(tmp_path / "cut", *(f"car1{i}_cam{c}.jpg" for i in range(4) for c in "12"))
+    refuses("group `identity` .* finds 'car1'", names, pattern=r"(?P<identity>[a-z]+\d)")
+
+
+def test_fields_of_a_fixed_width_may_touch(tmp_path: Path) -> None:
+    root = touch(tmp_path, *(f"00{i}{c}{k}.jpg" for i in range(10, 14) for c in "12" for k in "34"))
+    rows = read(root, pattern=r"(?P<identity>\d{4})(?P<camera>\d{1})\d").rows
+    assert {row["identity"] for row in rows} == {f"own:00{i}" for i in range(10, 14)}
+    assert {row["camera"] for row in rows} == {"1", "2"}
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
@@ -205,6 +241,47 @@ def test_sub_folders_are_splits_only_if_query_and_gallery_exist(tmp_path: Path) 
     refuses("query_cameras .* has no effect", tmp_path, query_cameras=("1",))
     other = touch(tmp_path / "other", *(f"train/{i}_cam{c}.jpg" for i in range(8) for c in "12"))
     assert set(by_name(read(other)).values()) == {"train", "query", "gallery"}
+
+
+@pytest.mark.parametrize("word", ["test", "val"])
+def test_train_and_test_sub_folders_are_splits_whose_queries_are_chosen(
+    tmp_path: Path, word: str
+) -> None:
+    touch(tmp_path, *(f"train/{i}_cam{c}.jpg" for i in "ab" for c in "12"))
+    touch(tmp_path, *(f"{word}/deep/{i}_cam{c}.jpg" for i in "cd" for c in "12"))
+    found = read(tmp_path)
+    assert found.warnings == []
+    splits_of = by_name(found)
+    assert {name for name, split in splits_of.items() if split == "train"} == {
+        f"{i}_cam{c}.jpg" for i in "ab" for c in "12"
+    }
+    queries = {name for name, split in splits_of.items() if split == "query"}
+    assert queries == {"c_cam1.jpg", "d_cam1.jpg"}
+    queries = {n for n, s in by_name(read(tmp_path, query_cameras=("2",))).items() if s == "query"}
+    assert queries == {"c_cam2.jpg", "d_cam2.jpg"}
+    touch(tmp_path, f"{word}/a_cam3.jpg")
+    refuses("1 identities .* in both train and test, e.g. 'a'", tmp_path)
+
+
+def test_a_test_sub_folder_comes_before_val(tmp_path: Path) -> None:
+    folders = {"train": "ab", "test": "cd", "val": "ef"}
+    for name, identities in folders.items():
+        touch(tmp_path / name, *(f"{i}_cam{c}.jpg" for i in identities for c in "12"))
+    found = read(tmp_path)
+    assert {name[0] for name in by_name(found)} == set("abcd")
+    (warning,) = found.warnings
+    assert warning.startswith("4 of 12 images are outside the sub-folders ['train', 'test']")
+
+
+def test_a_lone_split_folder_beside_other_images_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"train/{i}_cam{c}.jpg" for i in range(8) for c in "12"))
+    assert set(by_name(read(tmp_path)).values()) == {"train", "query", "gallery"}
+    touch(tmp_path, "more/x_cam1.jpg")
+    refuses(r"lie in \['train', 'more'\], which .* train and test \(or val\)", tmp_path)
+    touch(tmp_path, "query/y_cam1.jpg", "test/y_cam2.jpg")
+    refuses(r"lie in \['query', 'test', 'train', 'more'\], which", tmp_path)
+    (tmp_path / "test.txt").write_text("0_cam1.jpg\n0_cam2.jpg\n")
+    assert Counter(by_name(read(tmp_path, test_list="test.txt")).values())["query"] == 1
 
 
 def test_the_pattern_can_name_the_split(tmp_path: Path) -> None:
@@ -366,6 +443,20 @@ def test_market1501_without_an_answerable_query_is_refused(tmp_path: Path) -> No
         market1501.read_market1501(Market1501Source(root=str(tmp_path)))
 
 
+def test_market1501_with_an_identity_in_train_and_test_is_refused(tmp_path: Path) -> None:
+    market(tmp_path)
+    touch(tmp_path / "bounding_box_train", "0003_c1s1_000451_03.jpg")
+    with pytest.raises(
+        ValueError, match=r"1 identities of .* in both train and test, e\.g\. '0003'"
+    ):
+        market1501.read_market1501(Market1501Source(root=str(tmp_path)))
+
+
+def test_rows_without_an_identity_are_in_no_ones_way() -> None:
+    rows = [{"identity": None, "split": split} for split in ("train", "gallery")]
+    reading.check_disjoint([*rows, {"identity": "own:a", "split": "train"}], "here")
+
+
 # Miniature and union
 
 
@@ -377,6 +468,16 @@ def test_a_planned_drawing_is_the_one_that_is_drawn() -> None:
     planned = {name: value for name, value in rows[0].items() if name in drawn}
     assert planned == {name: drawn[name] for name in planned}
     assert drawn == miniature.draw(rows[0]["locator"])
+
+
+def test_a_shot_has_the_id_of_its_picture() -> None:
+    for kind in ("vehicle", "pedestrian"):
+        shot = plan_street(kind, 1, 1, 2, 2, seed=3, size=(24, 16))[-1]
+        row = draw_shot(shot)
+        name = row["identity"].partition(":")[2]
+        parts = (name, shot.camera, shot.index, 3, shot.outfit, 24, 16)
+        assert shot.observation_id == schema.observation_id(row["source"], *parts)
+        assert row["observation_id"] == shot.observation_id
 
 
 def test_plan_unites_sources_in_the_order_of_ids(tmp_path: Path) -> None:

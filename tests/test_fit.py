@@ -153,3 +153,17 @@ def test_a_table_with_one_identity_is_refused(tmp_path: Path) -> None:
     storage.write(tmp_path / "one", one)
     with pytest.raises(ValueError, match="needs at least 2 identities; the table has 1"):
         loader.labels(tmp_path / "one")
+
+
+def test_a_training_that_diverges_stops_with_its_cause(table: Path) -> None:
+    fit = _fit(table, _recipe("train.learning_rate=1e20", "train.warmup_epochs=0"))
+    with pytest.raises(ValueError, match="diverged in epoch 0: its mean loss is nan"):
+        list(fit.run())
+
+
+def test_a_training_keeps_the_arithmetic_it_began_with(table: Path) -> None:
+    first = _fit(table, _recipe("train.precision=bf16"))
+    next(iter(first.run()))
+    second = _fit(table, _recipe("train.precision=fp32"))
+    second.restore(_through_a_file(first.state()))
+    assert second.bf16

@@ -133,13 +133,18 @@ def test_ingest_writes_every_image_once_and_counts(ray_local: None, tmp_path: Pa
     }
     assert facts["counts"]["train"]["cameras"] > 2
     assert any("1 of 17 image names" in warning for warning in facts["warnings"])
+    found = "1 of 32 images (3.1%) are corrupt and left out; the first is 'v03_cam1.jpg': not a "
+    assert sum(warning.startswith(found) for warning in facts["warnings"]) == 1
     assert facts["fingerprint"]["rows"] == 32
     json.dumps(facts)
 
     # The table is complete, so a repeated attempt only counts again.
     assert ingest.ingest_job(made) == facts
     strict = work(recipe(root, max_corrupt_fraction=0.01), tmp_path / "out")
-    message = r"1 of 32 images \(3%\) are corrupt, more than .* 0.01 .* the first is 'v03_cam1.jpg'"
+    message = (
+        r"1 of 32 images \(3.1%\) are corrupt, more than ingest.max_corrupt_fraction 0.01 allows; "
+        "the first is 'v03_cam1.jpg': not a readable image"
+    )
     with pytest.raises(ValueError, match=message):
         ingest.ingest_job(strict)
 
@@ -172,6 +177,25 @@ def test_what_corruption_leaves_must_still_be_a_test_set() -> None:
         ingest._check_kept(table.slice(0, 3), 5)
 
 
+def test_the_first_of_the_corrupt_images_is_named_with_its_own_reason(tmp_path: Path) -> None:
+    root = crops(tmp_path / "own", 8)
+    made = recipe(root, max_corrupt_fraction=0.1)
+    plan = datasets.plan(made.ingest.sources)
+    record = [
+        {k: v for k, v in row.items() if k != LOCATOR} | {"image": b"", "attributes": None}
+        for row in plan.to_pylist()
+    ]
+    assert ingest._check_corrupt(schema.observations(record), plan, made) == []
+    places = {row["observation_id"]: Path(row[LOCATOR]).name for row in plan.to_pylist()}
+    for row in record:
+        if places[row["observation_id"]] in ("v02_cam2.jpg", "v05_cam1.jpg"):
+            row["drop_reason"] = f"corrupt image: reason of {places[row['observation_id']]}"
+    assert ingest._check_corrupt(schema.observations(record), plan, made) == [
+        "2 of 32 images (6.2%) are corrupt and left out; the first is 'v02_cam2.jpg': reason of "
+        "v02_cam2.jpg"
+    ]
+
+
 # The fingerprint of outside files
 
 
@@ -186,6 +210,15 @@ def test_outside_changes_with_the_files_and_not_with_their_place(tmp_path: Path)
     assert touched != before
     (moved / "v00_cam2.jpg").write_bytes(b"shorter")
     assert ingest.outside(recipe(moved)) != touched
+
+
+def test_outside_and_loading_survive_a_broken_link(tmp_path: Path) -> None:
+    root = crops(tmp_path / "own", 4)
+    (root / "v04_cam1.jpg").symlink_to(tmp_path / "gone.jpg")
+    broken = ingest.outside(recipe(root))
+    assert ingest.outside(recipe(root)) == broken
+    (tmp_path / "gone.jpg").write_bytes(picture(1))
+    assert ingest.outside(recipe(root)) != broken
 
 
 def test_outside_reads_the_lists(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -72,7 +73,8 @@ def test_the_package_says_what_it_is_without_our_code(saved: Path) -> None:
     assert json.loads((saved / "labels.json").read_text()) == ["s:a", "s:b", "s:c"]
     preprocessing = json.loads((saved / "preprocessing.json").read_text())
     assert preprocessing["size"] == [32, 48]
-    assert len(preprocessing["mean"]) == 3
+    assert preprocessing["mean"] == [0.485, 0.456, 0.406]
+    assert preprocessing["std"] == [0.229, 0.224, 0.225]
     assert {file.name for file in saved.iterdir()} == {
         "model.safetensors",
         "recipe.yaml",
@@ -86,6 +88,56 @@ def test_activation_maps_lie_between_zero_and_one(saved: Path) -> None:
     assert maps.ndim == 3
     assert maps.min() == 0
     assert maps.max() == 1
+
+
+def test_batches_change_nothing(saved: Path) -> None:
+    model = ray_reid.load(saved)
+    encoded = _jpegs(5)
+    assert np.allclose(model.embed(encoded, batch_size=2), model.embed(encoded), atol=1e-5)
+    maps = model.activation_maps(encoded, batch_size=2)
+    assert np.allclose(maps, model.activation_maps(encoded), atol=1e-4)
+
+
+def test_no_images_are_no_rows_of_the_usual_width(saved: Path) -> None:
+    model = ray_reid.load(saved)
+    nothing = model.embed([])
+    assert nothing.shape == (0, 24)
+    assert nothing.dtype == np.float32
+    assert model.activation_maps([]).shape == (0, *model.activation_maps(_jpegs(1)).shape[1:])
+
+
+def test_one_image_in_the_place_of_a_list_is_refused(saved: Path) -> None:
+    model = ray_reid.load(saved)
+    encoded = _jpegs(1)[0]
+    for one in (encoded, "x.jpg", Path("x.jpg"), Image.open(io.BytesIO(encoded))):
+        with pytest.raises(ValueError, match="give a list of images, not one "):
+            model.embed(one)
+        with pytest.raises(ValueError, match="give a list of images, not one "):
+            model.activation_maps(one)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        model.embed([encoded], batch_size=0)
+
+
+def test_pretrained_weights_keep_the_input_they_were_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = timm.create_model
+    # What a download would bring, without the weights.
+    monkeypatch.setattr(
+        timm, "create_model", lambda *args, **given: create(*args, **{**given, "pretrained": False})
+    )
+    changes = ["train.backbone=test_resnet.r160_in1k", "train.image_size=[32, 32]"]
+    recipe = config.load("baseline", None, [*changes, "train.pretrained=true"])
+    network = ReidNetwork(recipe.train, 2)
+    assert network.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+    assert network.std.flatten().tolist() == [0.5, 0.5, 0.5]
+    package.save(tmp_path / "model", recipe, ["a", "b"], network.state_dict())
+    preprocessing = json.loads((tmp_path / "model" / "preprocessing.json").read_text())
+    assert preprocessing["mean"] == preprocessing["std"] == [0.5, 0.5, 0.5]
+    model = package.load(tmp_path / "model", "cpu")
+    assert torch.equal(model.network.mean, network.mean)
+    scratch = config.load("baseline", None, [*changes, "train.pretrained=false"])
+    assert ReidNetwork(scratch.train, 2).mean.flatten().tolist() != [0.5, 0.5, 0.5]
 
 
 def test_a_directory_without_a_package_is_refused(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ SMALL = (
     "train.sampler={num_identities: 4, num_instances: 3}",
     "train.epochs=4",
     "train.cpus_per_worker=1",
+    "train.checkpoint_batches=1",
+    "embed.stage={batch_size: 4, block_rows: 4}",
     "evaluate.max_tsne=30",
 )
 
@@ -157,10 +159,11 @@ def test_a_run_killed_in_train_and_in_embed_ends_like_an_undisturbed_one(
     process.wait()
     assert not (path / "train").exists()
     process = _start(path)
-    _wait(process, lambda: bool(list(path.glob(".work/embed-*"))), log)
+    _wait(process, lambda: bool(list(path.glob(".work/embed-*/.embeddings-*/*.parquet"))), log)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (path / "embed").exists()
+    assert 0 < len(list(path.glob(".work/embed-*/.embeddings-*/*.parquet"))) < 12
     process = _start(path)
     assert process.wait(timeout=240) == 0, log.read_text()[-3000:]
     assert _prints(path) == _prints(run)

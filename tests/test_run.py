@@ -156,9 +156,52 @@ def test_mlflow_has_a_parent_with_the_recipe_and_a_child_with_the_metrics(tmp_pa
     _perform(tmp_path / "named", recipe, Job("train", Recorder(), sections=("train",)))
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     known = json.loads((tmp_path / "named" / ".work" / "mlflow.json").read_text())
-    parent, child = client.get_run(known["pipeline"]), client.get_run(known["train"])
+    key = read_manifest(tmp_path / "named", "train").key
+    parent, child = (client.get_run(known[name]) for name in ("pipeline", f"train-{key}"))
     assert parent.info.run_name == "named"
     assert parent.data.params["train.epochs"] == "4"
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert child.data.metrics == {"figure": 1.5}
     assert {parent.info.status, child.info.status} == {"FINISHED"}
+
+
+def test_a_job_killed_while_publishing_is_published_without_working_again(tmp_path: Path) -> None:
+    work = Recorder()
+    job = Job("train", work, sections=("train",), scratch=("half",))
+    _perform(tmp_path / "r", _recipe(), job)
+    key = read_manifest(tmp_path / "r", "train").key
+    # As it lies between the manifest and the rename.
+    (tmp_path / "r" / "train").rename(tmp_path / "r" / ".work" / f"train-{key}")
+    _perform(tmp_path / "r", _recipe(), job)
+    assert work.calls == 1
+    assert (tmp_path / "r" / "train" / "whole").exists()
+
+
+def test_a_folder_in_the_way_is_found_before_the_work(tmp_path: Path) -> None:
+    work = Recorder()
+    (tmp_path / "r" / "train").mkdir(parents=True)
+    with pytest.raises(ValueError, match="is in the way: no job published it"):
+        _perform(tmp_path / "r", _recipe(), Job("train", work, sections=("train",)))
+    assert work.calls == 0
+
+
+def test_inputs_of_different_data_are_refused(tmp_path: Path) -> None:
+    state = ["a"]
+    ingest = Job("ingest", Recorder(), outside=lambda recipe: state[0])
+    train = Job("train", Recorder(), needs=("ingest",))
+    embed = Job("embed", Recorder(), needs=("ingest", "train"))
+    _perform(tmp_path / "r", _recipe(), ingest, train)
+    state[0] = "b"
+    _perform(tmp_path / "r", _recipe(), ingest)
+    with pytest.raises(ValueError, match="'train' was made from another 'ingest'"):
+        _perform(tmp_path / "r", _recipe(), embed)
+
+
+def test_a_job_that_refuses_at_once_leaves_no_directory(tmp_path: Path) -> None:
+    def refuse(work: Work) -> Facts:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        _perform(tmp_path / "r", _recipe(), Job("train", refuse))
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {".work"}
+    assert not list((tmp_path / "r" / ".work").glob("train-*"))

@@ -97,15 +97,14 @@ def slow_stream(folder: Path) -> None:
     if not ray.is_initialized():
         ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=10**8)
     stage._configure()
-    stage.BLOCK_ROWS = 8
-    seconds = 0.3 if not (folder / "out").exists() else 0.0
+    seconds = 0.3 if not list(folder.glob(".out-*")) else 0.0
     params = {"factor": 7, "log": str(folder / "log"), "seconds": seconds}
-    steps = [stage.Step(Scale, params, StageSpec(batch_size=8))]
+    steps = [stage.Step(Scale, params, StageSpec(batch_size=8, block_rows=8))]
     stage.stream(folder / "in", schema.OBSERVATION.names, steps, folder / "out", "test")
 
 
 def test_a_stream_killed_midway_goes_on_without_repeating_a_row(
-    ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_local: None, tmp_path: Path
 ) -> None:
     storage.write(tmp_path / "in", table(96))
     script = f"import pathlib, test_stage; test_stage.slow_stream(pathlib.Path({str(tmp_path)!r}))"
@@ -115,17 +114,19 @@ def test_a_stream_killed_midway_goes_on_without_repeating_a_row(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wait_until(lambda: len(list((tmp_path / "out").glob("*.parquet"))) >= 3, driver)
+    wait_until(lambda: len(list(tmp_path.glob(".out-*/*.parquet"))) >= 3, driver)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     time.sleep(3)  # Ray's processes notice the death of their driver.
-    (tmp_path / "out" / "half.parquet").write_bytes(b"PAR1 and no footer")
-    before = written_ids(tmp_path / "out")
+    (attempt,) = tmp_path.glob(".out-*")
+    (attempt / "half.parquet").write_bytes(b"PAR1 and no footer")
+    before = written_ids(attempt)
     assert 0 < len(before) < 96
 
     (tmp_path / "log").unlink()
-    monkeypatch.setattr(stage, "BLOCK_ROWS", 8)
     slow_stream(tmp_path)
+    # A worker of the dead driver that still writes must not reach the table.
+    assert not attempt.exists()
     found = storage.read(tmp_path / "out", schema.OBSERVATION.names)
     assert found["observation_id"].to_pylist() == [f"{row:04d}" for row in range(96)]
     assert found["seed"].to_pylist() == [7 * row for row in range(96)]

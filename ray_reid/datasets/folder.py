@@ -1,16 +1,21 @@
 """A user's own folder of crops: a regular expression tells identity and camera from the name."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ray_reid import schema
 from ray_reid.config import FolderSource
-from ray_reid.datasets import reading, splits
+from ray_reid.datasets import lists, reading, splits
 from ray_reid.datasets.reading import Reading, Row
 from ray_reid.datasets.splits import TEST
 
-SPLIT_FOLDERS = ("train", "query", "gallery")
+# Sub-folders that say which images are in which split, the first complete set of them.
+LAYOUTS = (
+    {"train": "train", "query": "query", "gallery": "gallery"},
+    {"train": "train", "test": TEST},
+    {"train": "train", "val": TEST},
+)
 SPLIT_WORDS = ("train", "query", "gallery", TEST)
 
 
@@ -18,7 +23,8 @@ def read_folder(source: FolderSource) -> Reading:
     """List the images of a folder, their identities and their splits.
 
     The splits come from the first of: the pattern's group `split`; the lists; sub-folders
-    train, query and gallery; a draw of held-out identities.
+    query and gallery beside train; sub-folders train and test (else val); a draw of held-out
+    identities.
 
     Raises:
         ValueError: If there is nothing to train on or to search for, with the reason.
@@ -28,10 +34,10 @@ def read_folder(source: FolderSource) -> Reading:
     if not files:
         raise ValueError(f"folder {source.root!r} holds no image (.jpg, .png, .bmp, .webp)")
     rows, warnings = _rows(files, source, root)
-    rows, more = _assign_splits(rows, source, root)
+    rows, more = _assign_splits(rows, files, source, root)
     warnings += more
     where = repr(str(root))
-    _check_disjoint(rows, where)
+    reading.check_disjoint(rows, where)
     reading.check_training(rows, where)
     if any(row[schema.SPLIT] == TEST for row in rows):
         warnings += splits.choose_queries(rows, source, root)
@@ -44,19 +50,8 @@ def read_folder(source: FolderSource) -> Reading:
 
 
 def files(source: FolderSource) -> list[Path]:
-    """The images that a reading depends on; `lists` gives the rest."""
+    """The images that a reading depends on; `lists.texts` gives the rest."""
     return reading.list_images(reading.folder(source.root))
-
-
-def lists(source: FolderSource) -> list[str]:
-    """The texts of its lists.
-
-    Raises:
-        ValueError: If one cannot be read.
-    """
-    root = reading.folder(source.root)
-    names = [name for name in (source.train_list, source.test_list) if name is not None]
-    return [_text(root / name) for name in names]
 
 
 def _rows(files: Sequence[Path], source: FolderSource, root: Path) -> tuple[list[Row], list[str]]:
@@ -83,6 +78,7 @@ def _row(name: str, root: Path, file: Path, match: "re.Match[str]", source: Fold
     groups = match.groupdict()
     if not groups["identity"]:
         raise ValueError(f"pattern {source.pattern!r} finds no identity in {file.name!r}")
+    _check_whole_numbers(match, file)
     return reading.file_row(
         name,
         root,
@@ -97,6 +93,22 @@ def _row(name: str, root: Path, file: Path, match: "re.Match[str]", source: Fold
     )
 
 
+def _check_whole_numbers(match: "re.Match[str]", file: Path) -> None:
+    """Refuse a group that stops inside a number: cameras 1 and 15 would become one."""
+    pattern = match.re.pattern
+    for group in match.re.groupindex:
+        value, rest = match[group] or "", match.string[match.end(group) :]
+        if not (value[-1:].isdecimal() and rest[:1].isdecimal()):
+            continue
+        # A width that is written out, such as `\d{4}`, is meant.
+        if not re.search(rf"\(\?P<{group}>[^)]*\{{\d+\}}", pattern):
+            raise ValueError(
+                f"the group `{group}` of pattern {pattern!r} finds {value!r} in {file.name!r}, "
+                f"but the number goes on with {rest[0]!r}; write \\d+, or \\d{{1}} for a field of "
+                "fixed width"
+            )
+
+
 def _time(text: str | None, file: Path) -> float | None:
     try:
         return None if text is None else float(text)
@@ -107,14 +119,15 @@ def _time(text: str | None, file: Path) -> float | None:
 
 
 def _assign_splits(
-    rows: list[Row], source: FolderSource, root: Path
+    rows: list[Row], files: Sequence[Path], source: FolderSource, root: Path
 ) -> tuple[list[Row], list[str]]:
     if "split" in re.compile(source.pattern).groupindex:
         return _from_names(rows), []
     if source.train_list is not None or source.test_list is not None:
-        return _from_lists(rows, source, root)
-    if all((root / name).is_dir() for name in ("query", "gallery")):
-        return _from_folders(rows, root)
+        return _from_lists(rows, files, source, root)
+    layout = _layout(rows, root)
+    if layout:
+        return _from_folders(rows, layout, root)
     identities = {row[schema.IDENTITY] for row in rows}
     test = splits.held_out(identities, source.test_fraction, source.seed)
     for row in rows:
@@ -132,23 +145,47 @@ def _from_names(rows: list[Row]) -> list[Row]:
     return rows
 
 
-def _from_folders(rows: list[Row], root: Path) -> tuple[list[Row], list[str]]:
-    for row in rows:
-        top = Path(row[reading.LOCATOR]).relative_to(root).parts[0]
-        row[schema.SPLIT] = top if top in SPLIT_FOLDERS else None
-    return _assigned(rows, f"are outside the sub-folders {list(SPLIT_FOLDERS)} of {str(root)!r}")
+def _layout(rows: Sequence[Row], root: Path) -> Mapping[str, str]:
+    """The split of each sub-folder; empty if the sub-folders say nothing about splits.
 
-
-def _from_lists(rows: list[Row], source: FolderSource, root: Path) -> tuple[list[Row], list[str]]:
-    index = _index(root)
-    given = {"train": source.train_list, TEST: source.test_list}
-    named = {s: _listed(root, name, index) for s, name in given.items() if name is not None}
-    both = sorted(named.get("train", set()) & named.get(TEST, set()))
-    if both:
+    Raises:
+        ValueError: If they say something but not enough, such as `train` beside `others`.
+    """
+    words = {word for layout in LAYOUTS for word in layout}
+    found = {word for word in words if (root / word).is_dir()}
+    if found >= {"query", "gallery"}:
+        return LAYOUTS[0]
+    for layout in LAYOUTS[1:]:
+        if found >= layout.keys() and not found & {"query", "gallery"}:
+            return layout
+    tops = {_top(row, root) for row in rows}
+    if len(tops) > 1 and tops & found:
+        places = [*sorted(tops & found), *sorted(tops - found)]
         raise ValueError(
-            f"{len(both)} images are in both {source.train_list} and {source.test_list}, "
-            f"e.g. {both[0]!r}; an image is either trained on or tested on"
+            f"the images of {str(root)!r} lie in {places[:4]}{' ...' if places[4:] else ''}, which "
+            "does not say which are for training; name the sub-folders train, query and gallery, "
+            "or train and test (or val), or give train_list or test_list"
         )
+    return {}
+
+
+def _top(row: Row, root: Path) -> str:
+    """The top-level folder that an image is in; the image itself if it is in none."""
+    return Path(row[reading.LOCATOR]).relative_to(root).parts[0]
+
+
+def _from_folders(
+    rows: list[Row], layout: Mapping[str, str], root: Path
+) -> tuple[list[Row], list[str]]:
+    for row in rows:
+        row[schema.SPLIT] = layout.get(_top(row, root))
+    return _assigned(rows, f"are outside the sub-folders {list(layout)} of {str(root)!r}")
+
+
+def _from_lists(
+    rows: list[Row], files: Sequence[Path], source: FolderSource, root: Path
+) -> tuple[list[Row], list[str]]:
+    named = lists.named_images(files, source, root)
     # With one list, all other images are the other split.
     rest = None if len(named) == 2 else ({"train", TEST} - named.keys()).pop()
     for row in rows:
@@ -157,58 +194,8 @@ def _from_lists(rows: list[Row], source: FolderSource, root: Path) -> tuple[list
     return _assigned(rows, f"are in neither {source.train_list} nor {source.test_list}")
 
 
-def _index(root: Path) -> dict[str, list[str]]:
-    """Relative paths of all images by what a list may call them: base name or relative path."""
-    index: dict[str, list[str]] = {}
-    for file in reading.list_images(root):
-        place = file.relative_to(root).as_posix()
-        for key in {place, file.name}:
-            index.setdefault(key, []).append(place)
-    return index
-
-
-def _listed(root: Path, name: str, index: dict[str, list[str]]) -> set[str]:
-    """Relative paths of the images that a list names."""
-    lines = _text(root / name).splitlines()
-    entries = [line.strip().removeprefix("./").replace("\\", "/") for line in lines]
-    entries = [entry for entry in entries if entry and not entry.startswith("#")]
-    absent = [entry for entry in entries if entry not in index]
-    if absent:
-        raise ValueError(
-            f"{len(absent)} of {len(entries)} names in {name} are no image of {str(root)!r}, "
-            f"the first is {absent[0]!r}"
-        )
-    for entry in entries:
-        if entry not in index[entry] and len(index[entry]) > 1:
-            raise ValueError(
-                f"{entry!r} in {name} names {len(index[entry])} images, {index[entry][:2]} ...; "
-                f"write paths relative to {str(root)!r}"
-            )
-    return {entry if entry in index[entry] else index[entry][0] for entry in entries}
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ValueError(f"cannot read the list {str(file)!r}: {reason}") from error
-
-
 def _assigned(rows: list[Row], why: str) -> tuple[list[Row], list[str]]:
     kept = [row for row in rows if row[schema.SPLIT] is not None]
     if len(kept) == len(rows):
         return rows, []
     return kept, [f"{len(rows) - len(kept)} of {len(rows)} images {why}; they are left out"]
-
-
-def _check_disjoint(rows: Sequence[Row], where: str) -> None:
-    sides: dict[bool, set[str]] = {True: set(), False: set()}
-    for row in rows:
-        sides[row[schema.SPLIT] == "train"].add(row[schema.IDENTITY])
-    both = sorted(sides[True] & sides[False])
-    if both:
-        raise ValueError(
-            f"{len(both)} identities of {where} are in both train and test, "
-            f"e.g. {both[0].partition(':')[2]!r}: ReID is tested on identities never trained on"
-        )

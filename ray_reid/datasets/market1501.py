@@ -22,7 +22,8 @@ def read_market1501(source: Market1501Source) -> Reading:
     """List the three folders; junk and distractors stay in the gallery with that role.
 
     Raises:
-        ValueError: If a folder is missing, a split is empty, or no query can be answered.
+        ValueError: If a folder is missing, a split is empty, train and test share an identity,
+            or no query can be answered.
     """
     place = locate(source.root)
     where = repr(str(place))
@@ -44,6 +45,7 @@ def read_market1501(source: Market1501Source) -> Reading:
     ]
     if not rows:
         raise ValueError("; ".join(warnings) or f"{where} holds no image")
+    reading.check_disjoint(rows, where)
     reading.check_training(rows, where)
     return Reading(rows, warnings + reading.check_queries(rows, where))
 

@@ -60,11 +60,9 @@ def draw(locator: str) -> Row:
 
 
 def _row(shot: "Shot") -> Row:
-    name = shot.subject.name
-    place = (name, shot.camera, shot.index, shot.seed, shot.outfit, *shot.size)
     return {
-        schema.OBSERVATION_ID: schema.observation_id(shot.source, *place),
-        schema.IDENTITY: schema.qualified_identity(shot.source, name),
+        schema.OBSERVATION_ID: shot.observation_id,
+        schema.IDENTITY: schema.qualified_identity(shot.source, shot.subject.name),
         schema.CAMERA: shot.camera,
         schema.SOURCE: shot.source,
         schema.SPLIT: shot.split,

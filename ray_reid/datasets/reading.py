@@ -41,12 +41,12 @@ def list_images(root: Path) -> list[Path]:
     """All image files at any depth in the order of their relative paths, hidden ones left out.
 
     Raises:
-        ValueError: If a name cannot be stored as UTF-8.
+        ValueError: If a folder cannot be listed or a name cannot be stored as UTF-8.
     """
     found: list[Path] = []
     visited: set[str] = set()
     # Linked folders are followed; a link to a parent must not be followed for ever.
-    for here, folders, files in os.walk(root, followlinks=True):
+    for here, folders, files in os.walk(root, onerror=_unlistable, followlinks=True):
         real = os.path.realpath(here)
         folders[:] = [] if real in visited else [n for n in folders if not n.startswith(".")]
         if real not in visited:
@@ -121,6 +121,33 @@ def check_training(rows: Iterable[Mapping[str, Any]], where: str) -> None:
     train = {row[schema.IDENTITY] for row in rows if row[schema.SPLIT] == "train"} - {None}
     if len(train) < 2:
         raise ValueError(f"{where} has {len(train)} train identities; training needs at least 2")
+
+
+def check_disjoint(rows: Iterable[Mapping[str, Any]], where: str) -> None:
+    """Check that nothing is tested on an identity it was trained on.
+
+    Raises:
+        ValueError: If an identity is in train and in another split.
+    """
+    sides: dict[bool, set[str]] = {True: set(), False: set()}
+    for row in rows:
+        # Junk and distractors have no identity to share.
+        if row[schema.IDENTITY] is not None:
+            sides[row[schema.SPLIT] == "train"].add(row[schema.IDENTITY])
+    both = sorted(sides[True] & sides[False])
+    if both:
+        raise ValueError(
+            f"{len(both)} identities of {where} are in both train and test, "
+            f"e.g. {both[0].partition(':')[2]!r}: ReID is tested on identities never trained on"
+        )
+
+
+def _unlistable(error: OSError) -> None:
+    # os.walk would skip the folder, and its images would be missing without a word.
+    raise ValueError(
+        f"folder {str(error.filename)!r} cannot be listed: {error.strerror}; make it readable or "
+        "move it elsewhere"
+    ) from error
 
 
 def _answers(query: Mapping[str, Any], gallery: Mapping[str | None, set[str | None]]) -> bool:

@@ -1,13 +1,12 @@
 """Place objects in front of a camera, aim it, cast the rays, and develop the picture."""
 
-import io
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from ray_reid import images
 from ray_reid.miniature.backgrounds import ground_texture, wall_texture
 from ray_reid.miniature.cameras import Camera
 from ray_reid.miniature.caster import GROUND_METRES, World, cast
@@ -136,9 +135,7 @@ def develop(light: Floats, camera: Camera, rng: np.random.Generator) -> NDArray[
 
 def to_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
     """Encode RGB as JPEG."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
+    return images.encode(image, quality)
 
 
 def background_shift(rng: np.random.Generator) -> Floats:

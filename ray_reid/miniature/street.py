@@ -57,6 +57,12 @@ class Shot:
             return vehicle_identity(self.number, self.seed)
         return pedestrian_identity(self.number, self.seed)
 
+    @property
+    def observation_id(self) -> str:
+        """Id of the picture; known before it is drawn."""
+        place = (self.subject.name, self.camera, self.index, self.seed, self.outfit, *self.size)
+        return schema.observation_id(self.source, *place)
+
 
 def plan_street(
     kind: str,
@@ -129,18 +135,8 @@ def draw_shot(shot: Shot) -> dict[str, Any]:
         size=shot.size,
         outfit=shot.outfit,
     )
-    height, width = shot.size
     return {
-        schema.OBSERVATION_ID: schema.observation_id(
-            shot.source,
-            subject.name,
-            shot.camera,
-            shot.index,
-            shot.seed,
-            shot.outfit,
-            height,
-            width,
-        ),
+        schema.OBSERVATION_ID: shot.observation_id,
         schema.IMAGE: drawing.encoded,
         schema.IDENTITY: schema.qualified_identity(shot.source, subject.name),
         schema.CAMERA: drawing.camera,

@@ -1,6 +1,7 @@
 """The strong baseline: backbone, pooling, BNNeck, classifier (Luo et al., TMM 2019)."""
 
 import difflib
+from typing import Any, cast
 
 import timm
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from ray_reid import config
 
-# Means and deviations of ImageNet, in which timm's weights expect their input.
+# Means and deviations of ImageNet: for weights from nothing, and for most of timm's.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -67,8 +68,13 @@ class ReidNetwork(nn.Module):
         self.neck.bias.requires_grad_(False)
         self.head = nn.Linear(dim, num_classes, bias=False)
         nn.init.normal_(self.head.weight, std=0.001)
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        # Pretrained weights expect the input that they were trained on; saved with the weights,
+        # because a package is built again without asking for pretrained ones.
+        expected: dict[str, Any] = {"mean": MEAN, "std": STD}
+        if spec.pretrained:
+            expected = cast("dict[str, Any]", self.backbone.pretrained_cfg)
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(expected[name]).view(1, 3, 1, 1))
 
     def feature_map(self, images: Tensor) -> Tensor:
         """(B, C, h, w) of the backbone."""

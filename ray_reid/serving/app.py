@@ -3,12 +3,10 @@
 There is no authentication yet, so it listens on this machine only unless told otherwise.
 """
 
-import errno
 import ipaddress
 import logging
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ from ray import serve
 from ray_reid import stage
 from ray_reid.config import Recipe, Serve
 from ray_reid.gallery import Searcher, check_current
+from ray_reid.ports import check_port
 from ray_reid.serving.api import create_api
 
 log = logging.getLogger(__name__)
@@ -86,25 +85,6 @@ def serve_run(
             _wait()
             # Answers what has been asked before Ray goes away.
             serve.delete(NAME)
-
-
-def check_port(host: str, port: int) -> None:
-    """Refuse an address that Serve could not listen on; it would retry without an end.
-
-    Raises:
-        ValueError: If the port is taken or forbidden, or the host is not of this machine.
-    """
-    if not 1 <= port <= 65535:
-        raise ValueError(f"port {port} is not from 1 to 65535")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        socket.create_server((host, port), family=family).close()
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            message = f"port {port} on {host} is in use: choose another with --port"
-            raise ValueError(message) from error
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        raise ValueError(f"cannot listen on {host} port {port}: {reason}") from error
 
 
 @contextmanager
