@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -153,6 +154,8 @@ def test_a_run_killed_in_train_and_in_embed_ends_like_an_undisturbed_one(
 ) -> None:
     path = home / "killed"
     log = home / "killed.log"
+    # Ingest is killed in test_stage.py; here its result stands for the first job.
+    shutil.copytree(run / "ingest", path / "ingest")
     process = _start(path)
     _wait(process, lambda: bool(list(path.glob(".work/train-*/ray/checkpoint_*/state.pt"))), log)
     process.send_signal(signal.SIGKILL)
