@@ -4,32 +4,22 @@ A recipe may hold `profiles`: named sets of dotted overrides (`train.epochs: 12`
 mechanism as `--set` on the command line. The resolved recipe is saved with the run.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
+from ray_reid.sources import FolderSource, Frozen, Market1501Source, MiniatureSource, Side, Source
+
 RECIPES = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
-
-# Height or width of an image in pixels; less shows nothing, and some backbones fail on it.
-Side = Annotated[int, Field(ge=8)]
-
-
-class Frozen(BaseModel):
-    """Base of every recipe model: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class StageSpec(Frozen):
@@ -54,79 +44,6 @@ class Resources(Frozen):
     """CPUs that Ray may use; null takes all."""
     object_store_mb: int | None = Field(None, ge=80)
     """Shared memory for blocks in MiB; null lets Ray decide."""
-
-
-class MiniatureSource(Frozen):
-    """Drawn street images (ray_reid.miniature); no files needed."""
-
-    reader: Literal["miniature"] = "miniature"
-    kind: Literal["vehicle", "pedestrian"] = "vehicle"
-    num_train: int = Field(120, ge=2)
-    """Identities to train on."""
-    num_test: int = Field(60, ge=2)
-    """Identities in query and gallery; none of them is trained on."""
-    cameras_per_identity: int = Field(4, ge=2)
-    images_per_camera: int = Field(2, ge=2)
-    image_size: tuple[Side, Side] = (64, 64)
-    """Height and width of the drawn images in pixels."""
-    seed: int = Field(0, ge=0)
-
-
-class FolderSource(Frozen):
-    """A user's folder of crops whose names tell identity and camera."""
-
-    reader: Literal["folder"] = "folder"
-    root: str
-    """The folder; images are found at any depth."""
-    pattern: str = r"(?P<identity>.+)_cam(?P<camera>\d+)"
-    """Regular expression searched in the file's base name without its extension; the group
-    `identity` is required, `camera`, `view`, `clothes`, `time` and `split` are optional. The
-    splits come from the first of: the group `split`; the lists; sub-folders `query` and `gallery`
-    beside `train`; sub-folders `train` and `test` (else `val`); a draw of held-out identities."""
-    name: str | None = None
-    """Name of the source in identities; null takes the folder's name."""
-    licence: str | None = None
-    train_list: str | None = None
-    """Text file under `root` with one image name per line; its images are the train split."""
-    test_list: str | None = None
-    """Likewise for query and gallery; null with a `train_list` takes all other images."""
-    test_fraction: float = Field(0.5, gt=0, lt=1)
-    """Share of identities held out when nothing else says what the test images are. A lone
-    sub-folder such as `train` says nothing, and must not have images beside it."""
-    query_cameras: tuple[str, ...] = ()
-    """Test images of these cameras are queries, the others the gallery. Empty decides for each
-    identity: where it has one image per camera, its first camera is the query; otherwise it has
-    one query per camera, as in Market-1501, or fewer where the gallery could not answer them."""
-    seed: int = Field(0, ge=0)
-    """Chooses held-out identities and queries."""
-
-    @field_validator("pattern")
-    @classmethod
-    def _has_identity(cls, pattern: str) -> str:
-        try:
-            groups = set(re.compile(pattern).groupindex)
-        except re.error as error:
-            raise ValueError(f"pattern {pattern!r} is not a regular expression: {error}") from error
-        allowed = {"identity", "camera", "view", "clothes", "time", "split"}
-        if "identity" not in groups or groups - allowed:
-            raise ValueError(
-                f"pattern {pattern!r} has groups {sorted(groups)}; it needs (?P<identity>...) "
-                f"and may have {sorted(allowed - {'identity'})}"
-            )
-        return pattern
-
-
-class Market1501Source(Frozen):
-    """The Market-1501 layout: bounding_box_train, query, bounding_box_test."""
-
-    reader: Literal["market1501"] = "market1501"
-    root: str
-    """The folder that holds the three folders, or a parent of it."""
-    name: str = "market1501"
-    licence: str | None = "research use only (Market-1501)"
-
-
-Source = Annotated[MiniatureSource | FolderSource | Market1501Source, Field(discriminator="reader")]
 
 
 class Ingest(Frozen):
@@ -188,7 +105,7 @@ class Train(Frozen):
     """Any timm model name."""
     pretrained: bool = False
     """Take timm's weights for the backbone; needs the hub or its local cache."""
-    backbone_params: dict[str, Any] = {}
+    backbone_params: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of timm.create_model."""
     pooling: Literal["avg", "gem"] = "avg"
     embedding_dim: int | None = Field(None, ge=8)

@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_reid import datasets, images, schema, stage, storage
-from ray_reid.config import FolderSource, MiniatureSource, Recipe
+from ray_reid.config import Recipe
 from ray_reid.datasets import lists, miniature, reading
 from ray_reid.datasets.reading import LOCATOR, Row
 from ray_reid.run import Work
 from ray_reid.schema import Batch
+from ray_reid.sources import FolderSource, MiniatureSource
 
 log = logging.getLogger(__name__)
 

@@ -125,6 +125,7 @@ class Run:
             manifest = Manifest(
                 job.name, key, ray_reid.__version__, _commit(), sections, sources, facts, seconds
             )
+            out.mkdir(exist_ok=True)
             storage.write_text(out / MANIFEST, json.dumps(asdict(manifest), indent=2) + "\n")
         _publish(out, self.path / job.name, job.scratch)
         manifest = read_manifest(self.path, job.name)
@@ -153,10 +154,10 @@ class Run:
             with self.tracker.job(job.name, key, read) as child:
                 facts = dict(job.work(work))
                 child.log(facts, out)
-        except BaseException:
+        finally:
+            # A refusal leaves no trace.
             if not any(out.iterdir()):
                 out.rmdir()
-            raise
         return facts
 
 

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from ray_reid import config
+from ray_reid.sources import FolderSource
 
 
 def test_a_dumped_recipe_loads_as_itself(tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_a_wrong_override_is_one_sentence(override: str, sentence: str) -> None:
 )
 def test_a_wrong_pattern_fails_before_anything_is_read(pattern: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        config.FolderSource(root="x", pattern=pattern)
+        FolderSource(root="x", pattern=pattern)
 
 
 def test_unknown_names_list_the_choices(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ import pyarrow.compute as pc
 import pytest
 
 from ray_reid import datasets, schema
-from ray_reid.config import FolderSource, Market1501Source, MiniatureSource
 from ray_reid.datasets import folder, market1501, miniature, reading, splits
 from ray_reid.miniature import draw_shot, plan_street
+from ray_reid.sources import FolderSource, Market1501Source, MiniatureSource
 
 
 def touch(root: Path, *names: str) -> Path:

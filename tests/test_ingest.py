@@ -13,6 +13,7 @@ from PIL import Image
 from ray_reid import config, datasets, images, ingest, schema, stage, storage
 from ray_reid.datasets.reading import LOCATOR
 from ray_reid.run import Work
+from ray_reid.sources import MiniatureSource
 
 
 def picture(seed: int, size: tuple[int, int] = (40, 32)) -> bytes:
@@ -105,7 +106,7 @@ def test_load_keeps_a_row_whose_file_has_gone(tmp_path: Path) -> None:
 
 
 def test_load_fills_in_what_only_the_drawing_knows() -> None:
-    source = config.MiniatureSource(num_train=2, num_test=2)
+    source = MiniatureSource(num_train=2, num_test=2)
     batch = schema.to_batch(datasets.plan([source]).slice(0, 2))
     found = schema.to_table(ingest.Load()(batch))
     assert found["view"].null_count == found["time"].null_count == 0

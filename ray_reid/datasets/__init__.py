@@ -1,6 +1,6 @@
 """Readers: files to the plan of an ingest, one row per image without decoding any.
 
-To add a reader: a module with `read_NAME` and `files`, its source in config.py, and a line in
+To add a reader: a module with `read_NAME` and `files`, its source in sources.py, and a line in
 each of the two dicts below. Drawings have no files.
 """
 
@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from ray_reid import schema
-from ray_reid.config import FolderSource, Market1501Source, MiniatureSource
 from ray_reid.datasets import folder, market1501, miniature
 from ray_reid.datasets.reading import LOCATOR, Reading, Row
+from ray_reid.sources import FolderSource, Market1501Source, MiniatureSource
 
 Source = FolderSource | Market1501Source | MiniatureSource
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ray_reid import schema
-from ray_reid.config import FolderSource
 from ray_reid.datasets import lists, reading, splits
 from ray_reid.datasets.reading import Reading, Row
 from ray_reid.datasets.splits import TEST
+from ray_reid.sources import FolderSource
 
 # Sub-folders that say which images are in which split, the first complete set of them.
 LAYOUTS = (

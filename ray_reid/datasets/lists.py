@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ray_reid.config import FolderSource
 from ray_reid.datasets import reading
 from ray_reid.datasets.splits import TEST
+from ray_reid.sources import FolderSource
 
 
 def texts(source: FolderSource) -> list[str]:

@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 
 from ray_reid import schema
-from ray_reid.config import Market1501Source
 from ray_reid.datasets import reading
 from ray_reid.datasets.reading import Reading, Row
+from ray_reid.sources import Market1501Source
 
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 NAME = re.compile(r"(?P<identity>-?\d+)_c(?P<camera>\d)s(?P<sequence>\d)_(\d+)_(\d+)")

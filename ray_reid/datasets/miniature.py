@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_reid import schema
-from ray_reid.config import MiniatureSource
 from ray_reid.datasets.reading import LOCATOR, Reading, Row
+from ray_reid.sources import MiniatureSource
 
 if TYPE_CHECKING:
     from ray_reid.miniature import Shot

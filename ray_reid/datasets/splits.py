@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ray_reid import schema
-from ray_reid.config import FolderSource
 from ray_reid.datasets import reading
 from ray_reid.datasets.reading import Row
+from ray_reid.sources import FolderSource
 
 TEST = "test"
 
