@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test check style env clean photos
+.PHONY: help demo test slow check style env clean photos
 
 # Taken as typed and handed to the shell as variables: a pattern is full of $, ( and backslashes,
 # which neither make nor the shell may read.
@@ -33,6 +33,9 @@ demo: photos env ## the whole path on the drawn world, in minutes: a table and a
 
 test: env ## all tests but those marked slow or gpu
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+slow: env ## the tests that take minutes: a run killed in training and in embedding
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow
 
 check: env ## lint, format, types and the direction of imports
 	$(BIN)/ruff check .

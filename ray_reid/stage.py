@@ -121,9 +121,13 @@ def stream(
         return
     # A name of its own: workers of a killed driver may live on for a moment and write.
     aside = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
+    counted: dict[Path, int] = {}
 
     def progress() -> tuple[int, int]:
-        return len(done) + _count(aside), total
+        for file in aside.glob("*.parquet"):
+            if file not in counted and _is_whole(file):
+                counted[file] = pq.read_metadata(file).num_rows
+        return len(done) + sum(counted.values()), total
 
     dataset = _rows(source, columns, where, done, steps[0].spec.block_rows)
     dataset.set_name(name)
@@ -246,11 +250,6 @@ def _written(out: Path) -> pa.Array:
     columns = [pq.read_table(file, columns=[schema.OBSERVATION_ID]).column(0) for file in files]
     chunks = [chunk for column in columns for chunk in column.chunks]
     return pa.concat_arrays(chunks) if chunks else pa.array([], pa.string())
-
-
-def _count(attempt: Path) -> int:
-    files = [file for file in attempt.glob("*.parquet") if _is_whole(file)]
-    return sum(pq.read_metadata(file).num_rows for file in files)
 
 
 def _without(table: pa.Table, done: pa.Array) -> pa.Table:
