@@ -8,6 +8,7 @@ import inspect
 import logging
 import os
 import shutil
+import socket
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -290,10 +291,23 @@ def _connect(resources: Resources, address: str | None) -> None:
     if "RAY_AUTH_MODE" not in os.environ and TOKEN.exists():
         # A head started where this file exists asks for its token, but clients do not look.
         os.environ["RAY_AUTH_MODE"] = "token"
+    _check_answers(address)
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError) as error:
         raise ValueError(f"no Ray cluster answers at {address!r}: {error}") from error
+
+
+def _check_answers(address: str) -> None:
+    """Knock at `host:port` first: Ray would try for minutes where nobody listens."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ValueError(f"no Ray cluster answers at {address!r}: {reason}") from error
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -150,3 +151,10 @@ def wait_until(
         assert driver.poll() is None, "the driver ended before it could be killed"
         assert time.monotonic() < end, "the driver wrote nothing"
         time.sleep(0.05)
+
+
+def test_an_address_where_nobody_listens_is_one_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    with pytest.raises(ValueError, match=f"no Ray cluster answers at '{address}': .*refused"):
+        stage._check_answers(address)
