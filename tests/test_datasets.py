@@ -454,7 +454,11 @@ def test_market1501_with_an_identity_in_train_and_test_is_refused(tmp_path: Path
 
 def test_rows_without_an_identity_are_in_no_ones_way() -> None:
     rows = [{"identity": None, "split": split} for split in ("train", "gallery")]
-    reading.check_disjoint([*rows, {"identity": "own:a", "split": "train"}], "here")
+    named = {"identity": "own:a", "split": "train"}
+    reading.check_disjoint([*rows, named], "here")
+    # The same rows are refused as soon as a name is on both sides.
+    with pytest.raises(ValueError, match="1 identities of here are in both train and test"):
+        reading.check_disjoint([*rows, named, {**named, "split": "gallery"}], "here")
 
 
 # Miniature and union

@@ -206,7 +206,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
-    _refused(run, recipe, "cannot use the MLflow store .*Not a directory|File exists")
+    _refused(run, recipe, "cannot use the MLflow store .*(Not a directory|File exists)")
 
 
 def test_a_model_that_is_not_registered_is_one_sentence(
