@@ -57,7 +57,7 @@ def prepare(directory: Path, num_images: int, processes: int) -> "Fit":
     overrides = [f"train.epochs={EPOCHS}", f"train.loader_processes={processes}"]
     recipe = config.load("baseline", "miniature", overrides)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows = TrainingRows(directory / "observations", recipe.train.image_size)
+    rows = TrainingRows([directory / "observations"], recipe.train)
     return Fit(recipe, rows, device=device)
 
 

@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from jobs import embed, evaluate, index, ingest, train
+from jobs import adapt, compare, embed, evaluate, filter, generate, index, ingest, train
 from ray_reid import report, stage
 from ray_reid.config import Recipe
 from ray_reid.gallery import check_faiss
@@ -14,6 +15,17 @@ log = logging.getLogger(__name__)
 
 PIPELINES: dict[str, tuple[Job, ...]] = {
     "baseline": (ingest.JOB, train.JOB, embed.JOB, evaluate.JOB, index.JOB),
+    "vehicle_diff": (
+        ingest.JOB,
+        adapt.JOB,
+        generate.JOB,
+        filter.JOB,
+        replace(train.JOB, needs=("ingest", "generate")),
+        embed.JOB,
+        evaluate.JOB,
+        index.JOB,
+        compare.JOB,
+    ),
 }
 
 
@@ -31,6 +43,9 @@ def run(recipe: Recipe, path: Path, address: str | None = None) -> None:
 
 def perform(recipe: Recipe, path: Path, jobs: Sequence[Job], address: str | None = None) -> None:
     """Perform some jobs in a run directory and bring its report up to date."""
+    for job in jobs:
+        if job.check is not None:
+            job.check(recipe)
     with (
         stage.Cluster(recipe.resources, address) as cluster,
         open_run(path, recipe, prepare=cluster.start) as held,

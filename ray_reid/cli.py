@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 MISTAKE = 2
+LAYOUTS = ("vehiclex", "market1501", "imagefolder")
 
 
 class Parser(argparse.ArgumentParser):
@@ -96,6 +97,14 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("-k", type=int, default=10, help="hits to show (default 10)")
     search.set_defaults(command=_search)
 
+    show = commands.add_parser("show", help="tell all that a run knows of one image, and show it")
+    show.add_argument("run", type=Path)
+    show.add_argument("observation", help="its id, or the first 6 or more digits")
+    show.add_argument(
+        "--image", type=Path, metavar="FILE", help="write it here (default: RUN/shown)"
+    )
+    show.set_defaults(command=_show)
+
     serve = commands.add_parser("serve", help="answer searches over HTTP")
     serve.add_argument("run", type=Path)
     serve.add_argument("--host", help="address to bind (default: the recipe's, 127.0.0.1)")
@@ -108,10 +117,17 @@ def _parser() -> argparse.ArgumentParser:
     ui.add_argument("--port", type=int, default=5000)
     ui.set_defaults(command=_ui)
 
+    export = commands.add_parser("export", help="write a table in the layout of a peer's toolkit")
+    export.add_argument("run", type=Path)
+    export.add_argument("folder", type=Path, help="new folder")
+    export.add_argument("--layout", choices=LAYOUTS, required=True)
+    export.add_argument("--table", choices=("generate", "ingest"), help="default: the first it has")
+    export.set_defaults(command=_export)
+
     fingerprint = commands.add_parser("fingerprint", help="hash the tables under a directory")
     fingerprint.add_argument("directory", type=Path)
     fingerprint.set_defaults(command=_fingerprint)
-    for command in (search, serve, ui, fingerprint):
+    for command in (search, show, serve, ui, export, fingerprint):
         _add_traceback(command)
     for command in commands.choices.values():
         command.set_defaults(parser=command)
@@ -171,6 +187,25 @@ def _search(options: argparse.Namespace) -> None:
         )
 
 
+def _show(options: argparse.Namespace) -> None:
+    from ray_reid import show
+
+    found = show.show(options.run, options.observation)
+    file = show.save(found, options.run, options.image)
+    if found.pixels is not None and _has_colours():
+        print(show.half_blocks(found.pixels))
+    print(found.story)
+    print(f"{'written to':<{show.INDENT}}{file}")
+
+
+def _has_colours() -> bool:
+    """Whether stdout is a terminal that draws coloured blocks (no-color.org)."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return False
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    return unicode and os.environ.get("TERM", "dumb") != "dumb"
+
+
 def _serve(options: argparse.Namespace) -> None:
     from ray_reid.run import read_recipe
     from ray_reid.serving.app import serve_run
@@ -187,6 +222,19 @@ def _ui(options: argparse.Namespace) -> None:
     # MLflow would start for seconds and then print a traceback.
     check_port(tracking.HOST, options.port)
     os.execve(*command)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from ray_reid import export
+
+    table = export.find_table(options.run, options.table)
+    done = export.LAYOUTS[options.layout](table, options.folder)
+    print(
+        f"{options.folder}: {done.images} images of {done.identities} identities on "
+        f"{done.cameras} cameras; licence: {'; '.join(done.licences)}"
+    )
+    for reason, count in done.skipped.items():
+        print(f"left out: {count} images ({reason})")
 
 
 def _fingerprint(options: argparse.Namespace) -> None:

@@ -17,33 +17,19 @@ from pydantic import (
     model_validator,
 )
 
-from ray_reid.sources import FolderSource, Frozen, Market1501Source, MiniatureSource, Side, Source
+from ray_reid.resources import Resources, StageSpec
+from ray_reid.sources import (
+    FolderSource,
+    Frozen,
+    Market1501Source,
+    MiniatureSource,
+    Side,
+    Source,
+    VehicleXSource,
+)
+from ray_reid.synthesis import Adapt, Compare, FilterSpec, Frechet, Generate, Models, Prompts
 
 RECIPES = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
-
-
-class StageSpec(Frozen):
-    """Resources of one stage; they change how fast a result comes, and only its rounding."""
-
-    actors: int = Field(1, ge=1)
-    """Most actors that may run the stage; the pool starts with one and grows."""
-    num_cpus: float = Field(1.0, ge=0)
-    """CPUs of one actor."""
-    num_gpus: float = Field(0.0, ge=0)
-    """GPUs of one actor; a fraction shares a GPU."""
-    batch_size: int = Field(64, ge=1)
-    """Rows of one call."""
-    block_rows: int = Field(256, ge=1)
-    """Rows of one block of a stream: the unit that is scheduled, and that a resumed job keeps."""
-
-
-class Resources(Frozen):
-    """The local Ray instance; ignored when the job joins a cluster."""
-
-    num_cpus: int | None = Field(None, ge=1)
-    """CPUs that Ray may use; null takes all."""
-    object_store_mb: int | None = Field(None, ge=80)
-    """Shared memory for blocks in MiB; null lets Ray decide."""
 
 
 class Ingest(Frozen):
@@ -92,6 +78,9 @@ class Loss(Frozen):
     metric: Literal["triplet", "circle", "none"] = "triplet"
     weight: float = Field(1.0, ge=0)
     """Weight of the metric loss."""
+    auxiliary: float = Field(0.0, ge=0)
+    """Weight of the same losses on an auxiliary classifier, which sees the backbone's last but
+    one feature map (Vehicle-Diff, section III-D); 0 builds none."""
     margin: float = Field(0.3, gt=0)
     """Margin of the triplet (distance) or circle (similarity) loss."""
     gamma: float = Field(64.0, gt=0)
@@ -115,7 +104,20 @@ class Train(Frozen):
     sampler: Sampler = Sampler()
     augment: Augment = Augment()
     loss: Loss = Loss()
+    mixing: Literal["real", "synthetic", "shuffled", "balanced"] = "real"
+    """Which images are trained on. Of both kinds, `shuffled` (D of Vehicle-Diff) draws identities
+    regardless of origin; `balanced` (B) fills half of every batch with either."""
+    real_fraction: float = Field(1.0, gt=0, le=1)
+    """Share of the real training images that is used (Vehicle-Diff, Fig. 5); a smaller share is
+    part of every larger one."""
+    real_fraction_of: Literal["identities", "images"] = "identities"
+    """Whether whole identities or single images are left out."""
+    synthetic_fraction: float = Field(1.0, gt=0, le=1)
+    """Share of the synthetic images that is used, taken from every identity (Table VII)."""
     epochs: int = Field(12, ge=1)
+    batches_per_epoch: int | None = Field(None, ge=1)
+    """Batches of an epoch, so that trainings on unlike amounts of data take equally many steps;
+    null passes over the images `repeats` times."""
     repeats: int = Field(1, ge=1)
     """Passes over the images in one epoch: fewer, longer epochs for small sets."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -202,11 +204,18 @@ class Recipe(Frozen):
     """Which set of overrides made this recipe."""
     seed: int = Field(0, ge=0)
     resources: Resources = Resources()
+    models: Models = Models()
     ingest: Ingest = Ingest()
+    prompts: Prompts = Prompts()
+    adapt: Adapt = Adapt()
+    generate: Generate = Generate()
+    filters: tuple[FilterSpec, ...] = ()
+    frechet: Frechet = Frechet()
     train: Train = Train()
     embed: Embed = Embed()
     evaluate: Evaluate = Evaluate()
     index: Index = Index()
+    compare: Compare = Compare()
     serve: Serve = Serve()
 
 
@@ -242,6 +251,18 @@ def validate(values: Mapping[str, Any]) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise ValueError(_sentence(error)) from error
+
+
+def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """Change a resolved recipe by dotted keys, as a profile changes the one in a file.
+
+    Raises:
+        ValueError: If a key is unknown or a value breaks a rule.
+    """
+    values = recipe.model_dump(mode="json")
+    for key, value in changes.items():
+        _assign(values, key, value)
+    return validate(values)
 
 
 def dump(recipe: Recipe) -> str:
@@ -328,7 +349,12 @@ def _sentence(error: ValidationError) -> str:
 
 def _choices(where: Sequence[int | str]) -> list[str]:
     """Names of the fields beside an unknown key."""
-    readers = {"miniature": MiniatureSource, "folder": FolderSource, "market1501": Market1501Source}
+    readers = {
+        "miniature": MiniatureSource,
+        "folder": FolderSource,
+        "market1501": Market1501Source,
+        "vehiclex": VehicleXSource,
+    }
     model: type[BaseModel] = Recipe
     for part in (part for part in where[:-1] if isinstance(part, str)):
         field = model.model_fields.get(part)

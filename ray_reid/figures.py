@@ -1,6 +1,7 @@
-"""Pictures of an evaluation, drawn from arrays; no state, no screen, one small PNG each."""
+"""Pictures of a run, drawn from arrays; no state, no screen, one small PNG each."""
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,27 +16,30 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Frame = Literal["match", "other", "query"]
+Frame = Literal["match", "other", "query", "plain"]
 # Okabe and Ito's colours stay apart for colour-blind readers; wrong results are dashed as well.
 FRAMES: Mapping[Frame, tuple[str, str]] = {
     "match": ("#009e5a", "solid"),
     "other": ("#d62728", (0, (4, 2))),  # type: ignore[dict-item]
     "query": ("#333333", "solid"),
+    "plain": ("#eeeeee", "solid"),
 }
 MODEL, REFERENCE = "#0072b2", "#999999"
 MARKERS = "o^sDvP*X<>ph"
 DPI = 110
 # More identities than this cannot be told apart by colour.
 MAX_COLOURS = 20
+# Pixels that all images of a contact sheet share, so that its PNG stays below 1.5 MB.
+SHEET_PIXELS = 640_000
 
 
 @dataclass(frozen=True)
 class Card:
-    """One image of a ranked list."""
+    """One image of a ranked list or a contact sheet."""
 
     pixels: Pixels
     caption: str
-    frame: Frame
+    frame: Frame = "plain"
 
 
 def ranked_lists(rows: Sequence[Sequence[Card]], captions: Sequence[str]) -> "Figure":
@@ -89,6 +93,49 @@ def activation_maps(
         plain.set_title(caption, fontsize=8, loc="left", pad=3)
         heated.imshow(_heat(whole, heat))
     figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.3 / (tall * lines), 0.05, 0.28)
+    return figure
+
+
+def contact_sheet(groups: Mapping[str, Sequence[Card]], columns: int = 8) -> "Figure":
+    """Draw images in a grid, each above its caption and all below the heading of their group.
+
+    An image keeps its proportions; what it leaves of its cell is grey.
+
+    Args:
+        groups: Heading to images; an empty heading takes no room.
+        columns: Images side by side.
+
+    Raises:
+        ValueError: If there is no image.
+    """
+    cards = [card for group in groups.values() for card in group]
+    if not cards:
+        raise ValueError("a contact sheet needs an image")
+    columns = max(1, min(columns, max(len(group) for group in groups.values())))
+    cell = _cell(cards)
+    gap, title, line = 8, 26, 11
+    # A letter of this size is about 5 pixels wide.
+    texts = [textwrap.wrap(card.caption, cell[1] // 5, max_lines=3) for card in cards]
+    tall = cell[0] + 4 + line * max(len(text) for text in texts) + gap
+    tops, height = [], gap
+    for heading, group in groups.items():
+        tops.append(height)
+        height += (title if heading else 0) + tall * -(-len(group) // columns)
+    width = gap + columns * (cell[1] + gap)
+    # A heading may be wider than few images; its letters are about 8 pixels wide.
+    width = max([width, *(gap + 8 * len(heading) for heading in groups)])
+    canvas = np.full((height, width, 3), 255, dtype=np.uint8)
+    figure = _figure(width / DPI, height / DPI)
+    left_out = iter(texts)
+    for (heading, group), top in zip(groups.items(), tops, strict=True):
+        if heading:
+            _text(figure, heading, (gap, top + 2), canvas.shape, 9)
+        for place, card in enumerate(group):
+            x = gap + place % columns * (cell[1] + gap)
+            y = top + (title if heading else 0) + place // columns * tall
+            canvas[y : y + cell[0], x : x + cell[1]] = _matted(card, cell)
+            _text(figure, "\n".join(next(left_out)), (x, y + cell[0] + 3), canvas.shape, 6)
+    figure.figimage(canvas, resize=False)
     return figure
 
 
@@ -206,6 +253,42 @@ def _card(axes: "Axes", card: Card, shape: tuple[int, int]) -> None:
     for spine in axes.spines.values():
         spine.set(color=colour, linestyle=style, linewidth=2.6)
     axes.set_xlabel(card.caption, fontsize=6.5, labelpad=2.5, linespacing=1.1)
+
+
+def _cell(cards: Sequence[Card]) -> tuple[int, int]:
+    """Height and width in pixels of a contact sheet's cells, of the images' usual proportions."""
+    shapes = np.array([card.pixels.shape[:2] for card in cards], dtype=float)
+    proportion = float(np.clip(np.median(shapes[:, 0] / shapes[:, 1]), 0.5, 2))
+    area = min(128**2, SHEET_PIXELS / len(cards))
+    width = max(64, round((area / proportion) ** 0.5))
+    return round(width * proportion), width
+
+
+def _matted(card: Card, cell: tuple[int, int]) -> Pixels:
+    """An image in the middle of a grey cell, as large as fits, in the colour of its frame."""
+    from PIL import Image
+
+    mat = Image.new("RGB", (cell[1], cell[0]), FRAMES["plain"][0])
+    height, width = card.pixels.shape[:2]
+    scale = min(cell[0] / height, cell[1] / width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    image = Image.fromarray(card.pixels).resize(size, Image.Resampling.LANCZOS)
+    mat.paste(image, ((cell[1] - size[0]) // 2, (cell[0] - size[1]) // 2))
+    if card.frame != "plain":
+        from PIL import ImageDraw
+
+        edge = (0, 0, cell[1] - 1, cell[0] - 1)
+        ImageDraw.Draw(mat).rectangle(edge, outline=FRAMES[card.frame][0], width=3)
+    return np.asarray(mat)
+
+
+def _text(
+    figure: "Figure", text: str, place: tuple[int, int], shape: tuple[int, ...], size: float
+) -> None:
+    """Write below a place, (x, y) in pixels from the top left of a sheet of (height, width)."""
+    x, y = place[0] / shape[1], 1 - place[1] / shape[0]
+    # People's words may hold dollars, which are not meant as mathematics.
+    figure.text(x, y, text, fontsize=size, va="top", linespacing=1.1, parse_math=False)
 
 
 def _keys(

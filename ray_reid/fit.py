@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ray_reid import config, samplers
@@ -79,15 +81,8 @@ class Fit:
 
     def plan(self, epoch: int) -> samplers.Plan:
         """The plan of an epoch, the same on every worker."""
-        return samplers.identity_balanced(
-            self.rows.labels,
-            num_identities=self.spec.sampler.num_identities,
-            num_instances=self.spec.sampler.num_instances,
-            epoch=epoch,
-            seed=self.recipe.seed,
-            world_size=self.world_size,
-            repeats=self.spec.repeats,
-        )
+        labels, synthetic = self.rows.labels, self.rows.synthetic
+        return plan(self.recipe, labels, synthetic, epoch, self.world_size)
 
     def run(self) -> Iterator[Progress]:
         """Train to the end, yielding after every batch; the last batch of an epoch closes it."""
@@ -136,8 +131,8 @@ class Fit:
         images = images.contiguous(memory_format=torch.channels_last)
         labels = labels.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            features, logits = self.wrapped(images)
-        losses = self.loss(features, logits, labels)
+            features, logits, *auxiliary = self.wrapped(images)
+        losses = self.loss(features, logits, labels, auxiliary)
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         self.optimizer.step()
@@ -167,6 +162,33 @@ class Fit:
         progress.history.append({"epoch": progress.epoch, **means, "learning_rate": rate})
         progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, []
         self._sums.zero_()
+
+
+def plan(
+    recipe: Recipe,
+    labels: NDArray[np.int64],
+    synthetic: NDArray[np.bool_],
+    epoch: int,
+    world_size: int = 1,
+) -> samplers.Plan:
+    """The batches of an epoch, as the recipe mixes real and synthetic rows.
+
+    Raises:
+        ValueError: If the rows cannot fill a batch, or the workers cannot share it.
+    """
+    spec = recipe.train
+    shared: dict[str, Any] = {
+        "num_identities": spec.sampler.num_identities,
+        "num_instances": spec.sampler.num_instances,
+        "epoch": epoch,
+        "seed": recipe.seed,
+        "world_size": world_size,
+        "repeats": spec.repeats,
+        "num_batches": spec.batches_per_epoch,
+    }
+    if spec.mixing == "balanced":
+        return samplers.balanced(labels, synthetic, **shared)
+    return samplers.identity_balanced(labels, **shared)
 
 
 def schedule(spec: config.Train, epochs: float) -> float:

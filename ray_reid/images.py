@@ -101,6 +101,17 @@ def encode(pixels: Pixels, quality: int = 90) -> bytes:
     return buffer.getvalue()
 
 
+def pack(pixels: Pixels) -> bytes:
+    """Bytes of an (H, W, 3) image that is still worked on: between stages nothing is encoded."""
+    return struct.pack("<II", *pixels.shape[:2]) + pixels.tobytes()
+
+
+def unpack(packed: bytes) -> Pixels:
+    """The (H, W, 3) image of `pack`; read-only."""
+    height, width = struct.unpack_from("<II", packed)
+    return np.frombuffer(packed, np.uint8, offset=8).reshape(height, width, 3)
+
+
 def _orientation(image: Image.Image) -> Any:
     """The EXIF orientation: 1 for an upright image, one without EXIF, or with damaged EXIF.
 

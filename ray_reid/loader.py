@@ -1,53 +1,107 @@
-"""The loader executes any plan: rows of a memory-mapped cache, decoded and stacked into batches."""
+"""The loader: which rows are trained on, and any plan of them as batches of decoded images."""
 
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ray_reid import images, schema, storage
+from ray_reid import config, images, schema, storage
 from ray_reid.samplers import Plan
 
 TRAINABLE = storage.TRAINABLE
+# Where a row comes from: the number of its table, and its number among the trainable rows there.
+TABLE, ROW = "table", "row"
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """The rows that are trained on: real ones first, then synthetic, each by `observation_id`."""
+
+    identities: list[str]
+    """Names in the order of their labels."""
+    labels: NDArray[np.int64]
+    """(N,) label of each row."""
+    synthetic: NDArray[np.bool_]
+    """(N,) True where the row's `origin` is synthetic, whatever table it is in."""
+    places: NDArray[np.int64]
+    """(N, 2) number of the row's table, and the row's number among the trainable ones there."""
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Images and identities by origin."""
+        sides = {"real": ~self.synthetic, "synthetic": self.synthetic}
+        return {
+            name: {"images": int(side.sum()), "identities": len(np.unique(self.labels[side]))}
+            for name, side in sides.items()
+        }
+
+
+def labels(tables: Sequence[str | Path], spec: config.Train) -> Labels:
+    """Choose the rows that `spec` trains on (`mixing` and the two fractions), and label them.
+
+    Raises:
+        ValueError: If an origin that `spec.mixing` needs is missing, or fewer than two
+            identities are left.
+    """
+    found = _trainable(tables)
+    synthetic = pc.equal(found[schema.ORIGIN], "synthetic")
+    sides = {"real": found.filter(pc.invert(synthetic)), "synthetic": found.filter(synthetic)}
+    _check_origins(spec.mixing, {name: side.num_rows for name, side in sides.items()})
+    chosen = []
+    if spec.mixing != "synthetic":
+        chosen.append(_share_of_real(sides["real"], spec))
+    if spec.mixing != "real":
+        chosen.append(_share_of_each(sides["synthetic"], spec.synthetic_fraction))
+    rows = pa.concat_tables(chosen)
+    identity = rows[schema.IDENTITY].to_pylist()
+    names = sorted(set(identity))
+    if len(names) < 2:
+        raise ValueError(f"training needs at least 2 identities; the table has {len(names)}")
+    label_of = {name: label for label, name in enumerate(names)}
+    return Labels(
+        identities=names,
+        labels=np.array([label_of[name] for name in identity], dtype=np.int64),
+        synthetic=pc.equal(rows[schema.ORIGIN], "synthetic").to_numpy(),
+        places=np.stack([rows[name].to_numpy() for name in (TABLE, ROW)], axis=1),
+    )
 
 
 class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
-    """The labelled training rows of a table, numbered in the order of their observation ids."""
+    """The rows of some tables that are trained on, as `labels` numbers them."""
 
-    def __init__(self, table: str | Path, image_size: tuple[int, int]) -> None:
-        self.identities, self.labels = labels(table)
-        self._cache = storage.RowCache(table, cache_directory(), TRAINABLE)
-        self._size = image_size
+    def __init__(self, tables: Sequence[str | Path], spec: config.Train) -> None:
+        """Open the row caches of the tables, which hold all rows that could be trained on.
+
+        Trainings on different shares of the same tables have their caches in common.
+        """
+        chosen = labels(tables, spec)
+        self.identities, self.labels = chosen.identities, chosen.labels
+        self.synthetic, self._places = chosen.synthetic, chosen.places
+        # A table of which no row is chosen is not copied.
+        self._caches = {
+            int(number): storage.RowCache(tables[number], cache_directory(), TRAINABLE)
+            for number in np.unique(chosen.places[:, 0])
+        }
+        self._size = spec.image_size
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """A batch: images (B, 3, H, W) uint8 and labels (B,) int64."""
-        encoded = [self._cache.image(int(row)) for row in rows]
+        places = self._places[rows].tolist()
+        encoded = [self._caches[table].image(row) for table, row in places]
         pixels = images.decode_batch(encoded, self._size)
         # Channels last in memory, which is what both CPU and GPU convolutions like.
         return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(self.labels[rows])
-
-
-def labels(table: str | Path) -> tuple[list[str], NDArray[np.int64]]:
-    """Identities in the order of their labels, and the label (N,) of every training row.
-
-    Raises:
-        ValueError: If there are fewer than two identities.
-    """
-    identity = storage.read(table, [schema.IDENTITY], TRAINABLE)[schema.IDENTITY].to_pylist()
-    names = sorted(set(identity))
-    if len(names) < 2:
-        raise ValueError(f"training needs at least 2 identities; the table has {len(names)}")
-    label_of = {name: label for label, name in enumerate(names)}
-    return names, np.array([label_of[name] for name in identity], dtype=np.int64)
 
 
 def execute(
@@ -73,3 +127,61 @@ def cache_directory() -> Path:
     """Where this node keeps row caches: `RAY_REID_CACHE`, else the system's temporary folder."""
     default = Path(tempfile.gettempdir()) / f"ray-reid-rows-{os.getuid()}"
     return Path(os.environ.get("RAY_REID_CACHE", default))
+
+
+def _trainable(tables: Sequence[str | Path]) -> pa.Table:
+    """Id, identity, origin and place of every row that could be trained on, by id."""
+    columns = [schema.OBSERVATION_ID, schema.IDENTITY, schema.ORIGIN]
+    parts = []
+    for number, path in enumerate(tables):
+        part = storage.read(path, columns, TRAINABLE)
+        place = {TABLE: np.full(len(part), number), ROW: np.arange(len(part))}
+        for name, values in place.items():
+            part = part.append_column(name, pa.array(values, pa.int64()))
+        parts.append(part)
+    # The table breaks ties, so that even rows with the same id have an order.
+    order = [(schema.OBSERVATION_ID, "ascending"), (TABLE, "ascending")]
+    return pa.concat_tables(parts).sort_by(order)
+
+
+def _check_origins(mixing: str, there: dict[str, int]) -> None:
+    needed = [mixing] if mixing in there else list(there)
+    if not all(there[origin] for origin in needed):
+        raise ValueError(
+            f"train.mixing is {mixing!r}, which needs {' and '.join(needed)} images, but the "
+            f"labelled training images are {there['real']} real and {there['synthetic']} "
+            f"synthetic ones"
+        )
+
+
+def _share_of_real(rows: pa.Table, spec: config.Train) -> pa.Table:
+    """Identities or images, those with the smallest hashes: a share is part of any larger one.
+
+    At least two identities are kept, because fewer cannot be trained on.
+    """
+    identity = rows[schema.IDENTITY].to_pylist()
+    if spec.real_fraction_of == "identities":
+        names = sorted(set(identity), key=_hash)
+        kept = set(names[: max(2, round(spec.real_fraction * len(names)))])
+        return rows.filter(pa.array([name in kept for name in identity]))
+    ids = rows[schema.OBSERVATION_ID].to_pylist()
+    order = sorted(range(len(rows)), key=lambda row: _hash(ids[row]))
+    # Where the second identity comes first.
+    second = next((n for n, row in enumerate(order) if identity[row] != identity[order[0]]), 0)
+    number = max(second + 1, round(spec.real_fraction * len(rows)))
+    return rows.take(sorted(order[:number]))
+
+
+def _share_of_each(rows: pa.Table, fraction: float) -> pa.Table:
+    """A share of every identity's images, at least one: those with the smallest hashes."""
+    ids, identity = (rows[name].to_pylist() for name in (schema.OBSERVATION_ID, schema.IDENTITY))
+    of: dict[str, list[int]] = {}
+    for row in sorted(range(len(rows)), key=lambda row: _hash(ids[row])):
+        of.setdefault(identity[row], []).append(row)
+    kept = [row for group in of.values() for row in group[: max(1, round(fraction * len(group)))]]
+    return rows.take(sorted(kept))
+
+
+def _hash(name: str) -> str:
+    """Puts names in an order that has nothing to do with what they are."""
+    return schema.observation_id("share", name)

@@ -1,5 +1,7 @@
 """Training losses: label-smoothed cross-entropy on the head, a metric loss on the features."""
 
+from collections.abc import Sequence
+
 import torch
 from pytorch_metric_learning.losses import CircleLoss, TripletMarginLoss
 from pytorch_metric_learning.miners import BatchHardMiner
@@ -13,12 +15,14 @@ class ReidLoss(nn.Module):
 
     Triplet: batch-hard with Euclidean distance on the raw features (Hermans et al., 2017).
     Circle: cosine similarity (Sun et al., CVPR 2020).
+    An auxiliary classifier has the same losses (Vehicle-Diff, section III-D).
     """
 
     def __init__(self, spec: config.Loss) -> None:
         super().__init__()
         self.cross_entropy = nn.CrossEntropyLoss(label_smoothing=spec.label_smoothing)
         self.weight = spec.weight if spec.metric != "none" else 0.0
+        self.auxiliary = spec.auxiliary
         self.miner: BatchHardMiner | None = None
         self.metric: nn.Module | None = None
         if spec.metric == "triplet":
@@ -27,17 +31,29 @@ class ReidLoss(nn.Module):
         elif spec.metric == "circle":
             self.metric = CircleLoss(m=spec.margin, gamma=spec.gamma)
 
-    def forward(self, features: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, features: Tensor, logits: Tensor, labels: Tensor, auxiliary: Sequence[Tensor] = ()
+    ) -> dict[str, Tensor]:
         """Losses of a batch.
 
         Args:
             features: (B, D) before the neck.
             logits: (B, classes) of the head.
             labels: (B,) int64.
+            auxiliary: Features and logits of the auxiliary classifier, if there is one.
 
         Returns:
-            Scalars `loss` (the sum to minimise), `cross_entropy` and `metric`.
+            Scalars `loss` (the sum to minimise, with the auxiliary's share), `cross_entropy`
+            and `metric` (both of the primary classifier).
         """
+        found = self._of(features, logits, labels)
+        if auxiliary:
+            other = self._of(auxiliary[0], auxiliary[1], labels)
+            found["loss"] = found["loss"] + self.auxiliary * other["loss"]
+        return found
+
+    def _of(self, features: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Losses of one classifier."""
         cross_entropy = self.cross_entropy(logits.float(), labels)
         metric = torch.zeros_like(cross_entropy)
         if self.metric is not None:

@@ -3,18 +3,37 @@
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray_reid import config, figures, storage
 from ray_reid.config import Recipe
 from ray_reid.evaluate import FILE, RANKS
-from ray_reid.run import Manifest, read_manifest
+from ray_reid.run import MANIFEST, Manifest, read_manifest
 
 HEADLINE = ("mAP", *(f"rank-{k}" for k in RANKS), "mINP")
+OUTSIDE = "outside"
 TEMPLATE = "report.html.j2"
 DRAWN = "Drawn images: shows the mechanism, not state of the art."
 MODEL, FLOOR = "model", "colour histogram (no learning)"
+STAGES = {
+    "raw": "raw: no adaptation, no filter",
+    "adapted": "adapted, no filter",
+    "filtered": "adapted and filtered",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the report and of the console; every cell is text."""
+
+    title: str
+    header: tuple[str, ...]
+    """Of the columns; the first is text, the others are numbers."""
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    """A sentence below it."""
 
 
 def write_report(run: Path, recipe: Recipe, manifests: Sequence[Manifest]) -> None:
@@ -38,12 +57,30 @@ def summary_table(run: Path) -> str:
     """Lay out the headline figures of a run as plain text, with what they were measured on."""
     result = _result(run)
     if result is None:
-        return "nothing is evaluated yet, or not since the data or the model changed"
+        nothing = "nothing is evaluated yet, or not since the data or the model changed"
+        return "\n\n".join([nothing, *map(_aligned, tables(run))])
     lines = ["".join([f"{'':<32}", *(f"{name:>9}" for name in HEADLINE)])]
     for name, cells in _rows(result):
         lines.append("".join([f"{name:<32}", *(f"{cell:>9}" for cell in cells)]))
     drawn = [DRAWN] if "miniature" in result["stamp"]["sources"] else []
-    return "\n".join([*lines, _sentence(result["stamp"]), *drawn])
+    first = "\n".join([*lines, _sentence(result["stamp"]), *drawn])
+    return "\n\n".join([first, *map(_aligned, tables(run))])
+
+
+def tables(run: Path) -> list[Table]:
+    """What a run says of generation: candidates, stages, reasons, compared trainings.
+
+    Jobs that have not run, or not since what they rest on changed, have no table.
+    """
+    jobs = {job: _facts(run, job) for job in ("ingest", "adapt", "filter", "compare")}
+    drawn = f" {DRAWN}" if _is_drawn(jobs["ingest"]) else ""
+    found = [
+        _candidates(jobs["adapt"].get("candidates", [])),
+        _stages(jobs["filter"].get("stages", []), drawn),
+        _reasons(jobs["filter"].get("counts", {})),
+        _compared(jobs["compare"].get("table", []), drawn),
+    ]
+    return [table for table in found if table is not None]
 
 
 def headline(run: Path) -> dict[str, float]:
@@ -60,6 +97,22 @@ def _result(run: Path) -> dict[str, Any] | None:
     inputs = read_manifest(run, "evaluate").inputs
     current = {job: read_manifest(run, job).key for job in inputs}
     return json.loads(file.read_text()) if inputs == current else None
+
+
+def _facts(run: Path, job: str) -> Mapping[str, Any]:
+    """What a published job says of itself; empty if it is absent or older than its inputs."""
+    return read_manifest(run, job).facts if _is_current(run, job) else {}
+
+
+def _is_current(run: Path, job: str) -> bool:
+    if not (run / job / MANIFEST).is_file():
+        return False
+    # Inputs that no job made have no directory.
+    inputs = {name: key for name, key in read_manifest(run, job).inputs.items() if name != OUTSIDE}
+    return all(
+        _is_current(run, name) and read_manifest(run, name).key == key
+        for name, key in inputs.items()
+    )
 
 
 def _page(
@@ -83,6 +136,7 @@ def _page(
         rows=_rows(result) if result else [],
         sentence=_sentence(result["stamp"]) if result else "",
         stamp=_flat(result["stamp"]) if result else {},
+        tables=tables(run),
         pictures=_pictures(run, manifests),
         counts=ingest.get("counts", {}),
         dropped=ingest.get("dropped", {}),
@@ -160,3 +214,108 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[label] = "none" if value is None else str(value)
     return flat
+
+
+def _candidates(candidates: Sequence[Mapping[str, Any]]) -> Table | None:
+    """The adapt job's `candidates`: mappings of name, fid, agreement, score and chosen."""
+    if not candidates:
+        return None
+    rows = tuple(
+        (
+            str(found.get("name")),
+            _number(found.get("fid"), 3),
+            _number(found.get("agreement"), 3),
+            _number(found.get("score"), 3),
+            "chosen" if found.get("chosen") else "",
+        )
+        for found in candidates
+    )
+    header = ("candidate", "Frechet distance", "prompt agreement", "score", "")
+    note = "Fine-tunings of the text-to-image model; of distances, lower is nearer to the target."
+    return Table("Adaptation", header, rows, note)
+
+
+def _stages(stages: Sequence[Mapping[str, Any]], drawn: str) -> Table | None:
+    """The filter job's `stages`, as Table VI of Vehicle-Diff lays them out."""
+    if not stages:
+        return None
+    rows = tuple(
+        (
+            STAGES.get(stage["stage"], stage["stage"]),
+            str(stage["identities"]) if stage["images"] else "-",
+            str(stage["images"]) if stage["images"] else "-",
+            _number(stage["fid"], 3),
+        )
+        for stage in stages
+    )
+    measured = [stage for stage in stages if stage["fid"] is not None]
+    note = "Frechet distances need at least 2 real and 2 generated images."
+    if measured:
+        # After a colon comes the file of the weights.
+        extractor = measured[0]["extractor"].partition(":")[0]
+        size = measured[0]["num_images"]
+        note = (
+            f"Frechet distance to the real training images: {size} images of either, features of "
+            f"{extractor}; lower is nearer. Only distances of the same features and number of "
+            "images compare."
+        )
+    header = ("generated images", "identities", "images", "Frechet distance")
+    return Table("Generated images", header, rows, note + drawn)
+
+
+def _reasons(counts: Mapping[str, Any]) -> Table | None:
+    """The filter job's `counts`: made, kept, and how many were dropped for each reason."""
+    made = counts.get("made")
+    if not made:
+        return None
+    dropped = sorted(counts["dropped"].items(), key=lambda pair: (-pair[1], pair[0]))
+    named = [("kept", counts["kept"]), *((f"dropped: {why}", count) for why, count in dropped)]
+    rows = tuple((name, str(count), f"{100 * count / made:.1f} %") for name, count in named)
+    return Table("Filters", ("verdict", "images", "share"), rows)
+
+
+def _compared(arms: Sequence[Mapping[str, Any]], drawn: str) -> Table | None:
+    """The compare job's `table`: metrics of each arm as mean and deviation over its seeds."""
+    names = [name for name in HEADLINE if any(name in arm for arm in arms)]
+    if not names:
+        return None
+    rows = tuple(
+        (
+            str(arm.get("arm")),
+            str(arm.get("real_images", "-")),
+            str(arm.get("synthetic_images", "-")),
+            str(_count(arm.get("seeds"))),
+            *(_spread(arm.get(name)) for name in names),
+        )
+        for arm in arms
+    )
+    header = ("training", "real", "synthetic", "seeds", *names)
+    note = "Mean over the seeds, and their standard deviation where there are several."
+    return Table("Comparison", header, rows, note + drawn)
+
+
+def _count(seeds: Any) -> Any:
+    return "-" if seeds is None else seeds if isinstance(seeds, int) else len(seeds)
+
+
+def _spread(metric: Mapping[str, Any] | None) -> str:
+    if not metric or metric.get("mean") is None:
+        return "-"
+    mean = f"{100 * metric['mean']:.1f}"
+    several = len(metric.get("values", [])) > 1 and metric.get("std") is not None
+    return f"{mean} +- {100 * metric['std']:.1f} %" if several else f"{mean} %"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _aligned(table: Table) -> str:
+    """A table as text: the first column to the left, numbers to the right."""
+    lines = [table.header, *table.rows]
+    wide = [max(len(line[column]) for line in lines) for column in range(len(table.header))]
+    texts = [
+        "  ".join([line[0].ljust(wide[0]), *map(str.rjust, line[1:], wide[1:])]).rstrip()
+        for line in lines
+    ]
+    return "\n".join([*texts, *([table.note] if table.note else [])])

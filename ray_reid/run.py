@@ -29,7 +29,10 @@ log = logging.getLogger(__name__)
 Facts = Mapping[str, Any]
 MANIFEST = "manifest.json"
 # Recipe entries that change how fast a result comes but not the result.
-RESOURCES = frozenset({"stage", "loader_processes", "max_failures", "checkpoint_batches"})
+RESOURCES = frozenset({
+    "stage", "caption_stage", "encode_stage", "num_cpus", "num_gpus", "loader_processes",
+    "max_failures", "checkpoint_batches",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,9 @@ class Job:
     work: Callable[[Work], Facts]
     needs: tuple[str, ...] = ()
     sections: tuple[str, ...] = ()
-    """Recipe sections that its result depends on."""
+    """What of the recipe its result depends on: sections, or single entries (`generate.steps`)."""
+    check: Callable[[Recipe], None] | None = None
+    """Refuses an impossible recipe before any job of the pipeline runs."""
     outside: Callable[[Recipe], str] | None = None
     """Fingerprint of what it reads that no job made."""
     scratch: tuple[str, ...] = ()
@@ -229,11 +234,19 @@ def _hold(lock: int, path: Path) -> None:
 
 
 def _sections(recipe: Recipe, names: tuple[str, ...]) -> dict[str, Any]:
-    values = recipe.model_dump(mode="json", include=set(names))
-    return {name: _without_resources(value) for name, value in values.items()}
+    values = recipe.model_dump(mode="json")
+    return {name: _without_resources(_entry(values, name)) for name in names}
+
+
+def _entry(values: Any, name: str) -> Any:
+    for part in name.split("."):
+        values = values[part]
+    return values
 
 
 def _without_resources(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_resources(one) for one in value]
     if not isinstance(value, dict):
         return value
     return {name: _without_resources(v) for name, v in value.items() if name not in RESOURCES}

@@ -33,6 +33,10 @@ ATTRIBUTES = "attributes"
 SCORES = "scores"
 DROP_REASON = "drop_reason"
 
+# Columns of tables and streams that are no part of the record.
+PIXELS = "pixels"
+"""An image between two stages, as `images.pack` writes it."""
+CAPTION = "caption"
 EMBEDDING = "embedding"
 REFERENCE_EMBEDDING = "reference_embedding"
 

@@ -85,4 +85,20 @@ class Market1501Source(Frozen):
     licence: str | None = "research use only (Market-1501)"
 
 
-Source = Annotated[MiniatureSource | FolderSource | Market1501Source, Field(discriminator="reader")]
+class VehicleXSource(Frozen):
+    """Synthetic vehicles in the layout of VehicleX; all of them are for training."""
+
+    reader: Literal["vehiclex"] = "vehiclex"
+    root: str
+    """The folder; images such as 00001_c006_1.jpg are found at any depth."""
+    labels: str | None = None
+    """XML file under `root`; null takes the only one, at most two levels below."""
+    name: str = "vehiclex"
+    licence: str | None = None
+    """Terms of the images; null where they are not known."""
+
+
+Source = Annotated[
+    MiniatureSource | FolderSource | Market1501Source | VehicleXSource,
+    Field(discriminator="reader"),
+]

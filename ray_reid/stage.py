@@ -7,11 +7,13 @@ which maps a dict of column arrays to another (DESIGN: five ideas, 2).
 import inspect
 import logging
 import os
+import re
 import shutil
 import socket
 import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,14 +27,24 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 import ray.exceptions
+from ray.data.exceptions import SystemException
 from ray.data.expressions import Expr
 from ray.data.expressions import col as column
 
 from ray_reid import schema, storage
-from ray_reid.config import Resources, StageSpec
 from ray_reid.progress import watched
+from ray_reid.resources import Resources, StageSpec
 
-__all__ = ["Cluster", "Step", "apply", "check_capacity", "check_params", "column", "stream"]
+__all__ = [
+    "Cluster",
+    "Step",
+    "apply",
+    "check_capacity",
+    "check_params",
+    "column",
+    "stream",
+    "tasks",
+]
 
 log = logging.getLogger(__name__)
 
@@ -76,20 +88,21 @@ class Cluster:
             ray.shutdown()
 
 
-def apply(dataset: "ray.data.Dataset", step: Step) -> "ray.data.Dataset":
-    """Run a stage over a data set in a pool of actors.
+def apply(dataset: "ray.data.Dataset", step: Step, at_once: bool = False) -> "ray.data.Dataset":
+    """Run a stage over a data set in a pool of actors, started `at_once` or grown from one.
 
     Raises:
         ValueError: If a parameter is not one of the stage's constructor.
     """
     check_params(step.stage, step.params)
+    actors = step.spec.actors
     return dataset.map_batches(
         _Adapter,
         fn_constructor_kwargs={"stage": step.stage, "params": dict(step.params)},
         batch_size=step.spec.batch_size,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=step.spec.actors),
+        compute=ray.data.ActorPoolStrategy(min_size=actors if at_once else 1, max_size=actors),
         num_cpus=step.spec.num_cpus,
         num_gpus=step.spec.num_gpus or None,
     )
@@ -130,21 +143,30 @@ def stream(
                 counted[file] = pq.read_metadata(file).num_rows
         return len(done) + sum(counted.values()), total
 
+    # Pools start with one actor each at least, all at once.
+    check_capacity(f"{name}: num_gpus:", 1, 0.0, sum(step.spec.num_gpus for step in steps))
     dataset = _rows(source, columns, where, done, steps[0].spec.block_rows)
     dataset.set_name(name)
-    for step in _fitted(steps):
-        dataset = apply(dataset, step)
+    fitted = _fitted(steps)
+    at_once = _fit_at_once(fitted)
+    for step in fitted:
+        dataset = apply(dataset, step, at_once)
     with watched(name, "row", progress):
         try:
             dataset.write_parquet(str(aside.resolve()), **storage.PARQUET)
-        except ray.exceptions.RayTaskError as error:
-            raise ValueError(f"{name}: {reason(error)}") from error
+        except ray.exceptions.RayError as error:
+            raise ValueError(f"{name}: {reason(error).removeprefix('ValueError: ')}") from error
     _adopt(out)
 
 
 def reason(error: BaseException) -> str:
     """What went wrong in a worker, in one line: the first cause that is not one of Ray's own."""
-    cause = getattr(error, "cause", None) or error.__cause__
+    told = re.findall(rf"{StageError.__name__}: (.+)", str(error))
+    if told:
+        return str(told[-1])
+    # Ray Data blames itself in `__cause__` for whatever it does not know.
+    behind = None if isinstance(error.__cause__, SystemException) else error.__cause__
+    cause = getattr(error, "cause", None) or behind
     if isinstance(error, ray.exceptions.RayError) and isinstance(cause, BaseException):
         return reason(cause)
     if isinstance(error, OSError) and error.strerror:
@@ -166,6 +188,33 @@ def _rows(
         dataset = dataset.map_batches(rest, batch_size=None, batch_format="pyarrow")
     # read_parquet coalesces small files into one block, which would run on one core.
     return dataset.repartition(target_num_rows_per_block=block_rows)
+
+
+def tasks(
+    name: str,
+    function: Callable[..., Any],
+    arguments: Sequence[Mapping[str, Any]],
+    num_cpus: float,
+    num_gpus: float = 0.0,
+) -> Iterator[tuple[int, Any]]:
+    """Call a function with each of `arguments` in workers; yield (position, result) as they end.
+
+    As many run at once as the resources allow.
+
+    Raises:
+        ValueError: If one of them fails, with its reason.
+    """
+    remote: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(function)
+    started = {remote.remote(**values): place for place, values in enumerate(arguments)}
+    while started:
+        (done,), _ = ray.wait(list(started), num_returns=1)
+        place = started.pop(done)
+        try:
+            yield place, ray.get(done)
+        except ray.exceptions.RayError as error:
+            for other in started:
+                ray.cancel(other, force=True)
+            raise ValueError(f"{name}: {reason(error).removeprefix('ValueError: ')}") from error
 
 
 def check_capacity(name: str, count: int, num_cpus: float, num_gpus: float) -> None:
@@ -226,6 +275,14 @@ def _fitted(steps: Sequence[Step]) -> list[Step]:
     ]
 
 
+def _fit_at_once(steps: Sequence[Step]) -> bool:
+    """Whether all actors, and a task that reads or writes, find room: then none starts late."""
+    has: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus = sum(step.spec.actors * step.spec.num_cpus for step in steps)
+    gpus = sum(step.spec.actors * step.spec.num_gpus for step in steps)
+    return cpus + 1.0 <= has.get("CPU", 0.0) and gpus <= has.get("GPU", 0.0)
+
+
 def _adopt(out: Path) -> None:
     """Move the finished files of every attempt into the table; unfinished ones are removed."""
     out.mkdir(parents=True, exist_ok=True)
@@ -257,15 +314,24 @@ def _without(table: pa.Table, done: pa.Array) -> pa.Table:
     return table.filter(pc.invert(pc.is_in(table[schema.OBSERVATION_ID], value_set=done)))
 
 
+class StageError(Exception):
+    """What went wrong in a stage, in one line: Ray hands on the text, not the exception."""
+
+
 class _Adapter:
     """Arrow blocks in and out of a stage; columns it passes on unchanged are not converted."""
 
     def __init__(self, stage: type[Any], params: Mapping[str, Any]) -> None:
-        self._stage = stage(**params)
+        # Aside, so that the models of all pools load at once, and what a stage refuses is told by
+        # its first call: what the constructor of an actor raises, Ray prints with its traceback.
+        self._stage = ThreadPoolExecutor(1).submit(stage, **params)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         batch = schema.to_batch(table)
-        result = self._stage(batch)
+        try:
+            result = self._stage.result()(batch)
+        except Exception as error:
+            raise StageError(reason(error)) from error
         same = {n for n in result if n in batch and result[n] is batch[n]}
         changed = schema.to_table({n: v for n, v in result.items() if n not in same})
         columns = {n: table[n] if n in same else changed[n] for n in result}
@@ -336,6 +402,7 @@ def _configure() -> None:
     context.enable_operator_progress_bars = False
     # The bar is ours (progress.py): Ray's prints five lines every ten seconds into a log file.
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # It logs the traceback of what it raises as well.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # An impossible request for resources hangs for half an hour by default.
     context.wait_for_min_actors_s = 120

@@ -3,7 +3,7 @@
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from ray_reid.run import Facts, Work
 # Ray Train's controller imports this module too; it has no use for torch and waits for it.
 if TYPE_CHECKING:
     from ray_reid.fit import Fit, Progress
+    from ray_reid.loader import Labels
 
 log = logging.getLogger(__name__)
 
@@ -34,28 +35,42 @@ RAY_RUN = "ray"
 
 
 def train_job(work: Work) -> Facts:
-    """Train on the ingested table and write the model package `model/`."""
+    """Train on the ingested and the generated table and write the model package `model/`."""
     from ray_reid import loader, package
 
     spec = work.recipe.train
-    _check_network(spec)
-    table = work.inputs["ingest"] / "observations"
-    identities, labels = loader.labels(table)
-    _check_identities(work.recipe, len(identities))
+    check_network(spec)
+    tables = training_tables(work)
+    chosen = loader.labels(tables, spec)
+    check_plan(work.recipe, chosen, spec.num_workers)
     stage.check_capacity("train.num_workers", spec.num_workers, spec.cpus_per_worker, spec.use_gpu)
-    state = _train(work.recipe, table.resolve(), work.out.resolve())
+    state = _train(work.recipe, tables, work.out.resolve())
     history = state["progress"]["history"]
-    package.save(work.out / "model", work.recipe, identities, state["network"])
+    package.save(work.out / "model", work.recipe, chosen.identities, state["network"])
     return {
         "history": history,
-        "counts": {"images": len(labels), "identities": len(identities)},
+        "counts": {
+            "images": len(chosen.labels),
+            "identities": len(chosen.identities),
+            "by_origin": chosen.counts(),
+        },
         "metrics": {f"final_{name}": history[-1][name] for name in ("loss", "accuracy")},
         "precision": state["precision"],
     }
 
 
-def _check_network(spec: config.Train) -> None:
-    """Build the network once here: a mistake in it would fail in every worker, again and again."""
+def training_tables(work: Work) -> list[Path]:
+    """The tables that may be trained on: what was ingested and, if it was, what was generated."""
+    jobs = [name for name in ("ingest", "generate") if name in work.inputs]
+    return [(work.inputs[name] / "observations").resolve() for name in jobs]
+
+
+def check_network(spec: config.Train) -> None:
+    """Build the network once here: a mistake in it would fail in every worker, again and again.
+
+    Raises:
+        ValueError: If timm or PyTorch refuses it.
+    """
     from ray_reid.networks import ReidNetwork
 
     try:
@@ -68,23 +83,28 @@ def _check_network(spec: config.Train) -> None:
         ) from error
 
 
-def _check_identities(recipe: Recipe, identities: int) -> None:
-    wanted = recipe.train.sampler.num_identities
-    if identities < wanted:
-        raise ValueError(
-            f"train.sampler.num_identities is {wanted} but only {identities} identities have "
-            f"training images; set it to at most that"
-        )
+def check_plan(recipe: Recipe, chosen: "Labels", world_size: int = 1) -> int:
+    """Plan an epoch here, where a refusal is one sentence; returns its number of batches.
+
+    Raises:
+        ValueError: If the rows cannot fill a batch, or the workers cannot share it.
+    """
+    from ray_reid import fit
+
+    try:
+        return len(fit.plan(recipe, chosen.labels, chosen.synthetic, 0, world_size))
+    except ValueError as error:
+        raise ValueError(f"train.sampler: {error}") from error
 
 
-def _train(recipe: Recipe, table: Path, out: Path) -> dict[str, Any]:
+def _train(recipe: Recipe, tables: Sequence[Path], out: Path) -> dict[str, Any]:
     """Run or resume the Ray Train run under `out` and return its last checkpoint's state."""
     from ray.train.torch import TorchConfig, TorchTrainer
 
     # The controller polls its workers this often; the default of 2 s delays every report.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
     spec = recipe.train
-    arguments = {"recipe": recipe.model_dump(mode="json"), "table": str(table)}
+    arguments = {"recipe": recipe.model_dump(mode="json"), "tables": list(map(str, tables))}
     with metered("train", "batch") as meter:
         trainer = TorchTrainer(
             train_worker,
@@ -127,7 +147,7 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
 
     recipe = config.validate(arguments["recipe"])
     context = ray.train.get_context()
-    rows = TrainingRows(arguments["table"], recipe.train.image_size)
+    rows = TrainingRows(arguments["tables"], recipe.train)
     fit = Fit(
         recipe,
         rows,

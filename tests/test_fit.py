@@ -37,6 +37,23 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_REID_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five synthetic identities of ten images, and one image that a filter has marked."""
+    rng = np.random.default_rng(1)
+    rows: list[dict[str, Any]] = []
+    for identity in range(5):
+        colour = rng.uniform(40, 215, 3)
+        for index in range(10):
+            pixels = (colour + rng.normal(0, 25, (32, 32, 3))).clip(0, 255).astype(np.uint8)
+            rows.append(_row(f"g{identity}-{index}", images.encode(pixels), f"g:{identity}"))
+    rows.append(_row("marked", b"?", "g:0") | {schema.DROP_REASON: "colour"})
+    path = tmp_path_factory.mktemp("generated") / "observations"
+    synthetic = {schema.ORIGIN: "synthetic"}
+    storage.write(path, schema.observations([row | synthetic for row in rows]))
+    return path
+
+
 def _row(name: str, image: bytes, identity: str) -> dict[str, Any]:
     return {
         schema.OBSERVATION_ID: schema.observation_id("s", name),
@@ -58,8 +75,8 @@ def _recipe(*overrides: str) -> Recipe:
     return config.load("baseline", None, [*small, *overrides])
 
 
-def _fit(table: Path, recipe: Recipe) -> Fit:
-    rows = TrainingRows(table, recipe.train.image_size)
+def _fit(table: Path, recipe: Recipe, *others: Path) -> Fit:
+    rows = TrainingRows([table, *others], recipe.train)
     return Fit(recipe, rows, device=torch.device("cpu"))
 
 
@@ -71,13 +88,14 @@ def _through_a_file(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_labels_are_the_sorted_identities_of_the_trainable_rows(table: Path) -> None:
-    names, labels = loader.labels(table)
-    assert names == [f"s:{identity}" for identity in range(6)]
-    assert np.bincount(labels).tolist() == [6] * 6
+    chosen = loader.labels([table], config.Train())
+    assert chosen.identities == [f"s:{identity}" for identity in range(6)]
+    assert np.bincount(chosen.labels).tolist() == [6] * 6
+    assert not chosen.synthetic.any()
 
 
 def test_the_loader_gives_the_planned_rows_with_their_labels(table: Path) -> None:
-    rows = TrainingRows(table, (32, 32))
+    rows = TrainingRows([table], config.Train(image_size=(32, 32)))
     plan = np.array([[[3, 1], [5, 0]], [[2, 2], [7, 8]]])
     stored = storage.read(table, [schema.IMAGE, schema.IDENTITY], storage.TRAINABLE)
     encoded = stored[schema.IMAGE].to_pylist()
@@ -93,7 +111,7 @@ def test_the_loader_gives_the_planned_rows_with_their_labels(table: Path) -> Non
 
 
 def test_decoding_processes_give_the_same_batches(table: Path) -> None:
-    rows = TrainingRows(table, (32, 32))
+    rows = TrainingRows([table], config.Train(image_size=(32, 32)))
     plan = np.arange(24).reshape(4, 1, 6)
     here = list(loader.execute(rows, plan, 0))
     beside = list(loader.execute(rows, plan, 0, processes=2))
@@ -110,17 +128,26 @@ def test_training_learns_to_tell_colours_apart(table: Path) -> None:
     assert history[-1]["accuracy"] > 2 * history[0]["accuracy"]
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3])
-def test_a_training_resumed_at_any_batch_ends_with_the_same_weights(table: Path, stop: int) -> None:
-    recipe = _recipe()
-    whole = _fit(table, recipe)
+MIXED = ["train.mixing=balanced", "train.loss.auxiliary=0.5", "train.batches_per_epoch=2"]
+
+
+@pytest.mark.parametrize(
+    ("stop", "changes"),
+    [(1, []), (2, []), (3, []), (3, MIXED)],
+    ids=["1", "2", "3", "balanced with an auxiliary classifier"],
+)
+def test_a_training_resumed_at_any_batch_ends_with_the_same_weights(
+    table: Path, generated: Path, stop: int, changes: list[str]
+) -> None:
+    recipe = _recipe(*changes)
+    whole = _fit(table, recipe, generated)
     for _ in whole.run():
         pass
-    first = _fit(table, recipe)
+    first = _fit(table, recipe, generated)
     for done, _ in enumerate(first.run(), start=1):
         if done == stop:
             break
-    second = _fit(table, recipe)
+    second = _fit(table, recipe, generated)
     second.restore(_through_a_file(first.state()))
     for _ in second.run():
         pass
@@ -152,7 +179,7 @@ def test_a_table_with_one_identity_is_refused(tmp_path: Path) -> None:
     assert isinstance(one, pa.Table)
     storage.write(tmp_path / "one", one)
     with pytest.raises(ValueError, match="needs at least 2 identities; the table has 1"):
-        loader.labels(tmp_path / "one")
+        loader.labels([tmp_path / "one"], config.Train())
 
 
 def test_a_training_that_diverges_stops_with_its_cause(table: Path) -> None:
@@ -167,3 +194,167 @@ def test_a_training_keeps_the_arithmetic_it_began_with(table: Path) -> None:
     second = _fit(table, _recipe("train.precision=fp32"))
     second.restore(_through_a_file(first.state()))
     assert second.bf16
+
+
+def _chosen(tables: list[Path], **changes: Any) -> loader.Labels:
+    return loader.labels(tables, config.Train(**changes))
+
+
+def _ids(tables: list[Path], chosen: loader.Labels) -> list[str]:
+    """The observation ids of the chosen rows, read by their places."""
+    columns = [schema.OBSERVATION_ID]
+    read = [storage.read(table, columns, storage.TRAINABLE) for table in tables]
+    return [read[table][columns[0]][row].as_py() for table, row in chosen.places.tolist()]
+
+
+def test_real_rows_come_first_and_each_kind_is_in_the_order_of_its_ids(
+    table: Path, generated: Path
+) -> None:
+    tables = [table, generated]
+    chosen = _chosen(tables, mixing="shuffled")
+    assert chosen.synthetic.tolist() == [False] * 36 + [True] * 50
+    ids = _ids(tables, chosen)
+    assert ids[:36] == sorted(ids[:36])
+    assert ids[36:] == sorted(ids[36:])
+    assert chosen.counts() == {
+        "real": {"images": 36, "identities": 6},
+        "synthetic": {"images": 50, "identities": 5},
+    }
+    # The order of the tables and which of them holds an image decide nothing.
+    swapped = _chosen(tables[::-1], mixing="shuffled")
+    assert _ids(tables[::-1], swapped) == ids
+    assert swapped.labels.tolist() == chosen.labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("mixing", "kinds"),
+    [("real", "s"), ("synthetic", "g"), ("shuffled", "gs"), ("balanced", "gs")],
+)
+def test_mixing_says_which_images_are_trained_on(
+    table: Path, generated: Path, mixing: str, kinds: str
+) -> None:
+    chosen = _chosen([table, generated], mixing=mixing)
+    assert sorted({name[0] for name in chosen.identities}) == sorted(kinds)
+    assert set(chosen.labels.tolist()) == set(range(len(chosen.identities)))
+
+
+def test_a_batch_of_two_tables_has_the_images_of_its_rows(table: Path, generated: Path) -> None:
+    tables = [table, generated]
+    spec = config.Train(mixing="shuffled", synthetic_fraction=0.3, image_size=(32, 32))
+    rows = TrainingRows(tables, spec)
+    assert len(rows) == 36 + 5 * 3
+    ids = _ids(tables, loader.labels(tables, spec))
+    stored = {
+        row[schema.OBSERVATION_ID]: row
+        for path in tables
+        for row in storage.read(
+            path, [schema.OBSERVATION_ID, schema.IMAGE, schema.IDENTITY]
+        ).to_pylist()
+    }
+    picked = [0, 35, 36, 50, 40]
+    pixels, labels = rows[picked]
+    for number, row in enumerate(picked):
+        expected = images.decode(stored[ids[row]][schema.IMAGE])
+        assert np.array_equal(pixels[number].permute(1, 2, 0).numpy(), expected)
+        assert rows.identities[labels[number]] == stored[ids[row]][schema.IDENTITY]
+
+
+def test_a_table_that_is_not_trained_on_is_not_copied(
+    table: Path, generated: Path, tmp_path: Path
+) -> None:
+    TrainingRows([table, generated], config.Train())
+    assert len(list((tmp_path / "cache").glob("*.arrow"))) == 1
+    TrainingRows([table, generated], config.Train(mixing="balanced", real_fraction=0.5))
+    TrainingRows([table, generated], config.Train(mixing="shuffled", synthetic_fraction=0.5))
+    # All shares of a table have one copy in common.
+    assert len(list((tmp_path / "cache").glob("*.arrow"))) == 2
+
+
+def test_the_origin_decides_and_not_the_table(table: Path, tmp_path: Path) -> None:
+    """A synthetic set of somebody else's is read as a source, beside real ones."""
+    rows = [_row(f"v{n}", b"", f"v:{n % 3}") | {schema.ORIGIN: "synthetic"} for n in range(9)]
+    rows += [_row(f"r{n}", b"", f"r:{n % 2}") for n in range(4)]
+    storage.write(tmp_path / "mixed", schema.observations(rows))
+    for mixing, identities in (("real", 2), ("synthetic", 3), ("balanced", 5)):
+        assert len(_chosen([tmp_path / "mixed"], mixing=mixing).identities) == identities
+
+
+def test_images_that_the_mixing_needs_and_nobody_has_are_refused(
+    table: Path, generated: Path
+) -> None:
+    for mixing in ("synthetic", "shuffled", "balanced"):
+        with pytest.raises(
+            ValueError, match=rf"train\.mixing is '{mixing}', .* 36 real and 0 synth"
+        ):
+            _chosen([table], mixing=mixing)
+    with pytest.raises(ValueError, match=r"'real', which needs real images, .* 0 real and 50 synt"):
+        _chosen([generated])
+
+
+def _many(path: Path, origin: str = "real") -> Path:
+    """40 identities of 10 images each."""
+    rows = [_row(f"{n}", b"", f"s:{n % 40}") | {schema.ORIGIN: origin} for n in range(400)]
+    storage.write(path, schema.observations(rows))
+    return path
+
+
+@pytest.mark.parametrize("of", ["identities", "images"])
+def test_a_share_of_the_real_images_is_part_of_every_larger_one(tmp_path: Path, of: str) -> None:
+    table = _many(tmp_path / "many")
+    smaller: set[str] = set()
+    for fraction in (0.001, 0.01, 0.1, 0.3, 0.77, 1.0):
+        chosen = _chosen([table], real_fraction=fraction, real_fraction_of=of)
+        ids = set(_ids([table], chosen))
+        assert smaller <= ids
+        smaller = ids
+        if fraction >= 0.1:
+            assert len(ids) == round(400 * (fraction if of == "images" else _whole(fraction)))
+        assert len(chosen.identities) >= 2
+    assert len(smaller) == 400
+
+
+def _whole(fraction: float) -> float:
+    """The share that is nearest in whole identities of 40."""
+    return round(40 * fraction) / 40
+
+
+def test_a_share_of_the_synthetic_images_is_taken_from_every_identity(tmp_path: Path) -> None:
+    table = _many(tmp_path / "many", "synthetic")
+    smaller: set[str] = set()
+    for fraction, each in ((0.01, 1), (0.1, 1), (0.25, 2), (0.5, 5), (1.0, 10)):
+        chosen = _chosen([table], mixing="synthetic", synthetic_fraction=fraction)
+        assert np.bincount(chosen.labels).tolist() == [each] * 40
+        ids = set(_ids([table], chosen))
+        assert smaller <= ids
+        smaller = ids
+
+
+def test_trainings_on_unlike_amounts_take_equally_many_steps(table: Path, generated: Path) -> None:
+    for changes in (["train.real_fraction=0.7"], ["train.mixing=shuffled"]):
+        fit = _fit(table, _recipe("train.batches_per_epoch=5", *changes), generated)
+        assert fit.batches_per_epoch == 5
+
+
+def test_balanced_batches_need_an_even_number_of_identities(table: Path, generated: Path) -> None:
+    recipe = _recipe("train.mixing=balanced", "train.sampler.num_identities=5")
+    with pytest.raises(ValueError, match="num_identities 5 must be even"):
+        _fit(table, recipe, generated)
+
+
+SMALL_SWIN = "{embed_dim: 12, depths: [1, 1, 1, 1], num_heads: [1, 1, 2, 2], window_size: 4}"
+
+
+def test_a_swin_transformer_trains_with_an_auxiliary_classifier(table: Path) -> None:
+    fit = _fit(
+        table,
+        _recipe(
+            "train.backbone=swinv2_tiny_window8_256",
+            f"train.backbone_params={SMALL_SWIN}",
+            "train.loss.auxiliary=0.5",
+            "train.epochs=4",
+        ),
+    )
+    history = list(fit.run())[-1].history
+    assert history[-1]["loss"] < history[0]["loss"]
+    for name, parameter in fit.network.named_parameters():
+        assert parameter.grad is not None or not parameter.requires_grad, name

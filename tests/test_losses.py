@@ -1,6 +1,7 @@
 """Losses against explicit loops."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -67,6 +68,26 @@ def test_cross_entropy_is_smoothed_and_the_sum_is_weighted(
     expected = -(target * log_p).sum(dim=1).mean()
     assert torch.allclose(found["cross_entropy"], expected)
     assert torch.allclose(found["loss"], expected + 0.5 * found["metric"])
+
+
+@pytest.mark.parametrize("metric", ["circle", "triplet", "none"])
+def test_an_auxiliary_classifier_adds_its_weighted_losses(
+    batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor], metric: Literal["circle"]
+) -> None:
+    features, logits, labels = batch
+    # Of other widths, as an earlier feature map gives them.
+    auxiliary = [torch.cat([features.flip(0), features], dim=1), logits.flip(1)]
+    spec = config.Loss(metric=metric, weight=0.5, auxiliary=0.3, gamma=16.0)
+    loss = ReidLoss(spec)
+    primary, other = loss(features, logits, labels), loss(*auxiliary, labels)
+    found = loss(features, logits, labels, auxiliary)
+    expected = sum(
+        share * (losses["cross_entropy"] + 0.5 * losses["metric"])
+        for share, losses in ((1.0, primary), (0.3, other))
+    )
+    assert torch.allclose(found["loss"], expected)
+    assert found["cross_entropy"] == primary["cross_entropy"]
+    assert found["metric"] == primary["metric"]
 
 
 def test_without_a_metric_loss_only_cross_entropy_is_left(

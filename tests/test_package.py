@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,6 +165,65 @@ def test_networks_whose_maps_have_channels_last_pool_over_space() -> None:
     network = ReidNetwork(spec, 2).eval()
     with torch.inference_mode():
         assert network.feature_map(torch.rand(1, 3, 224, 224)).shape[1] == network.neck.num_features
+
+
+def test_networks_for_one_size_of_image_are_built_for_ours() -> None:
+    small = {"embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 4}
+    changes = {"backbone": "swinv2_tiny_window8_256", "backbone_params": small}
+    network = ReidNetwork(config.Train(**changes, image_size=(64, 32)), 2).eval()
+    with torch.inference_mode():
+        assert network.feature_map(torch.rand(1, 3, 64, 32)).shape == (1, 96, 2, 1)
+        assert network.embed(torch.rand(2, 3, 64, 32)).shape == (2, 96)
+    # What the recipe says itself stands.
+    own = {**small, "img_size": (32, 32)}
+    with pytest.raises(AssertionError, match="doesn't match model"):
+        ReidNetwork(config.Train(**{**changes, "backbone_params": own}, image_size=(64, 32)), 2)
+
+
+AUXILIARY: list[tuple[str, dict[str, Any], int]] = [
+    ("resnet10t", {"output_stride": 16}, 256),
+    ("convnext_atto", {}, 160),
+    (
+        "swinv2_tiny_window8_256",
+        {"embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 4},
+        48,
+    ),
+]
+
+
+@pytest.mark.parametrize(("backbone", "params", "width"), AUXILIARY)
+def test_an_auxiliary_classifier_sees_the_last_map_but_one_and_changes_nothing_else(
+    backbone: str, params: dict[str, Any], width: int
+) -> None:
+    shared: dict[str, Any] = {"backbone": backbone, "backbone_params": params, "pooling": "gem"}
+    shared["image_size"] = (64, 64)
+    networks = []
+    for weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        spec = config.Train(**shared, loss=config.Loss(auxiliary=weight))
+        networks.append(ReidNetwork(spec, 5).eval())
+    plain, auxiliary = networks
+    weights = auxiliary.state_dict()
+    added = set(weights) - set(plain.state_dict())
+    assert {name.split(".")[0] for name in added} == {"auxiliary"}
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+    images = torch.rand(3, 3, 64, 64)
+    with torch.inference_mode():
+        features, logits, earlier, others = auxiliary(images)
+        assert earlier.shape == (3, width)
+        assert others.shape == logits.shape == (3, 5)
+        for found, expected in zip((features, logits), plain(images), strict=True):
+            assert torch.equal(found, expected)
+        assert torch.equal(auxiliary.embed(images), plain.embed(images))
+
+
+def test_a_package_with_an_auxiliary_classifier_loads(tmp_path: Path) -> None:
+    changes = ["train.backbone=resnet10t", "train.image_size=[32, 32]", "train.loss.auxiliary=0.5"]
+    recipe = config.load("baseline", None, changes)
+    network = ReidNetwork(recipe.train, 2)
+    package.save(tmp_path / "model", recipe, ["a", "b"], network.state_dict())
+    assert ray_reid.load(tmp_path / "model").embed(_jpegs(2)).shape == (2, 512)
 
 
 def test_gem_lies_between_the_mean_and_the_maximum() -> None:

@@ -2,11 +2,13 @@
 
 import json
 import re
+from dataclasses import asdict
 
 import pytest
 from test_evaluate import FakeModel, make_run, publish, recipe_of
 
 from ray_reid import evaluate, report
+from ray_reid.run import Manifest
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +78,86 @@ def test_photographs_are_not_called_drawn(tmp_path):
     recipe = type(recipe_of()).model_validate({"name": "baseline", "ingest": folder})
     report.write_report(tmp_path, recipe, [])
     assert report.DRAWN not in (tmp_path / "report.html").read_text()
+
+
+STAGE = {"num_images": 40, "extractor": "image_text"}
+GENERATED = {
+    "adapt": {
+        "candidates": [
+            {"name": "none", "fid": 0.9, "agreement": 0.5, "score": 0.1, "chosen": False},
+            {"name": "0-<100>", "fid": 0.4, "agreement": 0.6, "score": 0.8, "chosen": True},
+        ]
+    },
+    "filter": {
+        "counts": {"made": 50, "kept": 40, "dropped": {"colour": 3, "confidence": 7}},
+        "stages": [
+            {"stage": "raw", "identities": 0, "images": 0, "fid": None}
+            | {"num_images": None, "extractor": None},
+            {"stage": "adapted", "identities": 6, "images": 50, "fid": 0.25, **STAGE},
+            {"stage": "filtered", "identities": 5, "images": 40, "fid": 0.2, **STAGE},
+        ],
+    },
+    "compare": {
+        "table": [
+            {"arm": "real", "real_images": 80, "synthetic_images": 0, "seeds": [0, 1]}
+            | {"mAP": {"mean": 0.5, "std": 0.012, "values": [0.49, 0.51]}},
+            {"arm": "both", "real_images": 80, "synthetic_images": 40, "seeds": [0]}
+            | {"mAP": {"mean": 0.6, "std": 0.0, "values": [0.6]}, "rank-1": {"mean": 0.7}},
+        ]
+    },
+}
+
+
+def publish_generated(run, **inputs):
+    """Publish the jobs of generation beside a made-up ingest, as far as the report reads them."""
+    ingest = {"sources": [{"reader": "miniature"}]}
+    for job, facts in {"ingest": ingest, **GENERATED}.items():
+        own = inputs.get(job, {"outside": "files"} if job == "ingest" else {"ingest": "key-ingest"})
+        manifest = Manifest(job, f"key-{job}", "0", None, {}, own, facts, 1.0)
+        (run / job).mkdir(exist_ok=True)
+        (run / job / "manifest.json").write_text(json.dumps(asdict(manifest)))
+
+
+def test_the_tables_of_generation_are_laid_out_with_what_they_were_measured_on(tmp_path):
+    publish_generated(tmp_path)
+    adaptation, stages, verdicts, compared = report.tables(tmp_path)
+    assert adaptation.rows[1] == ("0-<100>", "0.400", "0.600", "0.800", "chosen")
+    assert [row[1:] for row in stages.rows] == [
+        ("-", "-", "-"),
+        ("6", "50", "0.250"),
+        ("5", "40", "0.200"),
+    ]
+    assert "40 images of either, features of image_text" in stages.note
+    assert stages.note.endswith(report.DRAWN)
+    assert verdicts.rows == (
+        ("kept", "40", "80.0 %"),
+        ("dropped: confidence", "7", "14.0 %"),
+        ("dropped: colour", "3", "6.0 %"),
+    )
+    assert compared.header[4:] == ("mAP", "rank-1")
+    assert compared.rows[0] == ("real", "80", "0", "2", "50.0 +- 1.2 %", "-")
+    assert compared.rows[1] == ("both", "80", "40", "1", "60.0 %", "70.0 %")
+
+
+def test_the_tables_of_generation_are_on_the_page_and_on_the_console(tmp_path):
+    publish_generated(tmp_path)
+    report.write_report(tmp_path, recipe_of(), [])
+    page = (tmp_path / "report.html").read_text()
+    for title in ("Adaptation", "Generated images", "Filters", "Comparison"):
+        assert f"<h2>{title}</h2>" in page
+    assert "0-&lt;100&gt;" in page
+    said = report.summary_table(tmp_path)
+    assert said.startswith("nothing is evaluated yet")
+    candidate, *rows = said.split("\n\n")[1].splitlines()[:3]
+    # Numbers stand below the ends of their names.
+    assert [row.index("0.9") + len("0.900") for row in rows[:1]] == [
+        candidate.index("Frechet distance") + len("Frechet distance")
+    ]
+    assert all(line.isascii() and line == line.rstrip() for line in said.splitlines())
+
+
+def test_tables_of_jobs_that_rest_on_older_ones_are_left_out(tmp_path):
+    publish_generated(
+        tmp_path, filter={"adapt": "key-older"}, compare={"filter": "key-filter", "outside": "x"}
+    )
+    assert [table.title for table in report.tables(tmp_path)] == ["Adaptation"]

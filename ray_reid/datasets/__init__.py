@@ -12,20 +12,22 @@ from typing import Any
 import pyarrow as pa
 
 from ray_reid import schema
-from ray_reid.datasets import folder, market1501, miniature
+from ray_reid.datasets import folder, market1501, miniature, vehiclex
 from ray_reid.datasets.reading import LOCATOR, Reading, Row
-from ray_reid.sources import FolderSource, Market1501Source, MiniatureSource
+from ray_reid.sources import FolderSource, Market1501Source, MiniatureSource, VehicleXSource
 
-Source = FolderSource | Market1501Source | MiniatureSource
+Source = FolderSource | Market1501Source | MiniatureSource | VehicleXSource
 
 READERS: Mapping[str, Callable[[Any], Reading]] = {
     "folder": folder.read_folder,
     "market1501": market1501.read_market1501,
     "miniature": miniature.read_miniature,
+    "vehiclex": vehiclex.read_vehiclex,
 }
 FILES: Mapping[str, Callable[[Any], list[Path]]] = {
     "folder": folder.files,
     "market1501": market1501.files,
+    "vehiclex": vehiclex.files,
 }
 
 PLAN = pa.schema(

@@ -39,6 +39,25 @@ class AveragePool(nn.Module):
 POOLING: dict[str, type[nn.Module]] = {"avg": AveragePool, "gem": GeneralizedMean}
 
 
+class Auxiliary(nn.Module):
+    """A classifier on an earlier feature map, which brings gradients nearer to the input.
+
+    Vehicle-Diff, section III-D, after Szegedy et al. (CVPR 2015). Used in training only.
+    """
+
+    def __init__(self, pooling: str, width: int, num_classes: int) -> None:
+        """Build pooling, neck and head for maps of `width` channels."""
+        super().__init__()
+        self.pool = POOLING[pooling]()
+        self.neck = _neck(width)
+        self.head = _head(width, num_classes)
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps (B, C, h, w) to features (B, C) before the neck and logits (B, classes)."""
+        features: Tensor = self.pool(maps)
+        return features, self.head(self.neck(features))
+
+
 class ReidNetwork(nn.Module):
     """Images (B, 3, H, W) in [0, 1] to features, logits and embeddings."""
 
@@ -63,11 +82,13 @@ class ReidNetwork(nn.Module):
         width = probe.shape[3] if self.channels_last else probe.shape[1]
         dim = spec.embedding_dim or width
         self.project = nn.Linear(width, dim, bias=False) if dim != width else nn.Identity()
-        self.neck = nn.BatchNorm1d(dim)
-        # BNNeck's shift is frozen at zero, so that cosine suits the normalised features.
-        self.neck.bias.requires_grad_(False)
-        self.head = nn.Linear(dim, num_classes, bias=False)
-        nn.init.normal_(self.head.weight, std=0.001)
+        self.neck = _neck(dim)
+        self.head = _head(dim, num_classes)
+        # Built last: without it, everything else begins with the same random numbers.
+        self.auxiliary: Auxiliary | None = None
+        if spec.loss.auxiliary > 0:
+            maps = _earlier_map(self.backbone, spec)
+            self.auxiliary = Auxiliary(spec.pooling, maps.shape[1], num_classes)
         # Pretrained weights expect the input that they were trained on; saved with the weights,
         # because a package is built again without asking for pretrained ones.
         expected: dict[str, Any] = {"mean": MEAN, "std": STD}
@@ -86,11 +107,15 @@ class ReidNetwork(nn.Module):
         features: Tensor = self.project(self.pool(self.feature_map(images)))
         return features
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, D) and logits (B, classes), for training."""
-        features = self.features(images)
-        logits: Tensor = self.head(self.neck(features))
-        return features, logits
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Features (B, D) and logits (B, classes), for training; then those of the auxiliary."""
+        if self.auxiliary is None:
+            features = self.features(images)
+            return features, self.head(self.neck(features))
+        last, (earlier,) = _maps(self.backbone, (images - self.mean) / self.std)
+        maps = last.permute(0, 3, 1, 2) if self.channels_last else last
+        features = self.project(self.pool(maps))
+        return features, self.head(self.neck(features)), *self.auxiliary(earlier)
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, D) unit-norm embeddings: features after the neck, for retrieval."""
@@ -110,10 +135,41 @@ def check_backbone(name: str) -> None:
 
 def _backbone(spec: config.Train) -> nn.Module:
     check_backbone(spec.backbone)
+    params = dict(spec.backbone_params)
+    # Windows and position embeddings are built for one size of image.
+    expected = timm.models.get_pretrained_cfg(spec.backbone)
+    fixed = expected.input_size[1:] if expected and expected.fixed_input_size else spec.image_size
+    if tuple(fixed) != spec.image_size:
+        params.setdefault("img_size", spec.image_size)
     return timm.create_model(
-        spec.backbone,
-        pretrained=spec.pretrained,
-        num_classes=0,
-        global_pool="",
-        **spec.backbone_params,
+        spec.backbone, pretrained=spec.pretrained, num_classes=0, global_pool="", **params
     )
+
+
+def _neck(width: int) -> nn.BatchNorm1d:
+    neck = nn.BatchNorm1d(width)
+    # BNNeck's shift is frozen at zero, so that cosine suits the normalised features.
+    neck.bias.requires_grad_(False)
+    return neck
+
+
+def _head(width: int, num_classes: int) -> nn.Linear:
+    head = nn.Linear(width, num_classes, bias=False)
+    nn.init.normal_(head.weight, std=0.001)
+    return head
+
+
+def _maps(backbone: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """What the backbone returns by itself, and its last but one feature map (B, C, h, w)."""
+    maps, earlier = backbone.forward_intermediates(images, indices=[-2])
+    return backbone.forward_head(maps), earlier
+
+
+def _earlier_map(backbone: Any, spec: config.Train) -> Tensor:
+    if not hasattr(backbone, "forward_intermediates"):
+        raise ValueError(
+            f"loss.auxiliary is {spec.loss.auxiliary:g}, but backbone {spec.backbone!r} gives no "
+            f"feature map before its last; set it to 0"
+        )
+    with torch.inference_mode():
+        return _maps(backbone, torch.zeros(1, 3, *spec.image_size))[1][0]

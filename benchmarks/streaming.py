@@ -1,0 +1,178 @@
+"""What does one stream of generate, filter, encode and write cost over the work itself?
+
+models: the stages of the recipe vehicle_diff on two cores, beside the CPU seconds that they spend
+and beside the same pools one after another. sleepers: stages that sleep, standing for GPUs,
+beside the generator's pool alone. memory: ten times as many rows of large images. A stream is
+timed from its first batch to its last write; what starts its actors is shown apart.
+"""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from support.reporting import Figure, arguments, report
+from support.streams import Pretend, plan, run
+
+from ray_reid import config, generate, storage
+from ray_reid.config import Recipe
+from ray_reid.generators.text_to_image import Encode, Generate
+from ray_reid.resources import Resources, StageSpec
+from ray_reid.stage import Cluster, Step
+
+CORES = 2
+ROLES = ("text_to_image", "detector", "image_text")
+# Seconds a row. Four generators are the bottleneck, as they are with real models.
+SLEEPS = {"generate": 0.2, "detection": 0.03, "colour": 0.01}
+GENERATORS = 4
+# 512 x 512 pixels are 786 kB: 200 rows that nothing holds back fill 157 MB, 2,000 the store.
+SIDE, STORE_MB, GROWTH = 512, 2048, 10
+# Here the generators are faster than what follows, so that something must hold them back.
+MEMORY_SLEEPS = {"generate": 0.004, "detection": 0.008, "colour": 0.001}
+# Limits on measured / reference, set before measuring.
+WORK_BAR, POOL_BAR, MEMORY_BAR = 1.15, 1.05, 1.2
+
+
+def models(folder: Path, rows: int, recipe: Recipe) -> Iterator[Figure]:
+    """Stream prompts through real models at once, then through one stage after another."""
+    steps = {
+        "generate": Step(Generate, generator_params(recipe), recipe.generate.stage),
+        **dict(
+            zip((spec.name for spec in recipe.filters), generate.filter_steps(recipe), strict=True)
+        ),
+        "encode": Step(Encode, {"quality": recipe.generate.quality}, recipe.generate.encode_stage),
+    }
+    source = folder / "plan"
+    storage.write(source, generate.prompts_plan(recipe, "benchmark", None).slice(0, rows))
+    once = run(source, steps, folder / "once")
+    alone = {}
+    for name, step in steps.items():
+        alone[name] = run(source, {name: step}, folder / name)
+        source = folder / name
+    work = once.busy() / CORES
+    yield Figure(
+        f"models, {rows} rows; reference work / {CORES} cores", once.working, "s", work, WORK_BAR
+    )
+    yield Figure("models with start-up; reference the same", once.whole, "s", work)
+    spent = once.watch.cpu(once.first)
+    yield Figure("models, CPU of all processes; reference work", spent, "s", once.busy())
+    after = sum(one.working for one in alone.values())
+    yield Figure("models, stage after stage; reference one stream", after, "s", once.working)
+    after = sum(one.whole for one in alone.values())
+    yield Figure("models, the same with start-up", after, "s", once.whole)
+    for name, one in alone.items():
+        yield Figure(f"work of {name}, core-seconds; reference alone", once.busy(name), "s",
+                     one.busy(name))  # fmt: skip
+
+
+def generator_params(recipe: Recipe) -> dict[str, object]:
+    """What the generate job gives its first stage, without an adapter."""
+    spec = recipe.generate
+    return {
+        "model": recipe.models.text_to_image,
+        "adapter": None,
+        "precision": recipe.models.precision,
+        "guidance": spec.guidance,
+        "steps": spec.steps,
+        "image_size": spec.image_size,
+        "negative_prompt": spec.negative_prompt,
+    }
+
+
+def sleepers(folder: Path, rows: int) -> Iterator[Figure]:
+    """Stream rows through stages that only sleep, then through the generator's pool alone."""
+    steps = pretended(SLEEPS, GENERATORS, 64)
+    storage.write(folder / "plan", plan(rows))
+    first = {"generate": steps["generate"]}
+    alone = run(folder / "plan", first, folder / "alone")
+    whole = run(folder / "plan", steps, folder / "whole")
+    case = f"sleepers, {rows} rows; reference generators alone"
+    yield Figure(case, whole.working, "s", alone.working, POOL_BAR)
+    ideal = rows * SLEEPS["generate"] / GENERATORS
+    yield Figure("generators alone; reference their sleep", alone.working, "s", ideal)
+    yield Figure("sleepers with start-up; reference the same", whole.whole, "s", alone.whole)
+
+
+def memory(folder: Path, rows: int) -> Iterator[Figure]:
+    """Stream ten times as many rows, and compare the peaks."""
+    steps, peaks = pretended(MEMORY_SLEEPS, 2, SIDE), []
+    # The first stream starts the workers that stay and imports what they keep.
+    for number, count in enumerate((8, rows, GROWTH * rows)):
+        place = folder / str(number)
+        storage.write(place / "plan", plan(count))
+        peaks.append(run(place / "plan", steps, place / "out").watch)
+    _, few, many = peaks
+    assert min(few.memory, few.store) > 0, "nothing was sampled"
+    growth = f"{GROWTH * rows} rows; reference {rows} rows"
+    for name, measured, reference in (
+        ("processes", many.memory, few.memory),
+        ("object store", many.store, few.store),
+    ):
+        yield Figure(
+            f"memory of {name}, {growth}", measured / 1e6, "MB", reference / 1e6, MEMORY_BAR
+        )
+
+
+def pretended(sleeps: dict[str, float], generators: int, side: int) -> dict[str, Step]:
+    """Stages that sleep, and the one that encodes, in the pools of a recipe."""
+
+    def step(name: str, actors: int, made: int | None) -> Step:
+        spec = StageSpec(actors=actors, num_cpus=0.1, batch_size=8, block_rows=8)
+        return Step(Pretend, {"seconds": sleeps[name], "side": made}, spec)
+
+    return {
+        "generate": step("generate", generators, side),
+        "detection": step("detection", 1, None),
+        "colour": step("colour", 1, None),
+        "encode": Step(Encode, {"quality": 95}, StageSpec(num_cpus=0.1, batch_size=8)),
+    }
+
+
+def measure(options: argparse.Namespace) -> Iterator[Figure]:
+    """Start Ray on two cores and measure the parts that are wanted."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    resources = Resources(num_cpus=CORES, object_store_mb=STORE_MB)
+    with (
+        tempfile.TemporaryDirectory(prefix="streaming-") as directory,
+        Cluster(resources) as cluster,
+    ):
+        folder = Path(directory)
+        cluster.start()
+        if "sleepers" in options.only:
+            yield from sleepers(folder / "sleepers", options.sleeper_rows)
+        if "models" in options.only:
+            yield from models(folder / "models", options.rows, recipe_of(options))
+        if "memory" in options.only:
+            yield from memory(folder / "memory", options.memory_rows)
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    """The miniature profile of vehicle_diff, with enough prompts."""
+    overrides = []
+    if options.models is not None:
+        overrides = [f"models.{role}={(options.models / role).resolve()}" for role in ROLES]
+    recipe = config.load("vehicle_diff", "miniature", [*overrides, *options.set])
+    each = -(-options.rows // recipe.prompts.num_identities)
+    enough = f"prompts.images_per_identity={each}"
+    return config.load("vehicle_diff", "miniature", [*overrides, enough, *options.set])
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parts = ("sleepers", "models", "memory")
+    parser.add_argument("--only", action="append", choices=parts, help="measure this part alone")
+    parser.add_argument("--rows", type=int, default=400, help="images of the real models")
+    parser.add_argument("--sleeper-rows", type=int, default=800, help="rows of the sleepers")
+    parser.add_argument("--memory-rows", type=int, default=200, help="rows, and ten times as many")
+    parser.add_argument("--models", type=Path, help=f"folder of {', '.join(ROLES)}")
+    parser.add_argument("--set", action="append", default=[], help="override of the recipe, a.b=c")
+    options = parser.parse_args()
+    options.only = options.only or parts
+    if min(options.rows, options.sleeper_rows, options.memory_rows) < 1:
+        parser.error("--rows, --sleeper-rows and --memory-rows must be positive")
+    report(measure(options), options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""Trainings on real and generated images, side by side over several seeds."""
+
+from ray_reid.cli import job_main
+from ray_reid.compare import check, compare_job
+from ray_reid.run import Job
+
+JOB = Job(
+    "compare",
+    compare_job,
+    needs=("ingest", "generate"),
+    sections=("seed", "train", "embed", "evaluate", "compare"),
+    check=check,
+)
+
+if __name__ == "__main__":
+    job_main(JOB)

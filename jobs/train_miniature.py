@@ -1,0 +1,90 @@
+"""Train the miniature models on drawings, from a seed, and measure them on drawings of their own.
+
+Their weights are part of the package, so this is needed only to change them: hours on two cores.
+
+    python jobs/train_miniature.py                           all of them, then the model card
+    python jobs/train_miniature.py --only captioner          one of them, then the model card
+    python jobs/train_miniature.py --only card               the model card alone
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ray_reid.models.references import WEIGHTS
+
+SEED = 0
+NUM_VEHICLES = 16_000
+log = logging.getLogger("train_miniature")
+
+
+def main() -> int:
+    trainers: dict[str, Callable[[Path, Path], None]] = {
+        "image_text": image_text,
+        "captioner": captioner,
+        "detector": detector,
+        "autoencoder": autoencoder,
+        "text_to_image": text_to_image,
+    }
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="default: %(default)s")
+    parser.add_argument("--cache", type=Path, default=Path("runs/miniature"), help="drawings")
+    parser.add_argument("--only", nargs="+", choices=[*trainers, "card"], help="default: all")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+
+    import torch
+
+    # Layers this small are slower on two threads than on one.
+    torch.set_num_threads(1)
+    options.cache.mkdir(parents=True, exist_ok=True)
+    for name, trainer in trainers.items():
+        if options.only is None or name in options.only:
+            log.info("%s: started", name)
+            trainer(options.out, options.cache)
+    from ray_reid.miniature.trainers import card
+
+    return 0 if card.write(options.out, options.cache) else 1
+
+
+def image_text(out: Path, cache: Path) -> None:
+    from ray_reid.miniature.trainers import image_text
+    from ray_reid.miniature.trainers.drawings import training_set
+
+    image_text.train(training_set(NUM_VEHICLES, cache), SEED, out / "image_text")
+
+
+def captioner(out: Path, cache: Path) -> None:
+    from ray_reid.miniature.trainers import captioner
+    from ray_reid.miniature.trainers.drawings import training_set
+
+    captioner.train(training_set(NUM_VEHICLES, cache), SEED, out / "captioner")
+
+
+def detector(out: Path, cache: Path) -> None:
+    from ray_reid.miniature.trainers import detector
+
+    detector.train(SEED, cache, out / "detector")
+
+
+def autoencoder(_: Path, cache: Path) -> None:
+    from ray_reid.miniature.trainers import autoencoder
+    from ray_reid.miniature.trainers.drawings import training_set
+
+    autoencoder.train(training_set(NUM_VEHICLES, cache), SEED, cache / "autoencoder")
+
+
+def text_to_image(out: Path, cache: Path) -> None:
+    from ray_reid.miniature.trainers import text_to_image
+    from ray_reid.miniature.trainers.drawings import training_set
+
+    drawn = training_set(NUM_VEHICLES, cache)
+    text_to_image.train(drawn, cache / "autoencoder", SEED, out / "text_to_image")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,329 @@
+"""The compare job: trainings that differ in the recipe only, over several seeds, as Ray tasks.
+
+It answers what generated images are worth (Vehicle-Diff, Table II and Fig. 5): every arm and seed
+is trained, embedded and scored like the run's own model, many at once, each in one process.
+"""
+
+import json
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.exceptions
+from numpy.typing import NDArray
+
+from ray_reid import config, embed, evaluate, figures, figures_compare, schema, stage, storage
+from ray_reid.config import Recipe
+from ray_reid.pictures import Side
+from ray_reid.progress import watched
+from ray_reid.run import Facts, Work
+from ray_reid.train import check_network, check_plan, training_tables
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+METRICS = ("mAP", "rank-1", "rank-5", "mINP")
+SECTIONS = ("train", "embed", "evaluate")
+"""What an arm may change; the images and the seeds are the same for all."""
+TRIALS = "trials"
+PICTURE = "comparison.png"
+TESTED = pc.field(schema.SPLIT).isin(["query", "gallery"])
+# Times that a trial is begun again when its process dies, as one short of memory does.
+RETRIES = 2
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A recipe to train by, and the images that it trains on."""
+
+    name: str
+    changes: Mapping[str, Any]
+    """Dotted overrides that made the recipe."""
+    recipe: Recipe
+    counts: Mapping[str, Mapping[str, int]]
+    """Images and identities by origin."""
+    batches: int
+    """In the whole training."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: an arm and a seed."""
+
+    arm: Arm
+    seed: int
+    file: Path
+    """Holds its result once it is done."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"arm {self.arm.name!r} with seed {self.seed}"
+
+
+class Tally:
+    """How many batches all trials have done; they say it, and the driver's bar reads it."""
+
+    def __init__(self, done: int, total: int) -> None:
+        """Start with what an earlier attempt had `done`."""
+        self._before, self._total = done, total
+        self._done: dict[str, int] = {}
+
+    def set(self, trial: str, done: int) -> None:
+        """Say how much a trial has done."""
+        self._done[trial] = done
+
+    def get(self) -> tuple[int, int]:
+        """What is done in all, and of how much."""
+        return self._before + sum(self._done.values()), self._total
+
+
+def compare_job(work: Work) -> Facts:
+    """Train, embed and score every arm with every seed; resumes with the missing trials.
+
+    Raises:
+        ValueError: If an arm cannot be trained or a trial fails; the arm is named.
+    """
+    spec = work.recipe.compare
+    if not spec.arms:
+        log.info("compare.arms is empty: nothing to compare")
+        return {"table": [], "summary": []}
+    tables = training_tables(work)
+    # Refused here, before anything is trained.
+    _sides(tables[0], lambda rows: np.zeros((rows, 1), np.float32))
+    arms = [_arm(work.recipe, name, changes, tables) for name, changes in spec.arms.items()]
+    stage.check_capacity("compare.num_cpus and num_gpus:", 1, spec.num_cpus, spec.num_gpus)
+    folder = work.out / TRIALS
+    folder.mkdir(exist_ok=True)
+    trials = [
+        Trial(arm, seed, folder / f"{arm.name}-seed{seed}.json")
+        # By seed first: all arms are seen early.
+        for seed in spec.seeds
+        for arm in arms
+    ]
+    _perform(trials, tables, spec.num_cpus, spec.num_gpus)
+    table = [_row(arm, [trial for trial in trials if trial.arm is arm]) for arm in arms]
+    figures.save(figures_compare.arms(_by_seed(table, ("mAP", "rank-1"))), work.out / PICTURE)
+    return {
+        "table": table,
+        "summary": summary(table),
+        "metrics": {f"{row['arm']} {name}": row[name]["mean"] for row in table for name in METRICS},
+        "pictures": [PICTURE],
+        "captions": {PICTURE: _caption(spec.seeds)},
+    }
+
+
+def run_trial(
+    recipe: Recipe,
+    tables: Sequence[Path],
+    device: "torch.device",
+    report: Callable[[int], None] = lambda _: None,
+) -> dict[str, float]:
+    """Train by a recipe, then embed and score the test images of the first table.
+
+    Args:
+        report: Is told after every batch how many are done.
+
+    Returns:
+        `METRICS` by name, each a share between 0 and 1.
+    """
+    from ray_reid import loader, package
+    from ray_reid.fit import Fit
+
+    rows = loader.TrainingRows(tables, recipe.train)
+    fit = Fit(recipe, rows, device=device)
+    for _ in fit.run():
+        report(fit.batches_done)
+    cache = storage.RowCache(tables[0], loader.cache_directory(), TESTED)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "model"
+        package.save(path, recipe, rows.identities, fit.network.state_dict())
+        model = package.load(path, str(device))
+    query, gallery = _sides(
+        tables[0], lambda rows: model.embed([cache.image(row) for row in range(rows)])
+    )
+    both = recipe.evaluate.both_directions
+    found = evaluate.flatten(evaluate.score(query, gallery, schema.EMBEDDING, both))
+    return {name: found[name] for name in METRICS}
+
+
+def summary(table: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lay the arms out in aligned columns: images, mAP and rank-1 as mean and deviation."""
+    lines = [("arm", "real images", "synthetic images", "mAP", "rank-1")]
+    for row in table:
+        counts = (str(row["real_images"]), str(row["synthetic_images"]))
+        lines.append((row["arm"], *counts, _spread(row["mAP"]), _spread(row["rank-1"])))
+    wide = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return [
+        "  ".join([line[0].ljust(wide[0]), *map(str.rjust, line[1:], wide[1:])]) for line in lines
+    ]
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse an arm with a wrong name or entry, before anything runs.
+
+    Raises:
+        ValueError: Names the arm.
+    """
+    for name, changes in recipe.compare.arms.items():
+        try:
+            _check_changes(name, changes)
+            config.override(recipe, changes)
+        except ValueError as error:
+            raise ValueError(f"compare.arms: arm {name!r}: {error}") from error
+
+
+def _arm(recipe: Recipe, name: str, changes: Mapping[str, Any], tables: Sequence[Path]) -> Arm:
+    """Resolve an arm, and find out here whatever would stop its training at the start."""
+    from ray_reid import loader
+
+    try:
+        _check_changes(name, changes)
+        changed = config.override(recipe, changes)
+        check_network(changed.train)
+        chosen = loader.labels(tables, changed.train)
+        batches = check_plan(changed, chosen)
+    except ValueError as error:
+        raise ValueError(f"compare.arms: arm {name!r}: {error}") from error
+    return Arm(name, changes, changed, chosen.counts(), batches * changed.train.epochs)
+
+
+def _check_changes(name: str, changes: Mapping[str, Any]) -> None:
+    if not name.replace("_", "").replace("-", "").replace(".", "").isalnum() or not name.isascii():
+        raise ValueError("its name may hold letters, digits and any of '_-.' only")
+    for key in changes:
+        if key.split(".")[0] not in SECTIONS:
+            raise ValueError(
+                f"{key!r} is not of a section that trainings may differ in; choose from "
+                f"{list(SECTIONS)}"
+            )
+
+
+def _perform(
+    trials: Sequence[Trial], tables: Sequence[Path], num_cpus: float, num_gpus: float
+) -> None:
+    """Run the trials that have no result yet, as many at once as Ray has room for."""
+    left = [trial for trial in trials if not trial.file.exists()]
+    if len(left) < len(trials):
+        log.info("%d of %d trials were done before", len(trials) - len(left), len(trials))
+    if not left:
+        return
+    total = sum(trial.arm.batches for trial in trials)
+    done = total - sum(trial.arm.batches for trial in left)
+    tally: Any = ray.remote(num_cpus=0)(Tally)
+    tally = tally.remote(done, total)
+    task: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=RETRIES)(_task)
+    places = [str(path) for path in tables]
+    running = {
+        task.remote(_resolved(trial), places, num_cpus, num_gpus > 0, trial.name, tally): trial
+        for trial in left
+    }
+    # The bar's thread must not wait for an actor that has yet to start when all is over.
+    ray.get(tally.get.remote())
+    with watched("compare", "batch", lambda: ray.get(tally.get.remote())):
+        try:
+            while running:
+                (finished,), _ = ray.wait(list(running), num_returns=1)
+                _finish(finished, running.pop(finished))
+        finally:
+            for waiting in running:
+                ray.cancel(waiting, force=True)
+
+
+def _resolved(trial: Trial) -> dict[str, Any]:
+    return {**trial.arm.recipe.model_dump(mode="json"), "seed": trial.seed}
+
+
+def _task(
+    values: Mapping[str, Any],
+    tables: Sequence[str],
+    num_cpus: float,
+    use_gpu: bool,
+    name: str,
+    tally: Any,
+) -> dict[str, Any]:
+    """A trial as a Ray task."""
+    import torch
+
+    # Trials side by side must not fight for the cores.
+    torch.set_num_threads(max(1, int(num_cpus)))
+    device = torch.device("cuda" if use_gpu else "cpu")
+    started = time.monotonic()
+    found = run_trial(
+        config.validate(values),
+        [Path(table) for table in tables],
+        device,
+        lambda batches: tally.set.remote(name, batches),
+    )
+    return {"metrics": found, "seconds": round(time.monotonic() - started, 3)}
+
+
+def _finish(finished: Any, trial: Trial) -> None:
+    """Write the result of a trial at once: a killed comparison does not lose it."""
+    try:
+        found = ray.get(finished)
+    except ray.exceptions.RayError as error:
+        raise ValueError(f"compare: {trial.name}: {stage.reason(error)}") from error
+    arm = trial.arm
+    values = {"arm": arm.name, "seed": trial.seed, "changes": arm.changes, "counts": arm.counts}
+    storage.write_text(trial.file, json.dumps({**values, **found}, indent=2) + "\n")
+
+
+def _sides(table: Path, embedded: Callable[[int], NDArray[np.float32]]) -> tuple[Side, Side]:
+    """Queries and gallery of a table; `embedded` gives the vectors of its tested rows, by id."""
+    tested = storage.read(table, embed.COLUMNS, TESTED)
+    vectors = schema.to_table({schema.EMBEDDING: embedded(len(tested))})[schema.EMBEDDING]
+    # The floor without learning belongs to the images and is the same for every arm.
+    nothing = schema.to_table({schema.REFERENCE_EMBEDDING: np.zeros((len(tested), 1), np.float32)})
+    columns: dict[str, pa.ChunkedArray] = {
+        schema.EMBEDDING: vectors,
+        schema.REFERENCE_EMBEDDING: nothing[schema.REFERENCE_EMBEDDING],
+    }
+    for name, values in columns.items():
+        tested = tested.append_column(name, values)
+    return evaluate.read_sides(tested)
+
+
+def _row(arm: Arm, trials: Sequence[Trial]) -> dict[str, Any]:
+    """An arm's line of the table; the deviation is that of a sample, and null of one seed."""
+    results = [json.loads(trial.file.read_text())["metrics"] for trial in trials]
+    row: dict[str, Any] = {"arm": arm.name, "changes": dict(arm.changes)}
+    for kind in ("images", "identities"):
+        row |= {f"{origin}_{kind}": counts[kind] for origin, counts in arm.counts.items()}
+    row["seeds"] = [trial.seed for trial in trials]
+    for name in METRICS:
+        values = [result[name] for result in results]
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        row[name] = {"mean": statistics.fmean(values), "std": deviation, "values": values}
+    return row
+
+
+def _by_seed(
+    table: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> dict[str, dict[str, list[float]]]:
+    return {row["arm"]: {name: row[name]["values"] for name in names} for row in table}
+
+
+def _spread(metric: Mapping[str, Any]) -> str:
+    deviation = "" if metric["std"] is None else f" +- {100 * metric['std']:.1f}"
+    return f"{100 * metric['mean']:.1f}{deviation} %"
+
+
+def _caption(seeds: Sequence[int]) -> str:
+    if len(seeds) == 1:
+        return f"Trainings that differ in the recipe only, scored alike; one seed, {seeds[0]}."
+    return (
+        f"Trainings that differ in the recipe only, scored alike: bars are means over {len(seeds)} "
+        "seeds, lines their standard deviation, dots the single seeds."
+    )

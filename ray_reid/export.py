@@ -1,0 +1,361 @@
+"""Tables to the layouts of peers' toolkits, so that they can train on ours (docs/layouts.md).
+
+Identities and cameras get numbers from 1 in the order of their names; `identities.csv` and
+`cameras.csv` beside the images say which is which.
+"""
+
+import csv
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+from ray_reid import images, schema, storage
+from ray_reid.datasets import market1501, vehiclex
+from ray_reid.run import read_manifest
+
+Row = Mapping[str, Any]
+
+TABLES = ("generate", "ingest")
+QUALITY = 95
+# How files of each format begin.
+ENDINGS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"BM": ".bmp", b"RIFF": ".webp"}
+COLUMNS = (
+    schema.OBSERVATION_ID,
+    schema.IDENTITY,
+    schema.CAMERA,
+    schema.SPLIT,
+    schema.ROLE,
+    schema.LICENCE,
+    schema.ATTRIBUTES,
+)
+# In the Market layout: prefixes of the names of images that have no identity.
+NAMELESS = {role: number for number, role in market1501.ROLES.items()}
+OWN_KEYS = {*vehiclex.KEYS, *vehiclex.NUMBERED, *vehiclex.CONDITIONS}
+XML_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+XML_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote, and what it left out."""
+
+    images: int
+    identities: int
+    cameras: int
+    skipped: Mapping[str, int]
+    """Rows without a place in the layout, by the reason."""
+    licences: tuple[str, ...]
+    """Terms of the images; `unknown` for a source that gave none."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The rows of a table without their images, numbered."""
+
+    rows: Sequence[Row]
+    identities: Mapping[str, int]
+    cameras: Mapping[str | None, int]
+    places: Sequence[int]
+    """Number of each row among those of its identity (or role) and camera, from 1."""
+    skipped: Mapping[str, int]
+
+
+def find_table(run: Path, job: str | None = None) -> Path:
+    """The observations that a run has: those generated, or else those read.
+
+    Raises:
+        ValueError: If the run has not published the job that is asked for, or neither of both.
+    """
+    if job is None:
+        job = next((name for name in TABLES if (run / name / "manifest.json").is_file()), "ingest")
+    read_manifest(run, job)
+    return run / job / "observations"
+
+
+def write_vehiclex(table: Path, folder: Path) -> Exported:
+    """Write the train split in the layout of VehicleX: `sys_image_train` and `train_label.xml`.
+
+    An attribute that is not known of an image is absent from its entry, and those that the layout
+    lacks (brand, model, year) are written under their own names.
+
+    Raises:
+        ValueError: If the folder is not empty or there is nothing to write.
+    """
+    plan = _plan(table, splits=("train",))
+    _check_cameras(plan, 999, "VehicleX")
+    stems = [
+        f"{_identity(plan, row):05d}_c{_camera(plan, row):03d}_{place}"
+        for row, place in zip(plan.rows, plan.places, strict=True)
+    ]
+    with _aside(folder) as out:
+        _write_numbers(plan, out)
+        _write_labels(plan, stems, out)
+        _write_images(table, _paths(plan, stems, lambda _: "sys_image_train"), out, as_jpeg=True)
+    return _exported(plan)
+
+
+def write_market1501(table: Path, folder: Path) -> Exported:
+    """Write all splits in the layout of Market-1501, distractors and junk too.
+
+    Raises:
+        ValueError: If the folder is not empty, there is nothing to write, or there are more than
+            nine cameras: the layout has one digit for them, and readers would take 15 for 1.
+    """
+    plan = _plan(table, splits=tuple(market1501.FOLDERS), roles=tuple(NAMELESS))
+    _check_cameras(plan, 9, "Market-1501")
+    stems = [
+        f"{_market_identity(plan, row)}_c{_camera(plan, row)}s1_{place:06d}_00"
+        for row, place in zip(plan.rows, plan.places, strict=True)
+    ]
+    paths = _paths(plan, stems, lambda row: market1501.FOLDERS[row[schema.SPLIT]])
+    with _aside(folder) as out:
+        for name in market1501.FOLDERS.values():
+            (out / name).mkdir()
+        _write_numbers(plan, out)
+        _write_images(table, paths, out, as_jpeg=True)
+    return _exported(plan)
+
+
+def write_folder(table: Path, folder: Path) -> Exported:
+    """Write one folder per identity below one per split, as torchvision's ImageFolder reads them.
+
+    Images keep their format; our reader `folder` reads the names with its default pattern.
+
+    Raises:
+        ValueError: If the folder is not empty or there is nothing to write.
+    """
+    plan = _plan(table, splits=("train", "query", "gallery"))
+    stems = [
+        f"{_identity(plan, row):05d}_cam{_camera(plan, row)}_{place:06d}"
+        for row, place in zip(plan.rows, plan.places, strict=True)
+    ]
+    paths = _paths(plan, stems, lambda row: f"{row[schema.SPLIT]}/{_identity(plan, row):05d}")
+    with _aside(folder) as out:
+        _write_numbers(plan, out)
+        _write_images(table, paths, out, as_jpeg=False)
+    return _exported(plan)
+
+
+LAYOUTS: Mapping[str, Callable[[Path, Path], Exported]] = {
+    "vehiclex": write_vehiclex,
+    "market1501": write_market1501,
+    "imagefolder": write_folder,
+}
+
+
+def _plan(table: Path, splits: Sequence[str], roles: Sequence[str] = ()) -> _Plan:
+    """Number the kept rows of some splits that have an identity, or one of some roles.
+
+    The order is that of the ids: the same however many actors wrote the table.
+    """
+    rows: list[Row] = []
+    skipped: Counter[str] = Counter()
+    for row in storage.read(table, COLUMNS).to_pylist():
+        reason = _left_out(row, splits, roles)
+        if reason is None:
+            rows.append(row)
+        else:
+            skipped[reason] += 1
+    if not rows:
+        raise ValueError(
+            f"{str(table)!r} has no labelled image in {list(splits)}, so there is nothing to "
+            f"export; left out: {dict(skipped)}"
+        )
+    seen: Counter[tuple[str | None, ...]] = Counter()
+    places = []
+    for row in rows:
+        key = (row[schema.ROLE], _name(row), row[schema.CAMERA])
+        seen[key] += 1
+        places.append(seen[key])
+    names = {name for row in rows if (name := _name(row)) is not None}
+    cameras = {row[schema.CAMERA] for row in rows}
+    return _Plan(
+        rows,
+        {name: number for number, name in enumerate(sorted(names), start=1)},
+        {name: number for number, name in enumerate(sorted(cameras, key=_by_number), start=1)},
+        places,
+        skipped,
+    )
+
+
+def _left_out(row: Row, splits: Sequence[str], roles: Sequence[str]) -> str | None:
+    """Why a row has no place in a layout; null if it has one."""
+    if row[schema.SPLIT] not in splits:
+        return f"split {row[schema.SPLIT]}"
+    if row[schema.ROLE] == "normal":
+        return "unlabelled" if row[schema.IDENTITY] is None else None
+    # Junk and distractors mean something to a search only.
+    return (
+        None if row[schema.ROLE] in roles and row[schema.SPLIT] == "gallery" else row[schema.ROLE]
+    )
+
+
+def _name(row: Row) -> str | None:
+    """The identity that a row is an image of; a distractor may have one, but matches nobody."""
+    name: str | None = row[schema.IDENTITY] if row[schema.ROLE] == "normal" else None
+    return name
+
+
+def _by_number(camera: str | None) -> tuple[bool, int, str]:
+    """Order cameras by number where they have one; images without a camera share the last."""
+    digits = re.sub(r"\D", "", camera or "")
+    return camera is None, int(digits or 0), camera or ""
+
+
+def _check_cameras(plan: _Plan, most: int, layout: str) -> None:
+    if len(plan.cameras) > most:
+        others = [name for name in LAYOUTS if name != "market1501"]
+        raise ValueError(
+            f"the table has {len(plan.cameras)} cameras, and the names of {layout} have room for "
+            f"{most}; choose another layout, such as {others[-1]!r}"
+        )
+
+
+def _identity(plan: _Plan, row: Row) -> int:
+    return plan.identities[row[schema.IDENTITY]]
+
+
+def _market_identity(plan: _Plan, row: Row) -> str:
+    if row[schema.ROLE] == "normal":
+        return f"{_identity(plan, row):04d}"
+    number = NAMELESS[row[schema.ROLE]]
+    return f"{number:04d}" if number >= 0 else str(number)
+
+
+def _camera(plan: _Plan, row: Row) -> int:
+    return plan.cameras[row[schema.CAMERA]]
+
+
+def _paths(plan: _Plan, stems: Sequence[str], place: Callable[[Row], str]) -> dict[str, str]:
+    """Where each observation goes, without the ending of its format."""
+    return {
+        row[schema.OBSERVATION_ID]: f"{place(row)}/{stem}"
+        for row, stem in zip(plan.rows, stems, strict=True)
+    }
+
+
+@contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """A hidden folder that takes the name of `folder` once it is complete.
+
+    Raises:
+        ValueError: If something is at that name already.
+    """
+    folder = folder.expanduser().resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what = "is not empty" if folder.is_dir() else "is a file"
+        raise ValueError(f"{str(folder)!r} {what}; give a new folder to export to")
+    aside = folder.with_name(f".{folder.name}.export")
+    # What a killed export left behind.
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_images(table: Path, paths: Mapping[str, str], out: Path, as_jpeg: bool) -> None:
+    """Stream the table once and write each image that has a path, whatever the order of files."""
+    for place in {Path(path).parent for path in paths.values()}:
+        (out / place).mkdir(parents=True, exist_ok=True)
+    written = 0
+    columns = [schema.OBSERVATION_ID, schema.IMAGE]
+    # Images are written more slowly than read, so a scan that reads files ahead fills the memory.
+    for file in storage.dataset(table).get_fragments():
+        for batch in file.to_batches(columns=columns, batch_size=64, batch_readahead=1):
+            for name, image in zip(*batch.columns, strict=True):
+                path = paths.get(name.as_py())
+                if path is not None:
+                    _write_image(image.as_py(), out / path, as_jpeg)
+                    written += 1
+    assert written == len(paths), f"{written} of {len(paths)} images written"
+
+
+def _write_image(encoded: bytes, path: Path, as_jpeg: bool) -> None:
+    ending = next((end for start, end in ENDINGS.items() if encoded.startswith(start)), None)
+    # Bytes are copied where they can be: to encode again would change the image.
+    if ending is None or (as_jpeg and ending != ".jpg"):
+        encoded, ending = images.encode(images.decode(encoded), QUALITY), ".jpg"
+    path.with_name(path.name + ending).write_bytes(encoded)
+
+
+def _write_numbers(plan: _Plan, out: Path) -> None:
+    numbered: dict[str, Mapping[Any, int]] = {"identity": plan.identities, "camera": plan.cameras}
+    for column, file in (("identity", "identities.csv"), ("camera", "cameras.csv")):
+        with (out / file).open("w", encoding="utf-8", newline="") as text:
+            lines = csv.writer(text)
+            lines.writerow(["number", column])
+            lines.writerows([number, name] for name, number in numbered[column].items())
+
+
+def _write_labels(plan: _Plan, stems: Sequence[str], out: Path) -> None:
+    """Write `train_label.xml`, and the lists that name the numbers of colours and types."""
+    numbers: dict[str, dict[str, int]] = {}
+    for key, (ours, file) in vehiclex.NUMBERED.items():
+        found = sorted({_attributes(row)[ours] for row in plan.rows if ours in _attributes(row)})
+        numbers[key] = {name: number for number, name in enumerate(found)}
+        if found:
+            lines = [f"{number} {' '.join(name.split())}\n" for number, name in enumerate(found)]
+            (out / file).write_text("".join(lines), encoding="utf-8")
+    with (out / "train_label.xml").open("w", encoding="utf-8") as text:
+        text.write('<?xml version="1.0" encoding="utf-8"?>\n<TrainingImages Version="1.0">\n')
+        text.write(f'\t<Items number="{len(stems)}">\n')
+        for row, stem in zip(plan.rows, stems, strict=True):
+            entry = {
+                "imageName": f"{stem}.jpg",
+                "vehicleID": f"{_identity(plan, row):04d}",
+                "cameraID": f"c{_camera(plan, row):03d}",
+                **_entry(_attributes(row), numbers),
+            }
+            pairs = " ".join(f"{k}={quoteattr(_legal(v))}" for k, v in entry.items())
+            text.write(f"\t\t<Item {pairs}/>\n")
+        text.write("\t</Items>\n</TrainingImages>\n")
+
+
+def _attributes(row: Row) -> dict[str, str]:
+    return {name: value for name, value in row[schema.ATTRIBUTES] or () if value}
+
+
+def _entry(
+    attributes: Mapping[str, str], numbers: Mapping[str, Mapping[str, int]]
+) -> dict[str, str]:
+    """An image's attributes in the words of the layout; the reader's inverse."""
+    numbered = {ours: key for key, (ours, _) in vehiclex.NUMBERED.items()}
+    conditions = {ours: key for key, ours in vehiclex.CONDITIONS.items()}
+    entry = {}
+    for name, value in attributes.items():
+        key = numbered.get(name)
+        bare = numbered.get(name.removesuffix("_id"))
+        if key is not None:
+            entry[key] = str(numbers[key][value])
+        elif bare is not None and not numbers[bare]:
+            # A number that was read without a list of names, and none is written either.
+            entry[bare] = value
+        elif name in conditions:
+            entry[conditions[name]] = value
+        elif XML_KEY.fullmatch(name) and name not in OWN_KEYS:
+            entry[name] = value
+    return entry
+
+
+def _legal(value: str) -> str:
+    return XML_ILLEGAL.sub(" ", value)
+
+
+def _exported(plan: _Plan) -> Exported:
+    licences = {row[schema.LICENCE] or "unknown" for row in plan.rows}
+    return Exported(
+        len(plan.rows),
+        len(plan.identities),
+        len(plan.cameras),
+        dict(plan.skipped),
+        tuple(sorted(licences)),
+    )

@@ -1,0 +1,190 @@
+"""The generate job: prompts to images to verdicts, one streaming execution on Ray Data.
+
+generator actors -> filters (detector actors, image-text actors) -> encode -> write, each pool
+sized by the recipe. Every row is written, dropped ones with their reason.
+"""
+
+import dataclasses
+import inspect
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
+
+from ray_reid import schema, stage, storage
+from ray_reid.config import Recipe
+from ray_reid.filters import FILTERS
+from ray_reid.filters.colour import COLOURS
+from ray_reid.generators import vehicle_prompts
+from ray_reid.generators.text_to_image import Encode, Generate
+from ray_reid.models import references
+from ray_reid.run import Facts, Work
+from ray_reid.stage import Step
+
+SOURCE = "vehicle_diff"
+OBSERVATIONS, RAW = "observations", "raw"
+
+
+def generate_job(work: Work) -> Facts:
+    """Write the table `observations`, and `raw` if the recipe asks for unadapted images.
+
+    Raises:
+        ValueError: If a filter is unknown, a prompt is impossible or a model cannot be loaded.
+    """
+    recipe, adapted = work.recipe, work.facts["adapt"]
+    steps = filter_steps(recipe)
+    adapter = _adapter(work)
+    made_by = generator_name(recipe, adapter)
+    licence = recipe.generate.licence or adapted["licence"]
+    plan = prompts_plan(recipe, made_by, licence)
+    _stream(work, OBSERVATIONS, plan, adapter, steps)
+    if recipe.generate.raw_images:
+        made_by = generator_name(recipe, None)
+        plan = prompts_plan(recipe, made_by, recipe.generate.licence)
+        few = plan.slice(0, recipe.generate.raw_images)
+        _stream(work, RAW, few, None, steps)
+    out = work.out / OBSERVATIONS
+    kept = storage.read(out, [schema.IDENTITY])
+    return {
+        "generator": generator_name(recipe, adapter),
+        "licence": licence,
+        "counts": {"made": plan.num_rows, "kept": kept.num_rows},
+        "fingerprint": dataclasses.asdict(storage.fingerprint(out, f"generate/{OBSERVATIONS}")),
+    }
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse what cannot be generated, before anything runs.
+
+    Raises:
+        ValueError: If a filter, one of its parameters, a prompt or a model is impossible.
+    """
+    filter_steps(recipe)
+    references.resolve(recipe.models.text_to_image)
+    wanted = vehicle_prompts.identities(recipe.prompts, recipe.seed)
+    asked = {identity.attributes["colour"] for identity in wanted}
+    for spec in recipe.filters:
+        known = set(spec.params.get("colours", COLOURS)) if spec.name == "colour" else asked
+        if asked - known:
+            raise ValueError(
+                f"prompts ask for the colour {min(asked - known)!r}, which filter colour does not "
+                f"know; add it to its params.colours {sorted(known)}"
+            )
+
+
+def filter_steps(recipe: Recipe) -> list[Step]:
+    """The recipe's filters as stages, each with the model of its role.
+
+    Raises:
+        ValueError: If a filter or one of its parameters is unknown.
+    """
+    steps = []
+    for spec in recipe.filters:
+        if spec.name not in FILTERS:
+            raise ValueError(f"unknown filter {spec.name!r}; choose from {sorted(FILTERS)}")
+        kind: Any = FILTERS[spec.name]
+        model = getattr(recipe.models, kind.ROLE)
+        params = {"model": model, "precision": recipe.models.precision, **spec.params}
+        stage.check_params(kind, params)
+        _check_types(spec.name, kind, spec.params)
+        references.resolve(model)
+        steps.append(Step(kind, params, spec.stage))
+    return steps
+
+
+def _check_types(name: str, kind: type[Any], params: Mapping[str, Any]) -> None:
+    """Compare values with the annotations of a filter's constructor.
+
+    Raises:
+        ValueError: Names the first that is of another type.
+    """
+    for key, value in params.items():
+        try:
+            TypeAdapter(inspect.signature(kind).parameters[key].annotation).validate_python(value)
+        except ValidationError as error:
+            rule = error.errors()[0]["msg"]
+            raise ValueError(f"filter {name}: {key} is {value!r}: {rule}") from error
+
+
+def prompts_plan(recipe: Recipe, generator: str, licence: str | None) -> pa.Table:
+    """One row for every image to make; its seed belongs to the row, not to its place.
+
+    Rows go round the identities, so that the first n of them are as many identities as can be.
+    """
+    rows = []
+    wanted = vehicle_prompts.identities(recipe.prompts, recipe.seed)
+    for number in range(recipe.prompts.images_per_identity):
+        for identity in wanted:
+            key = schema.observation_id(recipe.seed, identity.prompt, number)
+            seed = int(key[:15], 16)
+            rows.append({
+                schema.OBSERVATION_ID: schema.observation_id("", identity.prompt, seed, generator),
+                schema.IMAGE: b"",
+                schema.IDENTITY: schema.qualified_identity(SOURCE, identity.name),
+                schema.SOURCE: SOURCE,
+                schema.LICENCE: licence,
+                schema.SPLIT: "train",
+                schema.ORIGIN: "synthetic",
+                schema.PROMPT: identity.prompt,
+                schema.SEED: seed,
+                schema.GENERATOR: generator,
+                schema.ATTRIBUTES: dict(identity.attributes),
+            })  # fmt: skip
+    return schema.observations(rows)
+
+
+def generator_name(recipe: Recipe, adapter: Path | None) -> str:
+    """What makes the images: model, adapter and settings, the first two by their content."""
+    spec, model = recipe.generate, recipe.models.text_to_image
+    parts = [f"{model}@{references.fingerprint(model)}"]
+    if adapter is not None:
+        parts.append(f"adapter@{references.fingerprint(str(adapter))}")
+    height, width = spec.image_size
+    parts.append(f"guidance={spec.guidance:g},steps={spec.steps},size={height}x{width}")
+    if spec.negative_prompt:
+        parts.append(f"not={spec.negative_prompt}")
+    return " ".join(parts)
+
+
+def outside(recipe: Recipe) -> str:
+    """Fingerprint of the models and of the prompt library."""
+    used = [recipe.models.text_to_image]
+    used += [getattr(recipe.models, FILTERS[spec.name].ROLE)  # type: ignore[attr-defined]
+             for spec in recipe.filters if spec.name in FILTERS]  # fmt: skip
+    prompts = [one.prompt for one in vehicle_prompts.identities(recipe.prompts, recipe.seed)]
+    return schema.observation_id(*(references.fingerprint(model) for model in used), *prompts)
+
+
+def _adapter(work: Work) -> Path | None:
+    folder = work.inputs["adapt"] / "adapter"
+    return folder.resolve() if folder.is_dir() else None
+
+
+def _stream(
+    work: Work, name: str, plan: pa.Table, adapter: Path | None, filters: Sequence[Step]
+) -> None:
+    place = work.out / f"plan-{name}"
+    if not place.exists():
+        aside = work.out / f".{place.name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        storage.write(aside, plan)
+        aside.rename(place)
+    recipe, spec = work.recipe, work.recipe.generate
+    params = {
+        "model": recipe.models.text_to_image,
+        "adapter": None if adapter is None else str(adapter),
+        "precision": recipe.models.precision,
+        "guidance": spec.guidance,
+        "steps": spec.steps,
+        "image_size": spec.image_size,
+        "negative_prompt": spec.negative_prompt,
+    }
+    steps = [
+        Step(Generate, params, spec.stage),
+        *filters,
+        Step(Encode, {"quality": spec.quality}, spec.encode_stage),
+    ]
+    stage.stream(place, schema.OBSERVATION.names, steps, work.out / name, f"generate {name}")

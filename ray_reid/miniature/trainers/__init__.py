@@ -1,0 +1,1 @@
+"""The trainers of the miniature models, one file a model; `jobs/train_miniature.py` runs them."""

@@ -1,0 +1,221 @@
+"""A comparison: what it refuses, what it measures, and that a killed one goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ray_reid import compare, config, figures, figures_compare, schema, storage
+from ray_reid.config import Recipe
+from ray_reid.miniature import street_observations
+from ray_reid.run import Work
+
+SMALL = (
+    "train.backbone=resnet10t",
+    "train.image_size=[32, 32]",
+    "train.sampler={num_identities: 4, num_instances: 2}",
+    "train.epochs=1",
+    "train.batches_per_epoch=2",
+    "train.precision=fp32",
+    "compare.seeds=[0, 7]",
+    "compare.num_cpus=1",
+    "compare.arms={half: {train.real_fraction: 0.5}, both: {train.mixing: balanced}}",
+)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Ingested drawings with test images, and drawings that stand for generated ones."""
+    home = tmp_path_factory.mktemp("published")
+    shared: dict[str, Any] = {"images_per_camera": 2, "cameras_per_identity": 2, "size": (32, 32)}
+    real = street_observations("vehicle", num_train=8, num_test=6, seed=0, **shared)
+    storage.write(home / "ingest" / "observations", schema.observations(list(real)))
+    drawn = list(street_observations("vehicle", num_train=5, num_test=0, seed=1, **shared))
+    synthetic = [
+        row | {schema.ORIGIN: "synthetic", schema.IDENTITY: f"vehicle_diff:{row[schema.IDENTITY]}"}
+        for row in drawn
+    ]
+    storage.write(home / "generate" / "observations", schema.observations(synthetic))
+    return {name: home / name for name in ("ingest", "generate")}
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_REID_CACHE", str(tmp_path / "cache"))
+
+
+def _recipe(*overrides: str) -> Recipe:
+    return config.load("baseline", None, [*SMALL, *overrides])
+
+
+def _work(inputs: dict[str, Path], out: Path, *overrides: str) -> Work:
+    out.mkdir(exist_ok=True)
+    return Work(recipe=_recipe(*overrides), out=out, inputs=inputs, facts={})
+
+
+def test_a_comparison_measures_every_arm_with_every_seed_and_resumes(
+    inputs: dict[str, Path], tmp_path: Path, ray_local: None
+) -> None:
+    out = tmp_path / "out"
+    facts = compare.compare_job(_work(inputs, out))
+    table = facts["table"]
+    assert [row["arm"] for row in table] == ["half", "both"]
+    assert [(row["real_images"], row["synthetic_images"]) for row in table] == [
+        (16, 0),
+        (32, 20),
+    ]
+    assert [row["real_identities"] for row in table] == [4, 8]
+    for row in table:
+        assert row["seeds"] == [0, 7]
+        for name in compare.METRICS:
+            values = row[name]["values"]
+            assert all(0 < value <= 1 for value in values)
+            assert row[name]["mean"] == pytest.approx(np.mean(values))
+            assert row[name]["std"] == pytest.approx(np.std(values, ddof=1))
+        assert facts["metrics"][f"{row['arm']} mAP"] == row["mAP"]["mean"]
+    assert (out / facts["pictures"][0]).read_bytes().startswith(b"\x89PNG")
+    assert "2 seeds" in facts["captions"][facts["pictures"][0]]
+    files = sorted((out / compare.TRIALS).glob("*.json"))
+    assert len(files) == 4
+    # The missing trial is done again and gives the same figures; the others are left alone.
+    files[2].unlink()
+    times = {file: file.stat().st_mtime_ns for file in files if file.exists()}
+    assert compare.compare_job(_work(inputs, out)) == facts
+    assert {file: file.stat().st_mtime_ns for file in times} == times
+
+
+def test_a_trial_that_fails_is_named_and_the_finished_ones_are_kept(
+    inputs: dict[str, Path], tmp_path: Path, ray_local: None
+) -> None:
+    arms = "{good: {}, bad: {train.learning_rate: 1.0e+20, train.warmup_epochs: 0}}"
+    work = _work(inputs, tmp_path / "out", f"compare.arms={arms}", "compare.seeds=[3]")
+    with pytest.raises(ValueError, match=r"arm 'bad' with seed 3: ValueError: .* diverged"):
+        compare.compare_job(work)
+    assert not (work.out / compare.TRIALS / "bad-seed3.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arms", "rule"),
+    [
+        ("{good: {}, bad: {train.epoch: 3}}", r"arm 'bad': unknown recipe key 'train\.epoch'"),
+        ("{bad: {train.epochs: 0}}", r"arm 'bad': recipe key 'train\.epochs' is 0"),
+        ("{bad: {ingest.sources: []}}", r"arm 'bad': 'ingest\.sources' is not of a section"),
+        ("{bad: {seed: 3}}", r"arm 'bad': 'seed' is not of a section"),
+        ("{bad: {train.backbone: resnet19}}", "arm 'bad': timm has no model 'resnet19'"),
+        ("{bad: {train.sampler.num_identities: 10}}", "arm 'bad': train.sampler: num_identities"),
+        (
+            "{bad: {train.mixing: balanced, train.sampler.num_identities: 5}}",
+            "arm 'bad': .* num_identities 5 must be even",
+        ),
+        ("{a/b: {}}", "arm 'a/b': its name may hold letters"),
+    ],
+)
+def test_an_impossible_arm_is_named_before_anything_starts(
+    inputs: dict[str, Path], tmp_path: Path, arms: str, rule: str
+) -> None:
+    work = _work(inputs, tmp_path / "out", f"compare.arms={arms}")
+    with pytest.raises(ValueError, match=rule):
+        compare.compare_job(work)
+    assert list(work.out.iterdir()) == []
+
+
+def test_without_arms_nothing_is_compared(inputs: dict[str, Path], tmp_path: Path) -> None:
+    work = _work(inputs, tmp_path / "out", "compare.arms={}")
+    assert compare.compare_job(work)["table"] == []
+    assert list(work.out.iterdir()) == []
+
+
+def test_images_without_a_query_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    swapped = {"ingest": inputs["generate"], "generate": inputs["ingest"]}
+    with pytest.raises(ValueError, match="nothing to evaluate: 0 query and 0 gallery"):
+        compare.compare_job(_work(swapped, tmp_path / "out"))
+
+
+def test_the_same_trial_gives_the_same_figures_and_counts_its_batches(
+    inputs: dict[str, Path],
+) -> None:
+    recipe = _recipe("train.mixing=shuffled", "evaluate.both_directions=true")
+    tables = [inputs[name] / "observations" for name in ("ingest", "generate")]
+    done: list[int] = []
+    device = torch.device("cpu")
+    first = compare.run_trial(recipe, tables, device, done.append)
+    assert done == [1, 2]
+    assert set(first) == set(compare.METRICS)
+    assert compare.run_trial(recipe, tables, device) == first
+
+
+def _line(arm: str, images: int, *values: float) -> dict[str, Any]:
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    metric = {"mean": float(np.mean(values)), "std": std, "values": list(values)}
+    counts = {"arm": arm, "real_images": images, "synthetic_images": 0}
+    return counts | dict.fromkeys(compare.METRICS, metric)
+
+
+def test_the_summary_is_aligned_and_says_how_far_the_seeds_lie_apart() -> None:
+    lines = compare.summary([_line("real", 960, 0.5, 0.52), _line("a longer name", 9, 0.1)])
+    assert len({len(line) for line in lines}) == 1
+    assert lines[1].split() == ["real", "960", "0", *2 * ["51.0", "+-", "1.4", "%"]]
+    assert lines[2].split() == ["a", "longer", "name", "9", "0", "10.0", "%", "10.0", "%"]
+
+
+def test_the_picture_shows_every_arm_and_seed() -> None:
+    values = {"real": {"mAP": [0.5, 0.52], "rank-1": [0.4, 0.45]}}
+    values["both"] = {"mAP": [0.6, 0.7], "rank-1": [0.5, 0.55]}
+    figure = figures_compare.arms(values)
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["real", "both"]
+    bars: list[Any] = list(axes.patches)
+    assert sorted(bar.get_width() for bar in bars) == pytest.approx([42.5, 51, 52.5, 65])
+    lines: list[Any] = [line for line in axes.lines if line.get_marker() == "o"]
+    dots = [x for line in lines for x in line.get_xdata()]
+    assert sorted(dots) == pytest.approx([40, 45, 50, 50, 52, 55, 60, 70])
+    assert figures.png(figure).startswith(b"\x89PNG")
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import ray
+from ray_reid import compare
+from test_compare import _work
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+home = Path(sys.argv[1])
+inputs = {name: home / name for name in ("ingest", "generate")}
+compare.compare_job(_work(inputs, Path(sys.argv[2]), "compare.seeds=[0, 1, 2, 3]"))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_comparison_keeps_its_finished_trials(
+    inputs: dict[str, Path], tmp_path: Path, ray_local: None
+) -> None:
+    out = tmp_path / "out"
+    known = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(inputs["ingest"].parent), str(out)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": known},
+    )
+    deadline = time.monotonic() + 240
+    while not list(out.glob(f"{compare.TRIALS}/*.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {file: file.read_text() for file in out.glob(f"{compare.TRIALS}/*.json")}
+    assert 0 < len(kept) < 8
+    facts = compare.compare_job(_work(inputs, out, "compare.seeds=[0, 1, 2, 3]"))
+    assert {file: file.read_text() for file in kept} == kept
+    assert len(list(out.glob(f"{compare.TRIALS}/*.json"))) == 8
+    for file, text in kept.items():
+        found = json.loads(text)
+        row = next(row for row in facts["table"] if row["arm"] == found["arm"])
+        assert found["metrics"]["mAP"] in row["mAP"]["values"], file

@@ -1,0 +1,192 @@
+"""The filter job on a made-up run, with colours in the place of a model's features."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ray_reid import config, figures, filtering, frechet, schema, storage
+from ray_reid.figures import Card
+from ray_reid.images import decode, encode
+from ray_reid.run import Work
+
+SIZE = (24, 32)
+
+
+def mean_colours(pictures):
+    """Features of images: their mean colour."""
+    return np.array([pixels.mean((0, 1)) for pixels in pictures], dtype=np.float32)
+
+
+@pytest.fixture(autouse=True)
+def small_extractor(monkeypatch):
+    monkeypatch.setattr(frechet, "extractor", lambda spec, model, precision: mean_colours)
+
+
+def rows_of(name, count, shift=0, **columns):
+    """Plain images around one colour; reasons and identities may be given by row."""
+    chance = np.random.default_rng(len(name))
+    rows = []
+    for number in range(count):
+        colour = np.clip(chance.normal(100 + shift, 20, 3), 0, 255).astype(np.uint8)
+        row = {
+            schema.OBSERVATION_ID: schema.observation_id(name, number),
+            schema.IMAGE: encode(np.broadcast_to(colour, (*SIZE, 3)).copy(), 100),
+            schema.IDENTITY: f"{name}:{number % 5}",
+            schema.SOURCE: name,
+            schema.SPLIT: "train",
+            **{column: value(number) for column, value in columns.items()},
+        }
+        rows.append(row)
+    return rows
+
+
+def reason(number):
+    """Every third image passes; the others fail one of two filters."""
+    return (None, "colour: seen blue, asked red", "confidence: 0.31 is below 0.65")[number % 3]
+
+
+def generated(name, count, shift, **columns):
+    return rows_of(
+        name,
+        count,
+        shift,
+        origin=lambda _: "synthetic",
+        attributes=lambda n: {"colour": "red", "body_style": f"van{n}"},
+        scores=lambda n: {"confidence": n / 100},
+        **columns,
+    )
+
+
+def make_work(run, real=40, made=30, raw=0, drop_reason=reason, **section):
+    test = [{**row, schema.SPLIT: "query"} for row in rows_of("query", 4)]
+    corrupt = [{**row, schema.DROP_REASON: "corrupt image: x"} for row in rows_of("corrupt", 2)]
+    real_rows = rows_of("street", real) + test + corrupt
+    storage.write(run / "ingest" / "observations", schema.observations(real_rows))
+    rows = generated("made", made, 30, drop_reason=drop_reason)
+    storage.write(run / "generate" / "observations", schema.observations(rows))
+    if raw:
+        table = schema.observations(generated("raw", raw, 90))
+        storage.write(run / "generate" / "raw", table)
+    out = run / "out"
+    out.mkdir()
+    recipe = config.validate({"name": "vehicle_diff", "frechet": section})
+    jobs = ("ingest", "adapt", "generate")
+    return Work(recipe, out, {job: run / job for job in jobs}, {job: {} for job in jobs})
+
+
+def features(run, table, keep=None):
+    """Mean colours of a table in the order of ids, without the code under test."""
+    found = storage.read(run / table, list(schema.OBSERVATION.names), kept_only=False).to_pylist()
+    kept = [row for row in found if keep is None or keep(row)]
+    return mean_colours([decode(row[schema.IMAGE]) for row in kept])
+
+
+def test_counts_reasons_and_identities_are_those_of_the_marks(tmp_path):
+    facts = filtering.filter_job(make_work(tmp_path))
+    assert facts["counts"] == {"made": 30, "kept": 10, "dropped": {"colour": 10, "confidence": 10}}
+    assert facts["identities"] == {"made": 5, "kept": 5}
+    assert facts["metrics"]["generated_kept"] == 10
+    assert "frechet_raw" not in facts["metrics"]
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_the_stages_compare_equally_many_images_first_in_the_order_of_their_ids(tmp_path):
+    facts = filtering.filter_job(make_work(tmp_path, raw=12, num_images=8))
+    raw, adapted, filtered = facts["stages"]
+    real = features(tmp_path, "ingest/observations", lambda row: row["source"] == "street")[:8]
+    every = features(tmp_path, "generate/observations")[:8]
+    passed = features(
+        tmp_path, "generate/observations", lambda row: row[schema.DROP_REASON] is None
+    )
+    for stage, images, own in (
+        (raw, 12, features(tmp_path, "generate/raw")),
+        (adapted, 30, every),
+        (filtered, 10, passed),
+    ):
+        assert stage["images"] == images
+        assert stage["identities"] == 5
+        assert stage["fid"] == pytest.approx(frechet.frechet_distance(own[:8], real))
+        assert (stage["num_images"], stage["extractor"]) == (8, "image_text")
+    assert raw["fid"] > adapted["fid"]
+
+
+def test_a_missing_set_is_null_and_holds_no_other_back(tmp_path):
+    work = make_work(tmp_path, drop_reason=lambda n: None if n == 0 else "colour: seen blue")
+    raw, adapted, filtered = filtering.filter_job(work)["stages"]
+    assert (raw["images"], raw["fid"], raw["extractor"]) == (0, None, None)
+    # One image has no covariance.
+    assert (filtered["images"], filtered["fid"]) == (1, None)
+    assert adapted["num_images"] == 30
+
+
+def test_all_dropped_is_a_warning_and_only_the_dropped_are_shown(tmp_path):
+    facts = filtering.filter_job(make_work(tmp_path, drop_reason=lambda _: "colour: seen blue"))
+    assert facts["warnings"] == ["the filters dropped every generated image"]
+    assert facts["pictures"] == [filtering.DROPPED]
+
+
+def test_nothing_generated_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="nothing was generated"):
+        filtering.filter_job(make_work(tmp_path, made=0))
+
+
+def test_both_sheets_are_written_with_captions_and_stay_small(tmp_path):
+    work = make_work(tmp_path, made=300)
+    facts = filtering.filter_job(work)
+    assert facts["pictures"] == list(facts["captions"]) == [filtering.KEPT, filtering.DROPPED]
+    for name in facts["pictures"]:
+        file = work.out / name
+        assert file.stat().st_size < 1_500_000
+        with Image.open(file) as picture:
+            assert picture.format == "PNG"
+
+
+def test_a_caption_says_what_was_asked_or_what_was_measured():
+    row = {
+        schema.ATTRIBUTES: {"colour": "red", "body_style": "van"},
+        schema.PROMPT: "a red van on a road",
+        schema.SCORES: {"confidence": 0.5, "colour": 0.2, "best_colour": 0.25},
+        schema.DROP_REASON: "confidence: 0.5 is below 0.65",
+    }
+    assert filtering._about(row) == "red van"
+    assert filtering._about({**row, schema.ATTRIBUTES: None}) == "a red van on a road"
+    assert filtering._measured(row) == "0.5 is below 0.65"
+    assert filtering._measured({**row, schema.DROP_REASON: "confidence"}) == "confidence 0.50"
+    wrong = {**row, schema.DROP_REASON: "colour: looks red"}
+    assert filtering._measured(wrong) == "looks red; colour 0.20, best_colour 0.25"
+    assert filtering._measured({**wrong, schema.SCORES: None}) == "looks red"
+
+
+def drawn(figure):
+    with Image.open(io.BytesIO(figures.png(figure))) as picture:
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def coloured(sheet, channel):
+    """Height and width of what has one pure colour."""
+    others = [other for other in range(3) if other != channel]
+    rows, columns = np.nonzero((sheet[..., channel] > 250) & (sheet[..., others].max(-1) < 5))
+    return np.ptp(rows) + 1, np.ptp(columns) + 1
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (256, 128), (40, 400), (900, 30)])
+def test_a_contact_sheet_keeps_the_proportions_of_every_image(shape):
+    red, blue = (np.zeros((*shape, 3), np.uint8) for _ in range(2))
+    red[..., 0] = blue[..., 2] = 255
+    square = np.zeros((50, 50, 3), np.uint8)
+    sheet = drawn(figures.contact_sheet({"one": [Card(red, ""), Card(square, "b" * 200)]}))
+    height, width = coloured(sheet, 0)
+    assert height / width == pytest.approx(shape[0] / shape[1], rel=0.15)
+
+
+def test_a_contact_sheet_of_no_image_is_refused():
+    with pytest.raises(ValueError, match="needs an image"):
+        figures.contact_sheet({"none": []})
+
+
+def test_dollars_in_a_caption_are_no_mathematics():
+    card = Card(np.zeros((8, 8, 3), np.uint8), "from $a_ to $b\\foo$")
+    assert figures.png(figures.contact_sheet({"$x_$": [card]}))

@@ -1,0 +1,120 @@
+"""Every role through models of the real classes, tiny and untrained, and the refusals."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+
+from ray_reid.images import Pixels
+from ray_reid.models import detector, references
+from ray_reid.models.captioner import Captioner
+from ray_reid.models.image_text import ImageText
+from ray_reid.models.text_to_image import ADAPTER, generate, load_adapter, load_pipeline
+
+SMALL = {"guidance": 3.0, "steps": 2, "image_size": (16, 24)}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("models")
+    tiny_models.stable_diffusion(home / "sd")
+    tiny_models.stable_diffusion_xl(home / "sdxl")
+    tiny_models.blip2(home / "blip2")
+    tiny_models.yolos(home / "yolos")
+    tiny_models.image_text(home / "clip")
+    return home
+
+
+def _pictures(num: int) -> list[Pixels]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (30, 40, 3), dtype=np.uint8) for _ in range(num)]
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl"])
+def test_an_image_depends_on_its_prompt_and_seed_alone(home: Path, name: str) -> None:
+    pipeline = load_pipeline(str(home / name))
+    both = generate(pipeline, ["a red car", "a blue bus"], [1, 2], **SMALL)
+    alone = generate(pipeline, ["a blue bus"], [2], **SMALL)
+    other = generate(pipeline, ["a blue bus"], [3], **SMALL)
+    assert both[0].shape == (16, 24, 3)
+    np.testing.assert_array_equal(both[1], alone[0])
+    assert (alone[0] != other[0]).any()
+
+
+def test_a_blip2_goes_on_from_the_prefix(home: Path) -> None:
+    model = Captioner(str(home / "blip2"))
+    told = model.caption(_pictures(2), prefix="a", max_words=4)
+    assert len(told) == 2
+    assert all(caption.startswith("a") for caption in told)
+
+
+def test_a_transformers_detector_gives_boxes_best_first(home: Path) -> None:
+    model = detector.load(str(home / "yolos"))
+    assert model.labels() == ["person", "car", "bus", "truck"]
+    found = model.detect(_pictures(2), 0.0)
+    assert [len(boxes) for boxes in found] == [4, 4]
+    confidences = [box.confidence for box in found[0]]
+    assert confidences == sorted(confidences, reverse=True)
+    assert all(box.right > box.left and box.bottom > box.top for box in found[0])
+    assert model.detect(_pictures(2), 1.0) == [[], []]
+
+
+def test_image_and_text_embeddings_share_a_unit_sphere(home: Path) -> None:
+    model = ImageText(str(home / "clip"))
+    pictures, texts = model.embed_images(_pictures(3)), model.embed_texts(["a car", "a bus"])
+    assert pictures.shape[1] == texts.shape[1]
+    for found in (pictures, texts):
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, atol=1e-5)
+
+
+def test_a_reference_that_leads_nowhere_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match=r"choose from .*miniature:"):
+        references.resolve("miniature:nothing")
+    with pytest.raises(ValueError, match="is not there"):
+        references.resolve(str(tmp_path / "nothing"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"models\.text_to_image .* cannot be loaded"):
+        load_pipeline(str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize(
+    "load", [load_pipeline, Captioner, detector.load, ImageText], ids=lambda one: one.__name__
+)
+def test_a_hub_id_without_a_network_is_one_sentence(
+    load: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"'nobody/nothing' .* the hub: without a network"):
+        load("nobody/nothing")  # type: ignore[operator]
+
+
+def test_a_fingerprint_follows_the_content(home: Path, tmp_path: Path) -> None:
+    first = references.fingerprint(str(home / "clip"))
+    again = tiny_models.image_text(tmp_path / "clip")
+    assert references.fingerprint(str(again)) == first
+    (again / "open_clip_config.json").write_text("{}")
+    assert references.fingerprint(str(again)) != first
+
+
+def test_an_adapter_of_another_model_is_refused(home: Path, tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = load_pipeline(str(home / "sd"))
+    with pytest.raises(ValueError, match="no adapter in"):
+        load_adapter(pipeline, tmp_path)
+    place = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    layers = {
+        f"{place}.lora.down.weight": torch.zeros(2, 99),
+        f"{place}.lora.up.weight": torch.zeros(77, 2),
+    }
+    StableDiffusionPipeline.save_lora_weights(
+        str(tmp_path), unet_lora_layers=layers, weight_name=ADAPTER
+    )
+    with pytest.raises(ValueError, match="was made for another model"):
+        load_adapter(pipeline, tmp_path)

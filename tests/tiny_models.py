@@ -1,0 +1,197 @@
+"""Untrained models of the real classes, small enough for a test: the same files, no sense."""
+
+import json
+from pathlib import Path
+
+import open_clip
+import torch
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from safetensors.torch import save_file
+from transformers import (
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
+    BlipImageProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    GPT2Tokenizer,
+    YolosConfig,
+    YolosForObjectDetection,
+    YolosImageProcessor,
+)
+
+WIDTH = 16
+LETTERS = [chr(code) for code in range(33, 127)]
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    tokens = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(
+        vocab={token: number for number, token in enumerate(tokens)},
+        merges=[],
+        model_max_length=77,
+    )
+
+
+def text_config(words: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=words,
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        projection_dim=WIDTH,
+        bos_token_id=words - 2,
+        eos_token_id=words - 1,
+        pad_token_id=words - 1,
+    )
+
+
+def vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(4, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=2,
+        layers_per_block=1,
+        sample_size=16,
+    )
+
+
+def unet(**params: object) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(4, 8),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        attention_head_dim=2,
+        norm_num_groups=2,
+        **params,
+    )
+
+
+def stable_diffusion(path: Path, seed: int = 0, width: int = WIDTH) -> Path:
+    """Stable Diffusion 1: predicts the noise."""
+    torch.manual_seed(seed)
+    tokenizer = clip_tokenizer()
+    config = text_config(len(tokenizer))
+    config.hidden_size = width
+    pipeline = StableDiffusionPipeline(
+        vae=vae(),
+        text_encoder=CLIPTextModel(config),
+        tokenizer=tokenizer,
+        unet=unet(cross_attention_dim=width),
+        scheduler=PNDMScheduler(skip_prk_steps=True),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(path)
+    return path
+
+
+def stable_diffusion_xl(path: Path) -> Path:
+    torch.manual_seed(0)
+    tokenizer = clip_tokenizer()
+    config = text_config(len(tokenizer))
+    pipeline = StableDiffusionXLPipeline(
+        vae=vae(),
+        text_encoder=CLIPTextModel(config),
+        text_encoder_2=CLIPTextModelWithProjection(config),
+        tokenizer=tokenizer,
+        tokenizer_2=clip_tokenizer(),
+        unet=unet(
+            cross_attention_dim=2 * WIDTH,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=4,
+            projection_class_embeddings_input_dim=WIDTH + 6 * 4,
+        ),
+        scheduler=EulerDiscreteScheduler(),
+    )
+    pipeline.save_pretrained(path)
+    return path
+
+
+def blip2(path: Path) -> Path:
+    torch.manual_seed(0)
+    path.mkdir(parents=True)
+    words = ["<pad>", "</s>", "<image>", *LETTERS, *(f"\u0120{letter}" for letter in LETTERS)]
+    tokenizer = GPT2Tokenizer(
+        vocab={word: number for number, word in enumerate(words)},
+        merges=[],
+        pad_token="<pad>",
+        bos_token="</s>",
+        eos_token="</s>",
+        unk_token="</s>",
+    )
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Blip2Config(
+        vision_config={**shape, "intermediate_size": 16, "image_size": 16, "patch_size": 8},
+        qformer_config={
+            **shape, "intermediate_size": 16, "encoder_hidden_size": 8, "vocab_size": 10,
+            "cross_attention_frequency": 1,
+        },
+        text_config={
+            "model_type": "opt", **shape, "ffn_dim": 16, "vocab_size": len(words),
+            "max_position_embeddings": 64, "word_embed_proj_dim": 8, "pad_token_id": 0,
+            "bos_token_id": 1, "eos_token_id": 1,
+        },
+        num_query_tokens=2,
+        image_token_index=2,
+    )  # fmt: skip
+    model = Blip2ForConditionalGeneration(config)
+    model.save_pretrained(path)
+    images = BlipImageProcessor(size={"height": 16, "width": 16})
+    Blip2Processor(images, tokenizer, num_query_tokens=2).save_pretrained(path)
+    return path
+
+
+def yolos(path: Path) -> Path:
+    """A transformers detector with COCO's names of vehicles."""
+    torch.manual_seed(0)
+    config = YolosConfig(
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=[32, 32],
+        patch_size=8,
+        num_detection_tokens=4,
+        id2label={0: "person", 1: "car", 2: "bus", 3: "truck"},
+        label2id={"person": 0, "car": 1, "bus": 2, "truck": 3},
+    )
+    YolosForObjectDetection(config).save_pretrained(path)
+    size = {"shortest_edge": 32, "longest_edge": 32}
+    YolosImageProcessor(size=size).save_pretrained(path)
+    return path
+
+
+def image_text(path: Path) -> Path:
+    torch.manual_seed(0)
+    path.mkdir(parents=True)
+    model = {
+        "embed_dim": 8,
+        "vision_cfg": {"image_size": 16, "layers": 1, "width": 8, "head_width": 4, "patch_size": 8},
+        "text_cfg": {
+            "context_length": 16, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1,
+        },
+    }  # fmt: skip
+    built = open_clip.CLIP(model["embed_dim"], model["vision_cfg"], model["text_cfg"])
+    save_file(built.state_dict(), path / "open_clip_model.safetensors")
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
+    config = {"model_cfg": model, "preprocess_cfg": preprocess}
+    (path / "open_clip_config.json").write_text(json.dumps(config))
+    return path
