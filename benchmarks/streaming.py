@@ -16,10 +16,11 @@ from support.reporting import Figure, arguments, report
 from support.streams import Pretend, plan, run
 
 from ray_reid import config, generate, storage
+from ray_reid.cluster import Cluster
 from ray_reid.config import Recipe
-from ray_reid.generators.text_to_image import Encode, Generate
+from ray_reid.generators.text_to_image import Encode
 from ray_reid.resources import Resources, StageSpec
-from ray_reid.stage import Cluster, Step
+from ray_reid.stage import Step
 
 CORES = 2
 ROLES = ("text_to_image", "detector", "image_text")
@@ -36,13 +37,8 @@ WORK_BAR, POOL_BAR, MEMORY_BAR = 1.15, 1.05, 1.2
 
 def models(folder: Path, rows: int, recipe: Recipe) -> Iterator[Figure]:
     """Stream prompts through real models at once, then through one stage after another."""
-    steps = {
-        "generate": Step(Generate, generator_params(recipe), recipe.generate.stage),
-        **dict(
-            zip((spec.name for spec in recipe.filters), generate.filter_steps(recipe), strict=True)
-        ),
-        "encode": Step(Encode, {"quality": recipe.generate.quality}, recipe.generate.encode_stage),
-    }
+    names = ("generate", *(spec.name for spec in recipe.filters), "encode")
+    steps = dict(zip(names, generate.steps(recipe, None), strict=True))
     source = folder / "plan"
     storage.write(source, generate.prompts_plan(recipe, "benchmark", None).slice(0, rows))
     once = run(source, steps, folder / "once")
@@ -64,20 +60,6 @@ def models(folder: Path, rows: int, recipe: Recipe) -> Iterator[Figure]:
     for name, one in alone.items():
         yield Figure(f"work of {name}, core-seconds; reference alone", once.busy(name), "s",
                      one.busy(name))  # fmt: skip
-
-
-def generator_params(recipe: Recipe) -> dict[str, object]:
-    """What the generate job gives its first stage, without an adapter."""
-    spec = recipe.generate
-    return {
-        "model": recipe.models.text_to_image,
-        "adapter": None,
-        "precision": recipe.models.precision,
-        "guidance": spec.guidance,
-        "steps": spec.steps,
-        "image_size": spec.image_size,
-        "negative_prompt": spec.negative_prompt,
-    }
 
 
 def sleepers(folder: Path, rows: int) -> Iterator[Figure]:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from jobs import adapt, compare, embed, evaluate, filter, generate, index, ingest, train
-from ray_reid import report, stage
+from ray_reid import report
+from ray_reid.cluster import Cluster
 from ray_reid.config import Recipe
 from ray_reid.gallery import check_faiss
 from ray_reid.run import Job, open_run
@@ -47,7 +48,7 @@ def perform(recipe: Recipe, path: Path, jobs: Sequence[Job], address: str | None
         if job.check is not None:
             job.check(recipe)
     with (
-        stage.Cluster(recipe.resources, address) as cluster,
+        Cluster(recipe.resources, address) as cluster,
         open_run(path, recipe, prepare=cluster.start) as held,
     ):
         for job in jobs:

@@ -3,8 +3,7 @@
 Their weights are part of the package, so this is needed only to change them: hours on two cores.
 
     python jobs/train_miniature.py                           all of them, then the model card
-    python jobs/train_miniature.py --only captioner          one of them, then the model card
-    python jobs/train_miniature.py --only card               the model card alone
+    python jobs/train_miniature.py --only captioner card     one of them, then the model card
 """
 
 import argparse
@@ -33,7 +32,7 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="default: %(default)s")
     parser.add_argument("--cache", type=Path, default=Path("runs/miniature"), help="drawings")
-    parser.add_argument("--only", nargs="+", choices=[*trainers, "card"], help="default: all")
+    parser.add_argument("--only", nargs="+", choices=[*trainers, "card"], help="default: all, and the card")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
@@ -46,6 +45,8 @@ def main() -> int:
         if options.only is None or name in options.only:
             log.info("%s: started", name)
             trainer(options.out, options.cache)
+    if options.only is not None and "card" not in options.only:
+        return 0
     from ray_reid.miniature.trainers import card
 
     return 0 if card.write(options.out, options.cache) else 1
@@ -82,6 +83,8 @@ def text_to_image(out: Path, cache: Path) -> None:
     from ray_reid.miniature.trainers import text_to_image
     from ray_reid.miniature.trainers.drawings import training_set
 
+    if not (cache / "autoencoder").is_dir():
+        autoencoder(out, cache)
     drawn = training_set(NUM_VEHICLES, cache)
     text_to_image.train(drawn, cache / "autoencoder", SEED, out / "text_to_image")
 

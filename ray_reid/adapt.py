@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ray_reid import config, figures, images, schema, stage, storage
+from ray_reid.cluster import check_capacity
 from ray_reid.config import Recipe
 from ray_reid.datasets.reading import share
 from ray_reid.figures import Card
@@ -182,7 +183,7 @@ def _fit(work: Work) -> None:
     if not todo:
         return
     spec = recipe.adapt
-    stage.check_capacity("adapt", 1, spec.num_cpus, spec.num_gpus)
+    check_capacity("adapt", 1, spec.num_cpus, spec.num_gpus)
     with metered("adapt", "step") as meter:
         arguments = [
             {

@@ -22,6 +22,7 @@ import ray.exceptions
 from numpy.typing import NDArray
 
 from ray_reid import config, embed, evaluate, figures, figures_compare, schema, stage, storage
+from ray_reid.cluster import check_capacity
 from ray_reid.config import Recipe
 from ray_reid.pictures import Side
 from ray_reid.progress import watched
@@ -103,7 +104,7 @@ def compare_job(work: Work) -> Facts:
     # Refused here, before anything is trained.
     _sides(tables[0], lambda rows: np.zeros((rows, 1), np.float32))
     arms = [_arm(work.recipe, name, changes, tables) for name, changes in spec.arms.items()]
-    stage.check_capacity("compare.num_cpus and num_gpus:", 1, spec.num_cpus, spec.num_gpus)
+    check_capacity("compare.num_cpus and num_gpus:", 1, spec.num_cpus, spec.num_gpus)
     folder = work.out / TRIALS
     folder.mkdir(exist_ok=True)
     trials = [

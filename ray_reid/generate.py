@@ -7,7 +7,7 @@ sized by the recipe. Every row is written, dropped ones with their reason.
 import dataclasses
 import inspect
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +35,16 @@ def generate_job(work: Work) -> Facts:
         ValueError: If a filter is unknown, a prompt is impossible or a model cannot be loaded.
     """
     recipe, adapted = work.recipe, work.facts["adapt"]
-    steps = filter_steps(recipe)
     adapter = _adapter(work)
     made_by = generator_name(recipe, adapter)
     licence = recipe.generate.licence or adapted["licence"]
     plan = prompts_plan(recipe, made_by, licence)
-    _stream(work, OBSERVATIONS, plan, adapter, steps)
+    _stream(work, OBSERVATIONS, plan, adapter)
     if recipe.generate.raw_images:
         made_by = generator_name(recipe, None)
         plan = prompts_plan(recipe, made_by, recipe.generate.licence)
         few = plan.slice(0, recipe.generate.raw_images)
-        _stream(work, RAW, few, None, steps)
+        _stream(work, RAW, few, None)
     out = work.out / OBSERVATIONS
     kept = storage.read(out, [schema.IDENTITY])
     return {
@@ -75,13 +74,36 @@ def check(recipe: Recipe) -> None:
             )
 
 
+def steps(recipe: Recipe, adapter: Path | None) -> list[Step]:
+    """Every stage between a plan and its images: generator, filters, encoding.
+
+    Raises:
+        ValueError: If a filter or one of its parameters is unknown.
+    """
+    spec = recipe.generate
+    params = {
+        "model": recipe.models.text_to_image,
+        "adapter": None if adapter is None else str(adapter),
+        "precision": recipe.models.precision,
+        "guidance": spec.guidance,
+        "steps": spec.steps,
+        "image_size": spec.image_size,
+        "negative_prompt": spec.negative_prompt,
+    }
+    return [
+        Step(Generate, params, spec.stage),
+        *filter_steps(recipe),
+        Step(Encode, {"quality": spec.quality}, spec.encode_stage),
+    ]
+
+
 def filter_steps(recipe: Recipe) -> list[Step]:
     """The recipe's filters as stages, each with the model of its role.
 
     Raises:
         ValueError: If a filter or one of its parameters is unknown.
     """
-    steps = []
+    found = []
     for spec in recipe.filters:
         if spec.name not in FILTERS:
             raise ValueError(f"unknown filter {spec.name!r}; choose from {sorted(FILTERS)}")
@@ -91,8 +113,8 @@ def filter_steps(recipe: Recipe) -> list[Step]:
         stage.check_params(kind, params)
         _check_types(spec.name, kind, spec.params)
         references.resolve(model)
-        steps.append(Step(kind, params, spec.stage))
-    return steps
+        found.append(Step(kind, params, spec.stage))
+    return found
 
 
 def _check_types(name: str, kind: type[Any], params: Mapping[str, Any]) -> None:
@@ -163,28 +185,12 @@ def _adapter(work: Work) -> Path | None:
     return folder.resolve() if folder.is_dir() else None
 
 
-def _stream(
-    work: Work, name: str, plan: pa.Table, adapter: Path | None, filters: Sequence[Step]
-) -> None:
+def _stream(work: Work, name: str, plan: pa.Table, adapter: Path | None) -> None:
     place = work.out / f"plan-{name}"
     if not place.exists():
         aside = work.out / f".{place.name}"
         shutil.rmtree(aside, ignore_errors=True)
         storage.write(aside, plan)
         aside.rename(place)
-    recipe, spec = work.recipe, work.recipe.generate
-    params = {
-        "model": recipe.models.text_to_image,
-        "adapter": None if adapter is None else str(adapter),
-        "precision": recipe.models.precision,
-        "guidance": spec.guidance,
-        "steps": spec.steps,
-        "image_size": spec.image_size,
-        "negative_prompt": spec.negative_prompt,
-    }
-    steps = [
-        Step(Generate, params, spec.stage),
-        *filters,
-        Step(Encode, {"quality": spec.quality}, spec.encode_stage),
-    ]
-    stage.stream(place, schema.OBSERVATION.names, steps, work.out / name, f"generate {name}")
+    stages = steps(work.recipe, adapter)
+    stage.stream(place, schema.OBSERVATION.names, stages, work.out / name, f"generate {name}")

@@ -9,7 +9,8 @@ class StageSpec(Frozen):
     """Resources of one stage; they change how fast a result comes, and only its rounding."""
 
     actors: int = Field(1, ge=1)
-    """Most actors that may run the stage; the pool starts with one and grows."""
+    """Most actors that may run the stage; the pool starts with all of them where they find room,
+    and elsewhere grows from one."""
     num_cpus: float = Field(1.0, ge=0)
     """CPUs of one actor."""
     num_gpus: float = Field(0.0, ge=0)

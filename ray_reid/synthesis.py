@@ -90,7 +90,7 @@ class Generate(Frozen):
     raw_images: int = Field(0, ge=0)
     """Images to generate without the adapter as well, for comparison; they are not trained on."""
     stage: StageSpec = StageSpec(batch_size=8, block_rows=8)
-    encode_stage: StageSpec = StageSpec(batch_size=64, num_cpus=0.1)
+    encode_stage: StageSpec = StageSpec(batch_size=8, num_cpus=0.1)
 
 
 class FilterSpec(Frozen):

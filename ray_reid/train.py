@@ -19,6 +19,7 @@ from ray.train import (
 )
 
 from ray_reid import config, stage
+from ray_reid.cluster import check_capacity
 from ray_reid.config import Recipe
 from ray_reid.progress import metered
 from ray_reid.run import Facts, Work
@@ -43,7 +44,7 @@ def train_job(work: Work) -> Facts:
     tables = training_tables(work)
     chosen = loader.labels(tables, spec)
     check_plan(work.recipe, chosen, spec.num_workers)
-    stage.check_capacity("train.num_workers", spec.num_workers, spec.cpus_per_worker, spec.use_gpu)
+    check_capacity("train.num_workers", spec.num_workers, spec.cpus_per_worker, spec.use_gpu)
     state = _train(work.recipe, tables, work.out.resolve())
     history = state["progress"]["history"]
     package.save(work.out / "model", work.recipe, chosen.identities, state["network"])

@@ -11,7 +11,7 @@ def ray_local() -> Iterator[None]:
     """One real local Ray for the whole session, because starting it costs seconds."""
     import ray
 
-    from ray_reid import stage
+    from ray_reid import cluster
 
     # Workers unpickle stages that tests define, so they must find the test modules.
     known = os.environ.get("PYTHONPATH")
@@ -24,6 +24,6 @@ def ray_local() -> Iterator[None]:
         logging_level=logging.ERROR,
         log_to_driver=False,
     )
-    stage._configure()
+    cluster.configure()
     yield
     ray.shutdown()

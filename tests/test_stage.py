@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from ray.data.expressions import col
 
-from ray_reid import schema, stage, storage
+from ray_reid import cluster, schema, stage, storage
 from ray_reid.config import StageSpec
 
 
@@ -97,7 +97,7 @@ def slow_stream(folder: Path) -> None:
 
     if not ray.is_initialized():
         ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=10**8)
-    stage._configure()
+    cluster.configure()
     seconds = 0.3 if not list(folder.glob(".out-*")) else 0.0
     params = {"factor": 7, "log": str(folder / "log"), "seconds": seconds}
     steps = [stage.Step(Scale, params, StageSpec(batch_size=8, block_rows=8))]
@@ -157,4 +157,4 @@ def test_an_address_where_nobody_listens_is_one_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     with pytest.raises(ValueError, match=f"no Ray cluster answers at '{address}': .*refused"):
-        stage._check_answers(address)
+        cluster._check_answers(address)

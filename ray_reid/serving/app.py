@@ -15,7 +15,7 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 
-from ray_reid import stage
+from ray_reid.cluster import Cluster, check_capacity
 from ray_reid.config import Recipe, Serve
 from ray_reid.gallery import Searcher, check_current
 from ray_reid.ports import check_port
@@ -73,10 +73,10 @@ def serve_run(
     size = _proved_size(run)
     _warn_if_public(host)
     own = local and not ray.is_initialized()
-    with stage.Cluster(recipe.resources, address) as cluster:
+    with Cluster(recipe.resources, address) as cluster:
         cluster.start()
         serving = recipe.serve
-        stage.check_capacity("serve.replicas", serving.replicas, serving.num_cpus, serving.num_gpus)
+        check_capacity("serve.replicas", serving.replicas, serving.num_cpus, serving.num_gpus)
         with _interruptible(), _server(host, port, own):
             serve.run(application(run.resolve(), recipe.serve), name=NAME)
             url = f"http://{f'[{host}]' if ':' in host else host}:{port}"

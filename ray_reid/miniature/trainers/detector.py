@@ -17,16 +17,22 @@ from safetensors.torch import save_file
 
 from ray_reid.miniature.chance import generator
 from ray_reid.miniature.drawing import Domain, draw
+from ray_reid.miniature.pedestrians import MAX_PEDESTRIANS, Pedestrian, pedestrian_identity
 from ray_reid.miniature.scenes import CLASSES, draw_scene
 from ray_reid.miniature.trainers.drawings import TRAIN_WORLD
-from ray_reid.miniature.vehicles import vehicle_identity
+from ray_reid.miniature.vehicles import MAX_VEHICLES, Vehicle, vehicle_identity
 from ray_reid.models.detector import quiet_ultralytics
 
-SIDE = 96
-NUM = 3500
-EPOCHS = 14
-# One object that fills the picture, as generators draw; and scenes of several.
-SINGLE_SHARE = 0.6
+SIDE = 128
+NUM = 6000
+EPOCHS = 16
+BATCH = 16
+# One object that fills the picture, as generators draw; the others are scenes of vehicles.
+SINGLE_SHARE = 0.7
+# Buses and trucks are rare among the drawn identities: singles ask for a class first.
+SINGLES = ("car", "car", "bus", "truck", "person")
+SINGLE_SIDE = 64
+MAX_IN_SCENE = 2
 MODEL: dict[str, Any] = {
     "nc": len(CLASSES),
     "names": dict(enumerate(CLASSES)),
@@ -62,9 +68,10 @@ def train(seed: int, cache: Path, out: Path) -> None:
     (out / "model.yaml").write_text(yaml.safe_dump(MODEL, sort_keys=False))
     model = YOLO(str(out / "model.yaml"), task="detect")
     model.train(
-        data=str(data), epochs=EPOCHS, imgsz=SIDE, batch=32, device="cpu", workers=0, amp=False,
-        pretrained=False, plots=False, seed=seed, deterministic=True, mosaic=0.5, close_mosaic=2,
-        optimizer="AdamW", lr0=2e-3, cos_lr=True, warmup_epochs=1.0, val=False, verbose=True,
+        data=str(data), epochs=EPOCHS, imgsz=SIDE, batch=BATCH, nbs=BATCH, device="cpu", workers=0,
+        amp=False, pretrained=False, plots=False, seed=seed, deterministic=True, mosaic=0.4,
+        close_mosaic=3, optimizer="AdamW", lr0=2e-3, lrf=0.01, cos_lr=True, warmup_epochs=1.0,
+        warmup_bias_lr=0.0, val=False, verbose=True,
         project=str(cache.resolve() / "ultralytics"), name="detector", exist_ok=True,
     )  # fmt: skip
     best = YOLO(str(model.trainer.last))
@@ -76,30 +83,38 @@ def train(seed: int, cache: Path, out: Path) -> None:
     (out / "config.json").write_text(json.dumps(meta, indent=2) + "\n")
 
 
-def pictures(num: int, world: int, singles: float = SINGLE_SHARE) -> Iterator[
-    tuple[NDArray[np.uint8], list[tuple[int, int, int, int]], list[str]]
-]:  # fmt: skip
+Picture = tuple[NDArray[np.uint8], list[tuple[int, int, int, int]], list[str]]
+
+
+def pictures(num: int, world: int, singles: float = SINGLE_SHARE) -> Iterator[Picture]:
     """Draw pictures with their boxes and class names; equal arguments give equal pictures."""
     wanted = [(world, number, singles) for number in range(num)]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         yield from pool.map(_picture, wanted, chunksize=16)
 
 
-def _picture(
-    wanted: tuple[int, int, float],
-) -> tuple[NDArray[np.uint8], list[tuple[int, int, int, int]], list[str]]:
+def _picture(wanted: tuple[int, int, float]) -> Picture:
     world, number, singles = wanted
     rng = generator("detector", world, number)
     domain: Domain = "street" if rng.uniform() < 0.5 else "showroom"
-    if rng.uniform() < singles:
-        vehicle = vehicle_identity(number, world)
-        side = 64
-        drawn = draw(vehicle, domain=domain, index=0, size=(side, side))
+    if rng.uniform() >= singles:
+        num_vehicles = int(rng.integers(1, MAX_IN_SCENE + 1))
+        scene = draw_scene(world * 1000 + number, num_vehicles, (SIDE, SIDE), domain=domain)
+        return scene.image, scene.boxes, scene.class_names
+    name = str(rng.choice(SINGLES))
+    drawn = draw(_one_of(name, rng), domain=domain, size=(SINGLE_SIDE, SINGLE_SIDE))
+    return drawn.image, [drawn.box], [name]
+
+
+def _one_of(name: str, rng: np.random.Generator) -> Vehicle | Pedestrian:
+    """An identity of class `name`."""
+    if name == "person":
+        return pedestrian_identity(int(rng.integers(MAX_PEDESTRIANS)), int(rng.integers(2**31)))
+    while True:
+        vehicle = vehicle_identity(int(rng.integers(MAX_VEHICLES)), int(rng.integers(2**31)))
         style = vehicle.model.body_style
-        return drawn.image, [drawn.box], [style if style in ("bus", "truck") else "car"]
-    objects = int(rng.integers(1, 4)), int(rng.integers(0, 2))
-    scene = draw_scene(world * 1000 + number, objects[0], (SIDE, SIDE), objects[1], domain=domain)
-    return scene.image, scene.boxes, scene.class_names
+        if name == (style if style in ("bus", "truck") else "car"):
+            return vehicle
 
 
 def _folder(num: int, world: int, cache: Path) -> Path:
