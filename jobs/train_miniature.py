@@ -32,7 +32,9 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="default: %(default)s")
     parser.add_argument("--cache", type=Path, default=Path("runs/miniature"), help="drawings")
-    parser.add_argument("--only", nargs="+", choices=[*trainers, "card"], help="default: all, and the card")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*trainers, "card"], help="default: all, and the card"
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
