@@ -20,8 +20,8 @@ help: ## say what there is to do (this)
 	@echo "    PATTERN='(?P<identity>.+)_cam(?P<camera>\\d+)'   what a file name tells"
 	@echo "    TRAIN_LIST=train.txt TEST_LIST=val.txt          files in the folder with image names"
 
-demo: photos env ## the whole path on the drawn world, in minutes: a table and a report
-	$(BIN)/ray-reid run baseline --profile miniature --run runs/demo
+demo: photos env ## Vehicle-Diff on the drawn world, in minutes: tables and a report
+	$(BIN)/ray-reid run vehicle_diff --profile miniature --run runs/demo
 	@if [ -n "$$PHOTOS" ]; then \
 	  set -- --data "$$PHOTOS"; \
 	  [ -z "$$PATTERN" ] || set -- "$$@" --pattern "$$PATTERN"; \
