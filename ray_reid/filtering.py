@@ -25,7 +25,7 @@ from ray_reid.run import Facts, Work
 
 log = logging.getLogger(__name__)
 
-TABLE, RAW = "observations", "raw"
+TABLE, RAW, ADAPTED = "observations", "raw", "adapted"
 KEPT, DROPPED = "generated_kept.png", "generated_dropped.png"
 NUM_KEPT, NUM_DROPPED = 48, 8
 """Most images of the sheet of kept ones, and of each reason on the sheet of dropped ones."""
@@ -66,7 +66,8 @@ def filter_job(work: Work) -> Facts:
     if not made.rows.num_rows:
         raise ValueError("nothing was generated: the table generate/observations is empty")
     kept = Selection(place, made.rows.filter(made.rows[schema.DROP_REASON].is_null()))
-    stages = {"raw": _raw(work), "adapted": made, "filtered": kept}
+    # Filters crop, so what they have seen does not say how the images were before.
+    stages = {"raw": _sample(work, RAW), "adapted": _sample(work, ADAPTED), "filtered": kept}
     counts = {
         "made": made.rows.num_rows,
         "kept": kept.rows.num_rows,
@@ -84,7 +85,8 @@ def filter_job(work: Work) -> Facts:
         extract = frechet.extractor(spec, models.image_text, models.precision)
         distances = measure(real, stages, size, extract)
     rows = [
-        _stage(name, found, distances[name], size, spec.extractor) for name, found in stages.items()
+        _stage(name, made if name == "adapted" else found, distances[name], size, spec.extractor)
+        for name, found in stages.items()
     ]
     captions = draw(made, kept, work.out)
     figures_of = {f"frechet_{name}": value for name, value in distances.items()}
@@ -180,9 +182,9 @@ def _select(table: Path, where: pc.Expression | None = None, kept_only: bool = T
     return Selection(table, storage.read(table, COLUMNS, where, kept_only))
 
 
-def _raw(work: Work) -> Selection:
-    """Images generated without the adapter; a recipe need not ask for any."""
-    table = work.inputs["generate"] / RAW
+def _sample(work: Work, name: str) -> Selection:
+    """Whole images without a filter; a recipe need not ask for any."""
+    table = work.inputs["generate"] / name
     if any(table.glob("**/*.parquet")):
         return _select(table, kept_only=False)
     return Selection(table, schema.observations([]).select(list(COLUMNS)))

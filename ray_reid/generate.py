@@ -7,7 +7,7 @@ sized by the recipe. Every row is written, dropped ones with their reason.
 import dataclasses
 import inspect
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +25,27 @@ from ray_reid.run import Facts, Work
 from ray_reid.stage import Step
 
 SOURCE = "vehicle_diff"
-OBSERVATIONS, RAW = "observations", "raw"
+OBSERVATIONS, RAW, ADAPTED = "observations", "raw", "adapted"
+SAMPLES = (RAW, ADAPTED)
+"""Tables of a few whole images that no filter has seen, for comparison."""
 
 
 def generate_job(work: Work) -> Facts:
-    """Write the table `observations`, and `raw` if the recipe asks for unadapted images.
+    """Write the table `observations`, and the samples `raw` and `adapted` if they are asked for.
 
     Raises:
         ValueError: If a filter is unknown, a prompt is impossible or a model cannot be loaded.
     """
     recipe, adapted = work.recipe, work.facts["adapt"]
     adapter = _adapter(work)
-    made_by = generator_name(recipe, adapter)
     licence = recipe.generate.licence or adapted["licence"]
-    plan = prompts_plan(recipe, made_by, licence)
-    _stream(work, OBSERVATIONS, plan, adapter)
+    plan = prompts_plan(recipe, generator_name(recipe, adapter), licence)
+    _stream(work, OBSERVATIONS, plan, steps(recipe, adapter))
     if recipe.generate.raw_images:
-        made_by = generator_name(recipe, None)
-        plan = prompts_plan(recipe, made_by, recipe.generate.licence)
-        few = plan.slice(0, recipe.generate.raw_images)
-        _stream(work, RAW, few, None)
+        unadapted = prompts_plan(recipe, generator_name(recipe, None), recipe.generate.licence)
+        for name, rows, of in ((RAW, unadapted, None), (ADAPTED, plan, adapter)):
+            few = rows.slice(0, recipe.generate.raw_images)
+            _stream(work, name, few, steps(recipe, of, filtered=False))
     out = work.out / OBSERVATIONS
     kept = storage.read(out, [schema.IDENTITY])
     return {
@@ -74,8 +75,8 @@ def check(recipe: Recipe) -> None:
             )
 
 
-def steps(recipe: Recipe, adapter: Path | None) -> list[Step]:
-    """Every stage between a plan and its images: generator, filters, encoding.
+def steps(recipe: Recipe, adapter: Path | None, filtered: bool = True) -> list[Step]:
+    """Every stage between a plan and its images: generator, filters if wanted, encoding.
 
     Raises:
         ValueError: If a filter or one of its parameters is unknown.
@@ -92,7 +93,7 @@ def steps(recipe: Recipe, adapter: Path | None) -> list[Step]:
     }
     return [
         Step(Generate, params, spec.stage),
-        *filter_steps(recipe),
+        *(filter_steps(recipe) if filtered else ()),
         Step(Encode, {"quality": spec.quality}, spec.encode_stage),
     ]
 
@@ -185,12 +186,11 @@ def _adapter(work: Work) -> Path | None:
     return folder.resolve() if folder.is_dir() else None
 
 
-def _stream(work: Work, name: str, plan: pa.Table, adapter: Path | None) -> None:
+def _stream(work: Work, name: str, plan: pa.Table, stages: Sequence[Step]) -> None:
     place = work.out / f"plan-{name}"
     if not place.exists():
         aside = work.out / f".{place.name}"
         shutil.rmtree(aside, ignore_errors=True)
         storage.write(aside, plan)
         aside.rename(place)
-    stages = steps(work.recipe, adapter)
     stage.stream(place, schema.OBSERVATION.names, stages, work.out / name, f"generate {name}")

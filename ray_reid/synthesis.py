@@ -88,7 +88,8 @@ class Generate(Frozen):
     quality: int = Field(95, ge=1, le=100)
     """JPEG quality."""
     raw_images: int = Field(0, ge=0)
-    """Images to generate without the adapter as well, for comparison; they are not trained on."""
+    """Images to generate as well without the adapter, and with it but without a filter, for
+    comparison; they are not trained on."""
     stage: StageSpec = StageSpec(batch_size=8, block_rows=8)
     encode_stage: StageSpec = StageSpec(batch_size=8, num_cpus=0.1)
 

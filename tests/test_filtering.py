@@ -70,6 +70,8 @@ def make_work(run, real=40, made=30, raw=0, drop_reason=reason, **section):
     if raw:
         table = schema.observations(generated("raw", raw, 90))
         storage.write(run / "generate" / "raw", table)
+        table = schema.observations(generated("adapted", raw, 60))
+        storage.write(run / "generate" / "adapted", table)
     out = run / "out"
     out.mkdir()
     recipe = config.validate({"name": "vehicle_diff", "frechet": section})
@@ -97,7 +99,7 @@ def test_the_stages_compare_equally_many_images_first_in_the_order_of_their_ids(
     facts = filtering.filter_job(make_work(tmp_path, raw=12, num_images=8))
     raw, adapted, filtered = facts["stages"]
     real = features(tmp_path, "ingest/observations", lambda row: row["source"] == "street")[:8]
-    every = features(tmp_path, "generate/observations")[:8]
+    every = features(tmp_path, "generate/adapted")[:8]
     passed = features(
         tmp_path, "generate/observations", lambda row: row[schema.DROP_REASON] is None
     )
@@ -119,7 +121,7 @@ def test_a_missing_set_is_null_and_holds_no_other_back(tmp_path):
     assert (raw["images"], raw["fid"], raw["extractor"]) == (0, None, None)
     # One image has no covariance.
     assert (filtered["images"], filtered["fid"]) == (1, None)
-    assert adapted["num_images"] == 30
+    assert (adapted["images"], adapted["fid"]) == (30, None)
 
 
 def test_all_dropped_is_a_warning_and_only_the_dropped_are_shown(tmp_path):
