@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_reid import figures
+from ray_reid.figures import Card
 from ray_reid.images import Pixels
 from ray_reid.miniature.drawing import Domain
 from ray_reid.miniature.trainers.detector import pictures
@@ -19,6 +21,8 @@ from ray_reid.models.image_text import ImageText
 from ray_reid.models.text_to_image import generate, load_pipeline
 
 NUM = 600
+NUM_GENERATED, NUM_SHOWN = 256, 40
+SHEET = "generated.png"
 VEHICLES = ("car", "bus", "truck")
 GUIDANCE, STEPS = 3.0, 12
 INTRODUCTION = """# The miniature models
@@ -49,8 +53,8 @@ class Measure:
         return self.bar is None or self.value >= self.bar
 
 
-def measure(weights: Path, cache: Path) -> list[Measure]:
-    """Measure every model in `weights`."""
+def measure(weights: Path, cache: Path) -> tuple[list[Measure], list[Card]]:
+    """Measure every model in `weights`; returns some generated images too, above their prompts."""
     image_text = ImageText(str(weights / "image_text"))
     captioner = Captioner(str(weights / "captioner"))
     finder = detector.load(str(weights / "detector"))
@@ -72,10 +76,10 @@ def measure(weights: Path, cache: Path) -> list[Measure]:
     drawn_scenes = list(pictures(NUM, TEST_WORLD))
     found.append(Measure("detector: AP50, all classes, both domains",
                          average_precision(finder, drawn_scenes), 0.90))  # fmt: skip
-    colour, seen, _ = generated(weights, image_text, finder, 256)
+    colour, seen, cards = generated(weights, image_text, finder, NUM_GENERATED)
     found.append(Measure("text-to-image: the asked colour, unfiltered", colour, 0.80))
     found.append(Measure("text-to-image: a vehicle is found, unfiltered", seen, 0.90))
-    return found
+    return found, cards
 
 
 def named_colours(model: ImageText, images: Sequence[Pixels]) -> list[str]:
@@ -154,8 +158,8 @@ def _overlaps(box: detector.Box, truth: NDArray[np.float64]) -> NDArray[np.float
 
 def generated(
     weights: Path, image_text: ImageText, finder: detector.Detector, num: int
-) -> tuple[float, float, list[tuple[Pixels, str]]]:
-    """Share of the asked colour, share with a vehicle, and the images with their prompts."""
+) -> tuple[float, float, list[Card]]:
+    """Share of the asked colour, share with a vehicle, and the first images with their prompts."""
     pipeline = load_pipeline(str(weights / "text_to_image"))
     asked = drawings_of_test_world(num)
     images: list[Pixels] = []
@@ -168,8 +172,11 @@ def generated(
     right = np.mean([name == colour for name, (_, colour) in zip(colours, asked, strict=True)])
     boxes = finder.detect(images, 0.65)
     seen = np.mean([any(box.label in VEHICLES for box in one) for one in boxes])
-    prompts = [prompt for prompt, _ in asked]
-    return float(right), float(seen), list(zip(images, prompts, strict=True))
+    cards = [
+        Card(image, prompt.removeprefix("a ").partition(" driving")[0])
+        for image, (prompt, _) in zip(images[:NUM_SHOWN], asked, strict=False)
+    ]
+    return float(right), float(seen), cards
 
 
 def drawings_of_test_world(num: int) -> list[tuple[str, str]]:
@@ -181,7 +188,8 @@ def drawings_of_test_world(num: int) -> list[tuple[str, str]]:
 
 def write(weights: Path, cache: Path) -> bool:
     """Measure, write `README.md` and a contact sheet into `weights`; False if a bar fails."""
-    found = measure(weights, cache)
+    found, cards = measure(weights, cache)
+    figures.save(figures.contact_sheet({"generated, nobody picked them": cards}), weights / SHEET)
     sizes = {
         folder.name: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         for folder in sorted(weights.iterdir())
@@ -199,6 +207,8 @@ def write(weights: Path, cache: Path) -> bool:
         "|---|--:|",
         *(f"| {name} | {size / 1e6:.1f} MB |" for name, size in sizes.items()),
         f"| together | {sum(sizes.values()) / 1e6:.1f} MB |",
+        "",
+        f"![Generated images of drawn vehicles in a studio, above what was asked]({SHEET})",
         "",
     ]
     (weights / "README.md").write_text("\n".join(lines))
