@@ -18,7 +18,7 @@ from ray_reid.miniature.trainers.drawings import Drawings, to_tensor, vary
 from ray_reid.miniature.trainers.steps import batches, minimise
 
 BATCH = 64
-STEPS = 4000
+STEPS = 3000
 WIDTH = 128
 LENGTH = 32
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
@@ -79,7 +79,7 @@ class _Pupil(nn.Module):
             labels=tokens.masked_fill(mask == 0, -100),
         )
         there = torch.zeros(len(tokens), self.words.out_features)
-        there.scatter_(1, tokens, mask.float(), reduce="add")
+        there.scatter_add_(1, tokens, mask.float())
         guessed = self.words(found.image_embeds.mean(dim=1))
         taught = F.binary_cross_entropy_with_logits(guessed, there.clamp(max=1.0), reduction="none")
         loss: Tensor = found.loss + taught.sum(dim=1).mean()
@@ -105,7 +105,11 @@ def _processor(drawn: Drawings, out: Path) -> BlipProcessor:
 def _config(vocabulary: int, tokenizer: BertTokenizer) -> BlipConfig:
     shape = {"hidden_size": WIDTH, "num_attention_heads": 4, "intermediate_size": 512}
     return BlipConfig(
-        vision_config={**shape, "num_hidden_layers": 4, "image_size": 64, "patch_size": 8},
+        # Its default of 1e-10 is for weights that are loaded: nothing is learned from there.
+        vision_config={
+            **shape, "num_hidden_layers": 4, "image_size": 64, "patch_size": 8,
+            "initializer_range": 0.02,
+        },
         text_config={
             **shape, "num_hidden_layers": 3, "vocab_size": vocabulary, "encoder_hidden_size": WIDTH,
             "max_position_embeddings": LENGTH, "projection_dim": 128,
