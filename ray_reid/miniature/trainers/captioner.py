@@ -18,11 +18,13 @@ from ray_reid.miniature.trainers.drawings import Drawings, to_tensor, vary
 from ray_reid.miniature.trainers.steps import batches, minimise
 
 BATCH = 64
-STEPS = 3000
+STEPS = 5000
 WIDTH = 128
 LENGTH = 32
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
 MEAN, STD = 0.5, 0.25
+# Share of varied drawings in the second half; the others stay as they were drawn.
+VARIED = 0.6
 
 
 def train(drawn: Drawings, seed: int, out: Path) -> None:
@@ -48,7 +50,7 @@ def train(drawn: Drawings, seed: int, out: Path) -> None:
         for step, rows in enumerate(batches(len(drawn), BATCH, STEPS, seed)):
             plain = to_tensor(drawn.images[rows.numpy()])
             # First the drawings as they are: shapes are learned sooner without noise and haze.
-            share = min(1.0, 2.0 * step / STEPS)
+            share = min(VARIED, 2.0 * VARIED * step / STEPS)
             varied = torch.rand(len(rows), 1, 1, 1, generator=rng) < share
             images = torch.where(varied, vary(plain, boxes[rows], rng), plain)
             yield lambda images=images, rows=rows: pupil(  # type: ignore[misc]
@@ -72,17 +74,18 @@ class _Pupil(nn.Module):
         self.words = nn.Linear(WIDTH, words)
 
     def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        found = self.model(
-            pixel_values=pixels,
-            input_ids=tokens,
-            attention_mask=mask,
-            labels=tokens.masked_fill(mask == 0, -100),
-        )
+        with torch.autocast("cpu", torch.bfloat16):
+            found = self.model(
+                pixel_values=pixels,
+                input_ids=tokens,
+                attention_mask=mask,
+                labels=tokens.masked_fill(mask == 0, -100),
+            )
         there = torch.zeros(len(tokens), self.words.out_features)
         there.scatter_add_(1, tokens, mask.float())
-        guessed = self.words(found.image_embeds.mean(dim=1))
+        guessed = self.words(found.image_embeds.float().mean(dim=1))
         taught = F.binary_cross_entropy_with_logits(guessed, there.clamp(max=1.0), reduction="none")
-        loss: Tensor = found.loss + taught.sum(dim=1).mean()
+        loss: Tensor = found.loss.float() + taught.sum(dim=1).mean()
         return loss
 
 
@@ -108,7 +111,7 @@ def _config(vocabulary: int, tokenizer: BertTokenizer) -> BlipConfig:
         # Its default of 1e-10 is for weights that are loaded: nothing is learned from there.
         vision_config={
             **shape, "num_hidden_layers": 4, "image_size": 64, "patch_size": 8,
-            "initializer_range": 0.02,
+            "initializer_range": 0.05,
         },
         text_config={
             **shape, "num_hidden_layers": 3, "vocab_size": vocabulary, "encoder_hidden_size": WIDTH,

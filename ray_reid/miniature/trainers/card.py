@@ -24,7 +24,7 @@ NUM = 600
 NUM_GENERATED, NUM_SHOWN = 256, 40
 SHEET = "generated.png"
 VEHICLES = ("car", "bus", "truck")
-GUIDANCE, STEPS = 3.0, 12
+GUIDANCE, STEPS = 2.0, 12
 INTRODUCTION = """# The miniature models
 
 Small models in the formats of the real ones, trained by `jobs/train_miniature.py` on drawings of

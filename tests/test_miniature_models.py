@@ -1,0 +1,80 @@
+"""The committed miniature models do what their card says, on a few drawings they never saw."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ray_reid.images import Pixels
+from ray_reid.miniature import draw, vehicle_identities
+from ray_reid.miniature.trainers import card
+from ray_reid.miniature.vehicles import Vehicle
+from ray_reid.models import detector
+from ray_reid.models.captioner import Captioner
+from ray_reid.models.image_text import ImageText
+from ray_reid.models.references import WEIGHTS
+from ray_reid.models.text_to_image import generate, load_pipeline
+
+# A world of its own: neither the trainers' nor the card's.
+WORLD = 70_003
+
+
+@pytest.fixture(scope="module")
+def vehicles() -> list[Vehicle]:
+    return vehicle_identities(48, WORLD)
+
+
+@pytest.fixture(scope="module")
+def showroom(vehicles: list[Vehicle]) -> list[Pixels]:
+    return [draw(one, domain="showroom").image for one in vehicles]
+
+
+def test_the_image_text_model_knows_colours(
+    vehicles: list[Vehicle], showroom: list[Pixels]
+) -> None:
+    named = card.named_colours(ImageText("miniature:image_text"), showroom)
+    assert np.mean([name == one.colour for name, one in zip(named, vehicles, strict=True)]) > 0.9
+
+
+def test_the_captioner_names_colour_and_body_style(
+    vehicles: list[Vehicle], showroom: list[Pixels]
+) -> None:
+    told = Captioner("miniature:captioner").caption(showroom)
+    right = [
+        {one.colour, one.model.body_style.lower()} <= set(caption.split())
+        for caption, one in zip(told, vehicles, strict=True)
+    ]
+    assert np.mean(right) > 0.8, told
+
+
+@pytest.mark.parametrize("domain", ["showroom", "street"])
+def test_the_detector_finds_vehicles_where_they_are(vehicles: list[Vehicle], domain: str) -> None:
+    drawn = [draw(one, domain=domain) for one in vehicles]  # type: ignore[arg-type]
+    found = detector.load("miniature:detector").detect([one.image for one in drawn], 0.5)
+    overlaps = [
+        card._overlaps(boxes[0], np.array([one.box], float))[0] if boxes else 0.0
+        for boxes, one in zip(found, drawn, strict=True)
+    ]
+    assert np.mean(np.array(overlaps) > 0.5) > 0.9
+
+
+def test_generated_vehicles_are_vehicles_of_the_asked_colour(vehicles: list[Vehicle]) -> None:
+    pipeline = load_pipeline("miniature:text_to_image")
+    asked = vehicles[:16]
+    made = generate(
+        pipeline, [one.caption for one in asked], list(range(16)), guidance=card.GUIDANCE,
+        steps=card.STEPS, image_size=(64, 64),
+    )  # fmt: skip
+    named = card.named_colours(ImageText("miniature:image_text"), made)
+    assert sum(name == one.colour for name, one in zip(named, asked, strict=True)) >= 11
+    found = detector.load("miniature:detector").detect(made, 0.65)
+    assert sum(bool(boxes) for boxes in found) >= 13
+
+
+def test_the_card_says_that_every_bar_holds_and_the_package_stays_small() -> None:
+    text = (WEIGHTS / "README.md").read_text()
+    assert len(re.findall(r"\d+%, holds", text)) == 5
+    assert "FAILS" not in text
+    size = sum(file.stat().st_size for file in Path(WEIGHTS).rglob("*") if file.is_file())
+    assert size < 30e6
