@@ -139,7 +139,9 @@ def build() -> None:
     LOG.unlink(missing_ok=True)
     install("the installer uv", pip, pip_environment(settings))
     environment = uv_environment(settings)
-    install("the packages of requirements.lock", [*uv, "-r", str(LOCK)], environment)
+    # Every actor imports them afresh; compiled once, they start in half the time.
+    packages = [*uv, "--compile-bytecode", "-r", str(LOCK)]
+    install("the packages of requirements.lock", packages, environment)
     install("ray-reid itself", [*uv, "--no-deps", "-e", str(ROOT)], environment)
     STAMP.write_text(wanted())
     print(f"environment: ready in {time.monotonic() - started:.0f} s", flush=True)

@@ -1,5 +1,7 @@
 """Every role through models of the real classes, tiny and untrained, and the refusals."""
 
+import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +94,21 @@ def test_a_hub_id_without_a_network_is_one_sentence(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"'nobody/nothing' .* the hub: without a network"):
         load("nobody/nothing")  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "load", [load_pipeline, Captioner, detector.load, ImageText], ids=lambda one: one.__name__
+)
+def test_a_hub_that_does_not_answer_is_asked_once(
+    load: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nobody listens there; the loaders themselves would try for minutes.
+    closed = partial(references.HfApi, endpoint="http://127.0.0.1:9")
+    monkeypatch.setattr(references, "HfApi", closed)
+    started = time.monotonic()
+    with pytest.raises(ValueError, match=r"'nobody/nothing' .*: the hub does not answer .*folder"):
+        load("nobody/nothing")  # type: ignore[operator]
+    assert time.monotonic() - started < 20
 
 
 def test_a_fingerprint_follows_the_content(home: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ class Captioner:
         references.quiet()
         found = references.resolve(reference)
         with references.refusing("captioner", reference):
+            references.knock(found)
             self.processor: Any = AutoProcessor.from_pretrained(found)
             self.model: Any = AutoModelForImageTextToText.from_pretrained(
                 found, dtype=references.dtype(precision), use_safetensors=True

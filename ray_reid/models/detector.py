@@ -49,6 +49,7 @@ def load(reference: str, precision: str = "auto") -> Detector:
     with references.refusing("detector", reference):
         if found.endswith(".pt") or (Path(found) / "model.yaml").is_file():
             return _Yolo(found)
+        references.knock(found)
         return _Transformers(found, references.dtype(precision))
 
 

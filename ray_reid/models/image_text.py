@@ -54,7 +54,8 @@ def _names(reference: str) -> tuple[str, str | None]:
     name, slash, pretrained = reference.partition("/")
     if slash and name in open_clip.list_models():
         return name, pretrained
-    if reference.startswith("hf-hub:"):
-        return reference, None
-    found = references.resolve(reference)
-    return (f"local-dir:{found}" if Path(found).is_dir() else f"hf-hub:{found}"), None
+    found = references.resolve(reference.removeprefix(references.HUB))
+    if Path(found).is_dir():
+        return f"local-dir:{found}", None
+    references.knock(found)
+    return f"{references.HUB}{found}", None

@@ -7,8 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
 
 MINIATURE = "miniature:"
+HUB = "hf-hub:"
+"""Begins the hub ids of open_clip."""
+HUB_SECONDS = 10.0
 WEIGHTS = Path(__file__).resolve().parent.parent / "miniature" / "weights"
 
 
@@ -56,6 +61,35 @@ def refusing(role: str, reference: str) -> Iterator[None]:
         ) from error
 
 
+def knock(found: str) -> None:
+    """Ask the hub once for a model that is neither here nor cached: loaders ask for minutes.
+
+    Args:
+        found: What `resolve` gave.
+
+    Raises:
+        ValueError: If the hub does not answer. What it answers is for the loader to say.
+    """
+    if Path(found).exists() or constants.HF_HUB_OFFLINE or _cached(found) is not None:
+        return
+    try:
+        HfApi().model_info(found, timeout=HUB_SECONDS)
+    except HfHubHTTPError:
+        return
+    except Exception as error:
+        # Of the HTTP library that the client uses, which changes with its version.
+        raise ValueError(f"the hub does not answer ({error})") from error
+
+
+def _cached(hub_id: str) -> str | None:
+    """A file of a model in the hub's cache on this machine."""
+    for name in ("model_index.json", "config.json", "open_clip_config.json"):
+        cached = try_to_load_from_cache(hub_id, name)
+        if isinstance(cached, str):
+            return cached
+    return None
+
+
 def fingerprint(reference: str) -> str:
     """Name a model by its content: a digest of a local one, the commit of a cached hub id."""
     found = Path(resolve(reference))
@@ -63,13 +97,8 @@ def fingerprint(reference: str) -> str:
         return digest(sorted(file for file in found.rglob("*") if file.is_file()), found)
     if found.is_file():
         return digest([found], found.parent)
-    from huggingface_hub import try_to_load_from_cache
-
-    for name in ("model_index.json", "config.json", "open_clip_config.json"):
-        cached = try_to_load_from_cache(reference.removeprefix("hf-hub:"), name)
-        if isinstance(cached, str):
-            return Path(cached).parent.name[:12]
-    return "unknown"
+    cached = _cached(reference.removeprefix(HUB))
+    return "unknown" if cached is None else Path(cached).parent.name[:12]
 
 
 def digest(files: list[Path], root: Path) -> str:

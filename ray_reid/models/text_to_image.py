@@ -22,6 +22,7 @@ def load_pipeline(reference: str, precision: str = "auto") -> Any:
     references.quiet()
     found = references.resolve(reference)
     with references.refusing("text_to_image", reference):
+        references.knock(found)
         pipeline = AutoPipelineForText2Image.from_pretrained(
             found, dtype=references.dtype(precision), use_safetensors=True
         )
