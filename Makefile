@@ -47,7 +47,7 @@ style: env ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-env: ## build .venv from requirements.lock (7 GB); instant when it is there
+env: ## build .venv from requirements.lock (8 GB); instant when it is there
 	@command -v "$(PYTHON)" >/dev/null || { echo "environment: there is no $(PYTHON); install Python 3.11 to 3.13" >&2; exit 1; }
 	@"$(PYTHON)" cluster/environment.py
 
