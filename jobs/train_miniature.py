@@ -1,6 +1,7 @@
 """Train the miniature models on drawings, from a seed, and measure them on drawings of their own.
 
-Their weights are part of the package, so this is needed only to change them: hours on two cores.
+Their weights are part of the package, so this is needed only to change them: two to three hours on
+two cores.
 
     python jobs/train_miniature.py                           all of them, then the model card
     python jobs/train_miniature.py --only captioner card     one of them, then the model card
