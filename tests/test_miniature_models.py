@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_reid.images import Pixels
+from ray_reid.images import Pixels, decode
 from ray_reid.miniature import draw, vehicle_identities
 from ray_reid.miniature.trainers import card
 from ray_reid.miniature.vehicles import Vehicle
@@ -57,6 +57,12 @@ def test_the_detector_finds_vehicles_where_they_are(vehicles: list[Vehicle], dom
         for boxes, one in zip(found, drawn, strict=True)
     ]
     assert np.mean(np.array(overlaps) > 0.5) > 0.9
+
+
+def test_a_corrupt_image_stays_one_beside_the_detector() -> None:
+    detector.load("miniature:detector")
+    with pytest.raises(ValueError, match="not a readable image"):
+        decode(b"words")
 
 
 def test_generated_vehicles_are_vehicles_of_the_asked_colour(vehicles: list[Vehicle]) -> None:

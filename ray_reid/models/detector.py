@@ -135,13 +135,17 @@ def quiet_ultralytics() -> None:
     import os
 
     os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false")
+    # Its own way of opening images asks for a package where a file is corrupt.
+    opens = Image.open
     try:
         from ultralytics import settings
+        from ultralytics.utils import patches  # noqa: F401
     except ImportError as error:
         raise ValueError(
             "the package ultralytics (AGPL-3.0) is not installed; install the extra "
             "ray-reid[ultralytics], or give a transformers detector"
         ) from error
+    Image.open = opens
     settings.update(sync=False, mlflow=False, raytune=False, clearml=False, comet=False, dvc=False)
 
 
