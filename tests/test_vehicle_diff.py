@@ -316,8 +316,15 @@ def _options(home: Path, path: Path, *more: str) -> list[str]:
 
 # Killed while it generates
 
-# Longer, so that it can be killed in the middle.
-LONG = ("generate.steps=60", "prompts.images_per_identity=8", "generate.raw_images=0")
+# Longer and in small batches to the end, so that it can be killed in the middle.
+LONG = (
+    "generate.steps=300",
+    "prompts.images_per_identity=8",
+    "generate.raw_images=0",
+    "filters.0.stage.batch_size=4",
+    "filters.1.stage.batch_size=4",
+    "generate.encode_stage.batch_size=4",
+)
 
 
 @pytest.fixture(scope="module")
