@@ -20,7 +20,8 @@ from ray_reid.miniature.vehicles import vehicle_identity
 SIZE = (64, 64)
 # Worlds of their own: recipes draw seeds 0, 1, 2 ...
 TRAIN_WORLD = 70_001
-TEST_WORLD = 70_002
+# 70_002 was looked at while the captioner was designed, 70_003 is the tests' own.
+TEST_WORLD = 70_004
 WORD = "<U96"
 
 
