@@ -10,20 +10,22 @@ import argparse
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from support.reporting import Figure, arguments, report
-from support.streams import Pretend, plan, run
+from support.streams import ENCODE, Pretend, plan, run
 
 from ray_reid import config, generate, storage
 from ray_reid.cluster import Cluster
 from ray_reid.config import Recipe
-from ray_reid.generators.text_to_image import Encode
+from ray_reid.generators.text_to_image import encode
 from ray_reid.resources import Resources, StageSpec
 from ray_reid.stage import Step
 
 CORES = 2
 ROLES = ("text_to_image", "detector", "image_text")
+JPEG = partial(encode, quality=95)
 # Seconds a row. Four generators are the bottleneck, as they are with real models.
 SLEEPS = {"generate": 0.2, "detection": 0.03, "colour": 0.01}
 GENERATORS = 4
@@ -37,14 +39,16 @@ WORK_BAR, POOL_BAR, MEMORY_BAR = 1.15, 1.05, 1.2
 
 def models(folder: Path, rows: int, recipe: Recipe) -> Iterator[Figure]:
     """Stream prompts through real models at once, then through one stage after another."""
-    names = ("generate", *(spec.name for spec in recipe.filters), "encode")
+    names = ("generate", *(spec.name for spec in recipe.filters))
     steps = dict(zip(names, generate.steps(recipe, None), strict=True))
+    quality = partial(encode, quality=recipe.generate.quality)
     source = folder / "plan"
     storage.write(source, generate.prompts_plan(recipe, "benchmark", None).slice(0, rows))
-    once = run(source, steps, folder / "once")
+    once = run(source, steps, folder / "once", quality)
     alone = {}
     for name, step in steps.items():
-        alone[name] = run(source, {name: step}, folder / name)
+        last = quality if name == names[-1] else None
+        alone[name] = run(source, {name: step}, folder / name, last)
         source = folder / name
     work = once.busy() / CORES
     yield Figure(
@@ -57,9 +61,9 @@ def models(folder: Path, rows: int, recipe: Recipe) -> Iterator[Figure]:
     yield Figure("models, stage after stage; reference one stream", after, "s", once.working)
     after = sum(one.whole for one in alone.values())
     yield Figure("models, the same with start-up", after, "s", once.whole)
-    for name, one in alone.items():
-        yield Figure(f"work of {name}, core-seconds; reference alone", once.busy(name), "s",
-                     one.busy(name))  # fmt: skip
+    for name in (*names, ENCODE):
+        apart = sum(one.busy(name) for one in alone.values())
+        yield Figure(f"work of {name}, core-seconds; reference apart", once.busy(name), "s", apart)
 
 
 def sleepers(folder: Path, rows: int) -> Iterator[Figure]:
@@ -68,7 +72,7 @@ def sleepers(folder: Path, rows: int) -> Iterator[Figure]:
     storage.write(folder / "plan", plan(rows))
     first = {"generate": steps["generate"]}
     alone = run(folder / "plan", first, folder / "alone")
-    whole = run(folder / "plan", steps, folder / "whole")
+    whole = run(folder / "plan", steps, folder / "whole", JPEG)
     case = f"sleepers, {rows} rows; reference generators alone"
     yield Figure(case, whole.working, "s", alone.working, POOL_BAR)
     ideal = rows * SLEEPS["generate"] / GENERATORS
@@ -83,7 +87,7 @@ def memory(folder: Path, rows: int) -> Iterator[Figure]:
     for number, count in enumerate((8, rows, GROWTH * rows)):
         place = folder / str(number)
         storage.write(place / "plan", plan(count))
-        peaks.append(run(place / "plan", steps, place / "out").watch)
+        peaks.append(run(place / "plan", steps, place / "out", JPEG).watch)
     _, few, many = peaks
     assert min(few.memory, few.store) > 0, "nothing was sampled"
     growth = f"{GROWTH * rows} rows; reference {rows} rows"
@@ -97,7 +101,7 @@ def memory(folder: Path, rows: int) -> Iterator[Figure]:
 
 
 def pretended(sleeps: dict[str, float], generators: int, side: int) -> dict[str, Step]:
-    """Stages that sleep, and the one that encodes, in the pools of a recipe."""
+    """Stages that sleep, in the pools of a recipe."""
 
     def step(name: str, actors: int, made: int | None) -> Step:
         spec = StageSpec(actors=actors, num_cpus=0.1, batch_size=8, block_rows=8)
@@ -107,7 +111,6 @@ def pretended(sleeps: dict[str, float], generators: int, side: int) -> dict[str,
         "generate": step("generate", generators, side),
         "detection": step("detection", 1, None),
         "colour": step("colour", 1, None),
-        "encode": Step(Encode, {"quality": 95}, StageSpec(num_cpus=0.1, batch_size=8)),
     }
 
 
@@ -144,9 +147,9 @@ def main() -> None:
     parser = arguments(__doc__)
     parts = ("sleepers", "models", "memory")
     parser.add_argument("--only", action="append", choices=parts, help="measure this part alone")
-    parser.add_argument("--rows", type=int, default=400, help="images of the real models")
+    parser.add_argument("--rows", type=int, default=2048, help="images of the real models")
     parser.add_argument("--sleeper-rows", type=int, default=800, help="rows of the sleepers")
-    parser.add_argument("--memory-rows", type=int, default=200, help="rows, and ten times as many")
+    parser.add_argument("--memory-rows", type=int, default=600, help="rows, and ten times as many")
     parser.add_argument("--models", type=Path, help=f"folder of {', '.join(ROLES)}")
     parser.add_argument("--set", action="append", default=[], help="override of the recipe, a.b=c")
     options = parser.parse_args()

@@ -15,6 +15,8 @@ import ray.data
 from ray_reid.resources import Resources
 
 TOKEN = Path.home() / ".ray" / "auth_token"
+# Without a dashboard nobody reads them, and they take a twentieth of a small machine's cores.
+UNSEEN = {"enable_metrics_collection": False, "task_events_report_interval_ms": 0}
 
 
 class Cluster:
@@ -90,6 +92,7 @@ def _connect(resources: Resources, address: str | None) -> None:
                 num_cpus=resources.num_cpus,
                 object_store_memory=store * 2**20 if store else None,
                 include_dashboard=False,
+                _system_config=UNSEEN,
                 **quiet,
             )
         return

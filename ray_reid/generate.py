@@ -1,6 +1,6 @@
 """The generate job: prompts to images to verdicts, one streaming execution on Ray Data.
 
-generator actors -> filters (detector actors, image-text actors) -> encode -> write, each pool
+generator actors -> filters (detector actors, image-text actors) -> encode and write, each pool
 sized by the recipe. Every row is written, dropped ones with their reason.
 """
 
@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ray_reid.config import Recipe
 from ray_reid.filters import FILTERS
 from ray_reid.filters.colour import COLOURS
 from ray_reid.generators import vehicle_prompts
-from ray_reid.generators.text_to_image import Encode, Generate
+from ray_reid.generators.text_to_image import Generate, encode
 from ray_reid.models import references
 from ray_reid.run import Facts, Work
 from ray_reid.stage import Step
@@ -76,7 +77,7 @@ def check(recipe: Recipe) -> None:
 
 
 def steps(recipe: Recipe, adapter: Path | None, filtered: bool = True) -> list[Step]:
-    """Every stage between a plan and its images: generator, filters if wanted, encoding.
+    """Every stage between a plan and its images: generator, and filters if wanted.
 
     Raises:
         ValueError: If a filter or one of its parameters is unknown.
@@ -94,7 +95,6 @@ def steps(recipe: Recipe, adapter: Path | None, filtered: bool = True) -> list[S
     return [
         Step(Generate, params, spec.stage),
         *(filter_steps(recipe) if filtered else ()),
-        Step(Encode, {"quality": spec.quality}, spec.encode_stage),
     ]
 
 
@@ -193,4 +193,6 @@ def _stream(work: Work, name: str, plan: pa.Table, stages: Sequence[Step]) -> No
         shutil.rmtree(aside, ignore_errors=True)
         storage.write(aside, plan)
         aside.rename(place)
-    stage.stream(place, schema.OBSERVATION.names, stages, work.out / name, f"generate {name}")
+    last = partial(encode, quality=work.recipe.generate.quality)
+    columns, title = schema.OBSERVATION.names, f"generate {name}"
+    stage.stream(place, columns, stages, work.out / name, title, encode=last)

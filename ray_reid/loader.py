@@ -141,7 +141,8 @@ def _trainable(tables: Sequence[str | Path]) -> pa.Table:
         parts.append(part)
     # The table breaks ties, so that even rows with the same id have an order.
     order = [(schema.OBSERVATION_ID, "ascending"), (TABLE, "ascending")]
-    return pa.concat_tables(parts).sort_by(order)
+    # Writers differ in what they call nullable.
+    return pa.concat_tables(parts, promote_options="permissive").sort_by(order)
 
 
 def _check_origins(mixing: str, there: dict[str, int]) -> None:

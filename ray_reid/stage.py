@@ -31,6 +31,7 @@ from ray_reid import schema, storage
 from ray_reid.cluster import check_capacity
 from ray_reid.progress import watched
 from ray_reid.resources import StageSpec
+from ray_reid.schema import Batch
 
 __all__ = [
     "Step",
@@ -80,12 +81,14 @@ def stream(
     out: Path,
     name: str,
     where: Expr | None = None,
+    encode: Callable[[Batch], Batch] | None = None,
 ) -> None:
     """Stream a table through stages into the new table `out`; a killed stream resumes.
 
     Rows are known by `observation_id`, which must be unique and pass through every stage: what
     a killed attempt had written is kept, and its rows are not computed again. `where` says
-    which rows to stream, and may use columns that are not in `columns`.
+    which rows to stream, and may use columns that are not in `columns`. `encode` is a function
+    that the tasks that write apply to their rows: it needs no actors of its own.
 
     Raises:
         ValueError: If a worker refuses its input or cannot write.
@@ -116,6 +119,12 @@ def stream(
     at_once = _fit_at_once(fitted)
     for step in fitted:
         dataset = apply(dataset, step, at_once)
+    if encode is not None:
+        # Ray Data fuses this with the writing.
+        last: Any = partial(_on_arrow, encode)
+        dataset = dataset.map_batches(
+            last, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+        )
     with watched(name, "row", progress):
         try:
             dataset.write_parquet(str(aside.resolve()), **storage.PARQUET)
@@ -266,7 +275,7 @@ class StageError(Exception):
 
 
 class _Adapter:
-    """Arrow blocks in and out of a stage; columns it passes on unchanged are not converted."""
+    """A stage as an actor; see `_on_arrow`."""
 
     def __init__(self, stage: type[Any], params: Mapping[str, Any]) -> None:
         # Aside, so that the models of all pools load at once, and what a stage refuses is told by
@@ -274,12 +283,17 @@ class _Adapter:
         self._stage = ThreadPoolExecutor(1).submit(stage, **params)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        batch = schema.to_batch(table)
-        try:
-            result = self._stage.result()(batch)
-        except Exception as error:
-            raise StageError(reason(error)) from error
-        same = {n for n in result if n in batch and result[n] is batch[n]}
-        changed = schema.to_table({n: v for n, v in result.items() if n not in same})
-        columns = {n: table[n] if n in same else changed[n] for n in result}
-        return pa.table(columns)
+        return _on_arrow(lambda batch: self._stage.result()(batch), table)
+
+
+def _on_arrow(stage: Callable[[Batch], Batch], table: pa.Table) -> pa.Table:
+    """Arrow blocks in and out of a stage; columns it passes on unchanged are not converted."""
+    batch = schema.to_batch(table)
+    try:
+        result = stage(batch)
+    except Exception as error:
+        raise StageError(reason(error)) from error
+    same = {n for n in result if n in batch and result[n] is batch[n]}
+    changed = schema.to_table({n: v for n, v in result.items() if n not in same})
+    columns = {n: table[n] if n in same else changed[n] for n in result}
+    return pa.table(columns)

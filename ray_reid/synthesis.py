@@ -91,7 +91,6 @@ class Generate(Frozen):
     """Images to generate as well without the adapter, and with it but without a filter, for
     comparison; they are not trained on."""
     stage: StageSpec = StageSpec(batch_size=8, block_rows=8)
-    encode_stage: StageSpec = StageSpec(batch_size=8, num_cpus=0.1)
 
 
 class FilterSpec(Frozen):

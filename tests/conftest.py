@@ -20,6 +20,7 @@ def ray_local() -> Iterator[None]:
         address="local",
         num_cpus=2,
         include_dashboard=False,
+        _system_config=cluster.UNSEEN,
         object_store_memory=200 * 2**20,
         logging_level=logging.ERROR,
         log_to_driver=False,

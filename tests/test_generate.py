@@ -9,7 +9,7 @@ import tiny_models
 
 from ray_reid import adapt, cli, config, generate, images, schema, storage
 from ray_reid.config import Recipe
-from ray_reid.generators.text_to_image import Encode, Generate
+from ray_reid.generators.text_to_image import Generate, encode
 from ray_reid.schema import Batch
 
 LIBRARY = "brand,model,body_style,years,colours\n"
@@ -290,7 +290,7 @@ def test_encoding_gives_whole_records_of_what_the_filters_left(home: Path, tmp_p
     flat = [np.full(size, (30, 90, 200), np.uint8) for size in ((16, 24, 3), (10, 12, 3))]
     pixels = np.empty(2, dtype=object)
     pixels[:] = [images.pack(image) for image in flat]
-    found = Encode(quality=95)({**_batch(home, slice(0, 2)), schema.PIXELS: pixels})
+    found = encode({**_batch(home, slice(0, 2)), schema.PIXELS: pixels}, quality=95)
     assert list(found) == schema.OBSERVATION.names
     storage.write(tmp_path / "table", schema.to_table(found))
     for encoded, image in zip(found["image"], flat, strict=True):

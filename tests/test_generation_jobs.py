@@ -79,7 +79,6 @@ def test_resources_within_lists_and_beside_results_do_not_redo_a_job() -> None:
     faster = (
         "filters.0.stage={actors: 9, batch_size: 3, num_gpus: 0}",
         "generate.stage.actors=3",
-        "generate.encode_stage.actors=3",
         "adapt.caption_stage.batch_size=2",
         "adapt.num_cpus=7",
         "adapt.num_gpus=0",

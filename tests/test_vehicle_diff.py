@@ -51,7 +51,6 @@ SMALL = (
     "generate.steps=2",
     "generate.image_size=[16, 16]",
     "generate.stage={batch_size: 4, block_rows: 4, num_cpus: 0.5}",
-    "generate.encode_stage={num_cpus: 0.1}",
     "generate.raw_images=6",
     # The confidence of five classes among which nothing is known.
     "filters.0.params={threshold: 0.2, min_side: 0.05}",
@@ -323,7 +322,6 @@ LONG = (
     "generate.raw_images=0",
     "filters.0.stage.batch_size=4",
     "filters.1.stage.batch_size=4",
-    "generate.encode_stage.batch_size=4",
 )
 
 

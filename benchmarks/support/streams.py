@@ -8,8 +8,9 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from ray_reid import images, schema, stage, storage
 from ray_reid.schema import Batch
 from ray_reid.stage import Step
 
-SAMPLE_SECONDS = 0.5
+SAMPLE_SECONDS = 2.0
+ENCODE = "encode"
 
 
 @dataclass(frozen=True)
@@ -75,15 +77,25 @@ class Logged:
     def __init__(self, name: str, inner: type[Any], params: Mapping[str, Any], log: str) -> None:
         """Build the inner stage; `log` is a folder that all actors see."""
         self.name, self.inner = name, inner(**params)
-        self.file = (Path(log) / uuid.uuid4().hex).open("w", buffering=1)
+        self.file = Path(log) / uuid.uuid4().hex
 
     def __call__(self, batch: Batch) -> Batch:
-        start, cpu = time.time(), time.thread_time()
-        result: Batch = self.inner(batch)
-        cpu = time.thread_time() - cpu
-        rows = len(batch[schema.OBSERVATION_ID])
-        self.file.write(json.dumps([self.name, rows, start, time.time(), cpu]) + "\n")
-        return result
+        return _logged(self.name, self.inner, batch, self.file)
+
+
+def _logged(name: str, function: Callable[[Batch], Batch], batch: Batch, file: Path) -> Batch:
+    """Call a function and add a line about it to a file that no other process writes."""
+    start, cpu = time.time(), time.thread_time()
+    result = function(batch)
+    cpu = time.thread_time() - cpu
+    rows = len(batch[schema.OBSERVATION_ID])
+    with file.open("a") as sink:
+        sink.write(json.dumps([name, rows, start, time.time(), cpu]) + "\n")
+    return result
+
+
+def _logged_encode(batch: Batch, function: Callable[[Batch], Batch], log: str) -> Batch:
+    return _logged(ENCODE, function, batch, Path(log) / uuid.uuid4().hex)
 
 
 class Pretend:
@@ -104,7 +116,12 @@ class Pretend:
         return {**batch, schema.PIXELS: pixels}
 
 
-def run(source: Path, steps: Mapping[str, Step], out: Path) -> Run:
+def run(
+    source: Path,
+    steps: Mapping[str, Step],
+    out: Path,
+    encode: Callable[[Batch], Batch] | None = None,
+) -> Run:
     """Stream the table `source` through named stages into `out`, as the generate job does."""
     log = out.with_name(f"{out.name}-log")
     log.mkdir(parents=True)
@@ -112,10 +129,12 @@ def run(source: Path, steps: Mapping[str, Step], out: Path) -> Run:
     for name, step in steps.items():
         params = {"name": name, "inner": step.stage, "params": step.params, "log": str(log)}
         logged.append(Step(Logged, params, step.spec))
+    if encode is not None:
+        encode = partial(_logged_encode, function=encode, log=str(log))
     columns = storage.dataset(source).schema.names
     started = time.time()
     with Watch() as watch:
-        stage.stream(source, columns, logged, out, out.name)
+        stage.stream(source, columns, logged, out, out.name, encode=encode)
     ended = time.time()
     lines = [line for file in log.iterdir() for line in file.read_text().splitlines()]
     written = max(file.stat().st_mtime for file in out.glob("*.parquet"))

@@ -1,4 +1,4 @@
-"""The stage that turns prompts into images, and the one that encodes what filters have left."""
+"""The stage that turns prompts into images, and what encodes them."""
 
 from pathlib import Path
 from typing import Any
@@ -47,18 +47,9 @@ class Generate:
         return {**batch, schema.PIXELS: pixels}
 
 
-class Encode:
-    """Turn the packed pixels into the encoded `image` of a whole record."""
-
-    def __init__(self, quality: int) -> None:
-        """Encode as JPEG of this quality."""
-        self.quality = quality
-
-    def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
-        """Encode a batch; returns the columns of the record."""
-        encoded = np.empty(len(batch[schema.PIXELS]), dtype=object)
-        encoded[:] = [
-            images.encode(images.unpack(packed), self.quality) for packed in batch[schema.PIXELS]
-        ]
-        filled = {**batch, schema.IMAGE: encoded}
-        return {name: filled[name] for name in schema.OBSERVATION.names}
+def encode(batch: Batch, quality: int) -> dict[str, NDArray[Any]]:
+    """Turn the packed pixels into the JPEG `image` of a whole record of this quality."""
+    encoded = np.empty(len(batch[schema.PIXELS]), dtype=object)
+    encoded[:] = [images.encode(images.unpack(packed), quality) for packed in batch[schema.PIXELS]]
+    filled = {**batch, schema.IMAGE: encoded}
+    return {name: filled[name] for name in schema.OBSERVATION.names}
