@@ -57,6 +57,8 @@ def models(folder: Path, rows: int, recipe: Recipe) -> Iterator[Figure]:
     yield Figure("models with start-up; reference the same", once.whole, "s", work)
     spent = once.watch.cpu(once.first)
     yield Figure("models, CPU of all processes; reference work", spent, "s", once.busy())
+    stolen = once.watch.stolen(once.first)
+    yield Figure("models, CPU the host gave to others; reference work", stolen, "s", once.busy())
     after = sum(one.working for one in alone.values())
     yield Figure("models, stage after stage; reference one stream", after, "s", once.working)
     after = sum(one.whole for one in alone.values())

@@ -1,6 +1,6 @@
 """Unlabelled images of the target cameras to an adapter of the text-to-image model."""
 
-from ray_reid.adapt import adapt_job, check, outside
+from ray_reid.adapt import STATES, adapt_job, check, outside
 from ray_reid.cli import job_main
 from ray_reid.run import Job
 
@@ -20,7 +20,7 @@ JOB = Job(
     ),
     check=check,
     outside=outside,
-    scratch=("images",),
+    scratch=("images", STATES),
 )
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Generated images to what is kept of them: counts, Table VI of Vehicle-Diff, contact sheets."""
 
+from ray_reid import frechet
 from ray_reid.cli import job_main
 from ray_reid.filtering import filter_job
 from ray_reid.run import Job
@@ -9,6 +10,7 @@ JOB = Job(
     filter_job,
     needs=("ingest", "adapt", "generate"),
     sections=("seed", "models", "frechet"),
+    check=lambda recipe: frechet.check(recipe.frechet),
     uses_ray=False,
 )
 

@@ -30,6 +30,8 @@ from ray_reid.synthesis import Lora
 
 log = logging.getLogger(__name__)
 
+STATES = "states"
+"""Folder of trainings that are not finished."""
 BASE = "none"
 """Name of the candidate that is the model as it was."""
 SHEET = "adapt_candidates.png"
@@ -53,29 +55,23 @@ class Caption:
 
 
 def adapt_job(work: Work) -> Facts:
-    """Write the table `captions`, every candidate, and the chosen one as `adapter/`.
+    """Write the table `captions` and every candidate, and say which one is best.
 
     Raises:
         ValueError: If there is nothing to adapt to.
     """
     recipe, out = work.recipe, work.out
-    names = candidate_names(recipe)
-    choose = recipe.adapt.choose
     chosen = _choose_images(work)
     _caption(work, chosen)
     _fit(work)
-    candidates = _candidates(out, names)
-    best = choose or max(candidates, key=lambda one: one["score"])["name"]
-    for one in candidates:
-        one["chosen"] = one["name"] == best
-    shutil.rmtree(out / "adapter", ignore_errors=True)
-    if best != BASE:
-        shutil.copytree(out / "candidates" / best, out / "adapter")
-    captions = {SHEET: _sheet(out, candidates, recipe)}
+    candidates = _candidates(out, candidate_names(recipe))
+    best = max(candidates, key=lambda one: one["score"])["name"]
+    captions = {SHEET: _sheet(out, candidates, best, recipe)}
     licences = sorted({licence for licence in chosen[schema.LICENCE].to_pylist() if licence})
     return {
         "counts": {"captioned": chosen.num_rows},
         "candidates": candidates,
+        "best": best,
         "licence": "; ".join(licences) or None,
         "fingerprint": dataclasses.asdict(storage.fingerprint(out / "captions", "adapt/captions")),
         "pictures": list(captions),
@@ -87,12 +83,8 @@ def check(recipe: Recipe) -> None:
     """Refuse what cannot be adapted, before anything runs.
 
     Raises:
-        ValueError: If `adapt.choose` names no candidate, one image alone would judge, or a model
-            is not there.
+        ValueError: If one image alone would judge, or a model is not there.
     """
-    names, choose = candidate_names(recipe), recipe.adapt.choose
-    if choose is not None and choose not in names:
-        raise ValueError(f"adapt.choose is {choose!r}, which is no candidate; choose from {names}")
     if _num_judged(recipe) < 2:
         raise ValueError(
             "adapt.num_prompts 1 times images_per_prompt 1 leaves one image to judge a candidate "
@@ -137,20 +129,20 @@ def _kept(name: str, lora: Lora) -> list[str]:
 def _choose_images(work: Work) -> pa.Table:
     """A share of the real training images by a hash of their ids; labels are not read."""
     table = work.inputs["ingest"] / "observations"
-    columns = [schema.OBSERVATION_ID, schema.IMAGE, schema.LICENCE]
     real = pc.field(schema.ORIGIN) == "real"
     unlabelled = pc.field(schema.SPLIT).isin(["train", "unlabelled"])
-    rows = storage.read(table, columns, unlabelled & real)
-    wanted = round(work.recipe.adapt.fraction * rows.num_rows)
+    # Ids alone: the images of a large table would fill the memory.
+    (ids,) = storage.read(table, [schema.OBSERVATION_ID], unlabelled & real)
+    wanted = round(work.recipe.adapt.fraction * len(ids))
     if wanted < 2:
         raise ValueError(
-            f"adapt.fraction {work.recipe.adapt.fraction:g} of {rows.num_rows} real training "
+            f"adapt.fraction {work.recipe.adapt.fraction:g} of {len(ids)} real training "
             "images is fewer than 2; raise it"
         )
     seed = work.recipe.seed
-    ids = rows[schema.OBSERVATION_ID].to_pylist()
-    order = sorted(range(len(ids)), key=lambda row: share("adapt", seed, ids[row]))
-    return rows.take(sorted(order[:wanted]))
+    order = sorted(ids.to_pylist(), key=lambda name: share("adapt", seed, name))
+    columns = [schema.OBSERVATION_ID, schema.IMAGE, schema.LICENCE]
+    return storage.read(table, columns, pc.field(schema.OBSERVATION_ID).isin(order[:wanted]))
 
 
 def _caption(work: Work, chosen: pa.Table) -> None:
@@ -224,7 +216,7 @@ def _candidates(out: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _sheet(out: Path, candidates: Sequence[Mapping[str, Any]], recipe: Recipe) -> str:
+def _sheet(out: Path, candidates: Sequence[Mapping[str, Any]], best: str, recipe: Recipe) -> str:
     """Draw the first images of every candidate, and beside them what they are to look like."""
     shown = 10
     rows = storage.read(out / "images", [schema.IMAGE]).slice(0, shown)
@@ -236,7 +228,7 @@ def _sheet(out: Path, candidates: Sequence[Mapping[str, Any]], recipe: Recipe) -
             Card(pixels, str(colour))
             for pixels, colour in zip(sheet["images"][:shown], sheet["colours"], strict=False)
         ]
-        sign = ", chosen" if one["chosen"] else ""
+        sign = ", the best score" if one["name"] == best else ""
         heading = (
             f"{one['name']}{sign}: Frechet distance {one['fid']:.3f}, asked colour "
             f"{one['agreement']:.0%}, score {one['score']:.2f}"
@@ -246,5 +238,6 @@ def _sheet(out: Path, candidates: Sequence[Mapping[str, Any]], recipe: Recipe) -
     return (
         "The same prompts and seeds through every candidate; each is judged on "
         f"{_num_judged(recipe)} images "
-        "with the image-text model. Set adapt.choose to a name to override the choice."
+        "with the image-text model. The best score is taken unless generate.candidate names "
+        "another."
     )

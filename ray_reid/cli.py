@@ -50,7 +50,11 @@ def job_main(job: "Job", arguments: Sequence[str] | None = None) -> None:
         own = options.run / "recipe.yaml"
         if options.recipe is None:
             options.recipe = str(own) if own.is_file() else "baseline"
-        pipeline.perform(_recipe(options), options.run, [job], options.address)
+        recipe = _recipe(options)
+        # What a job needs may depend on the pipeline that it is in.
+        own_jobs = pipeline.PIPELINES.get(recipe.name, ())
+        chosen = next((one for one in own_jobs if one.name == job.name), job)
+        pipeline.perform(recipe, options.run, [chosen], options.address)
 
     sys.exit(_guarded(command, options.traceback))
 

@@ -81,11 +81,13 @@ def filter_job(work: Work) -> Facts:
     real = _select(work.inputs["ingest"] / TABLE, REAL)
     size = common_size([real, *stages.values()], spec.num_images)
     distances: dict[str, float | None] = dict.fromkeys(stages)
+    is_inception = spec.extractor != frechet.IMAGE_TEXT
+    features = f"{spec.extractor}, {spec.layer} features" if is_inception else spec.extractor
     if size:
         extract = frechet.extractor(spec, models.image_text, models.precision)
         distances = measure(real, stages, size, extract)
     rows = [
-        _stage(name, made if name == "adapted" else found, distances[name], size, spec.extractor)
+        _stage(name, made if name == "adapted" else found, distances[name], size, features)
         for name, found in stages.items()
     ]
     captions = draw(made, kept, work.out)

@@ -20,14 +20,18 @@ from ray_reid.frechet import frechet_distance
 from ray_reid.generators import vehicle_prompts
 from ray_reid.images import Pixels
 from ray_reid.models.image_text import ImageText
-from ray_reid.models.text_to_image import ADAPTER, generate, load_pipeline
+from ray_reid.models.text_to_image import ADAPTER, generate, load_adapter, load_pipeline
 from ray_reid.synthesis import Lora
+
+NUM_STATES = 10
+"""How often a training is saved, so that a killed one goes on from there."""
 
 
 def fit_and_judge(recipe: Recipe, out: Path, name: str, lora: Lora | None, meter: Any) -> None:
     """Fit one adapter on `out/images` and `out/captions`; judge each state that is kept.
 
-    Writes `out/candidates/NAME/` with the adapter, `images.npz` and, last, `judged.json`.
+    Writes `out/candidates/NAME/` with the adapter, `images.npz` and, last, `judged.json`. A
+    killed training goes on from the last of its `NUM_STATES` states in `out/states`.
 
     Args:
         lora: The training; null judges the model as it is.
@@ -38,23 +42,31 @@ def fit_and_judge(recipe: Recipe, out: Path, name: str, lora: Lora | None, meter
     told = storage.read(out / "captions", [schema.CAPTION])[schema.CAPTION].to_pylist()
     pixels = [images.decode(encoded) for encoded in shown]
     judge = Judge(recipe, pixels)
-    pipeline = load_pipeline(
-        recipe.models.text_to_image, "fp32" if lora else recipe.models.precision
-    )
     if lora is None:
-        judge.judge(pipeline, out / "candidates" / name)
+        judge.judge(out / "candidates" / name, adapted=False)
         return
+    pipeline = load_pipeline(recipe.models.text_to_image, "fp32")
     tuning = Tuning(pipeline, pixels, told, lora, recipe)
-    kept = {*(epoch for epoch in lora.keep_epochs if epoch < lora.epochs), lora.epochs}
-    for epoch in range(1, lora.epochs + 1):
+    file = out / "states" / f"{name}.pt"
+    if file.exists():
+        tuning.restore(torch.load(file, map_location="cpu", weights_only=True))
+    kept = {*lora.keep_epochs, lora.epochs}
+    while tuning.epoch < lora.epochs:
         tuning.run_epoch()
         meter.set.remote(tuning.step, tuning.steps)
-        if epoch in kept:
-            place = out / "candidates" / f"{name}-epoch{epoch}"
+        if tuning.epoch in kept:
+            place = out / "candidates" / f"{name}-epoch{tuning.epoch}"
             tuning.save(place)
-            pipeline.unet.eval()
-            judge.judge(pipeline, place, loss=tuning.loss)
-            pipeline.unet.train()
+            judge.judge(place, adapted=True, loss=tuning.loss)
+        if tuning.epoch % max(1, lora.epochs // NUM_STATES) == 0:
+            _write_state(tuning.state(), file)
+
+
+def _write_state(state: dict[str, Any], file: Path) -> None:
+    file.parent.mkdir(exist_ok=True)
+    aside = file.with_suffix(".half")
+    torch.save(state, aside)
+    aside.rename(file)
 
 
 class Tuning:
@@ -113,6 +125,22 @@ class Tuning:
             total += float(loss.detach()) * len(rows)
         self.epoch += 1
         self.loss = total / len(order)
+
+    def state(self) -> dict[str, Any]:
+        """All that the epochs so far have changed."""
+        return {
+            "adapter": [value.detach().cpu() for value in self.trained],
+            "optimizer": self.optimizer.state_dict(),
+            "progress": {"epoch": self.epoch, "step": self.step, "loss": self.loss},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        with torch.no_grad():
+            for value, kept in zip(self.trained, state["adapter"], strict=True):
+                value.copy_(kept)
+        self.optimizer.load_state_dict(state["optimizer"])
+        vars(self).update(state["progress"])
 
     def save(self, place: Path) -> None:
         """Write the adapter in diffusers' own format."""
@@ -214,8 +242,17 @@ class Judge:
         self.names = sorted({*COLOURS, *self.colours})
         self.texts = self.model.embed_texts([f"a {name} vehicle" for name in self.names])
 
-    def judge(self, pipeline: Any, place: Path, **facts: float) -> None:
-        """Generate with the pipeline as it is and write `images.npz` and `judged.json`."""
+    def judge(self, place: Path, adapted: bool, **facts: float) -> None:
+        """Generate as the generate job would and write `images.npz` and `judged.json`.
+
+        Args:
+            place: Folder of the candidate, with its adapter if it is `adapted`.
+            facts: To be written too.
+        """
+        models = self.recipe.models
+        pipeline = load_pipeline(models.text_to_image, models.precision)
+        if adapted:
+            load_adapter(pipeline, place)
         made = self._generate(pipeline)
         found = self._embed(made)
         nearest = (found @ self.texts.T).argmax(1)

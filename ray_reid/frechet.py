@@ -21,8 +21,6 @@ Extract = Callable[[Sequence[Pixels]], NDArray[np.float32]]
 """Images, each (H, W, 3), to their features (N, D)."""
 
 IMAGE_TEXT, INCEPTION = "image_text", "inception"
-# The layer of the published FID: 2,048 averages over the last feature map.
-INCEPTION_LAYER = "2048"
 
 
 def frechet_distance(a: NDArray[Any], b: NDArray[Any]) -> float:
@@ -69,17 +67,36 @@ def extractor(spec: Frechet, image_text: str, precision: str = "auto") -> Extrac
     Raises:
         ValueError: If there is no such extractor, or its package or weights are missing.
     """
-    name, _, file = spec.extractor.partition(":")
+    check(spec)
     if spec.extractor == IMAGE_TEXT:
         from ray_reid.models.image_text import ImageText
 
         return ImageText(image_text, precision).embed_images
-    if name == INCEPTION:
-        return _inception(file)
-    raise ValueError(
-        f"unknown frechet.extractor {spec.extractor!r}; "
-        f"choose from {[IMAGE_TEXT, INCEPTION, f'{INCEPTION}:FILE']}"
-    )
+    return _inception(spec.extractor.partition(":")[2], spec.layer)
+
+
+def check(spec: Frechet) -> None:
+    """Refuse an extractor that cannot be loaded, before anything is generated for it.
+
+    Raises:
+        ValueError: If there is no such extractor, or its package or file is missing.
+    """
+    name, _, file = spec.extractor.partition(":")
+    if spec.extractor == IMAGE_TEXT:
+        return
+    if name != INCEPTION:
+        raise ValueError(
+            f"unknown frechet.extractor {spec.extractor!r}; "
+            f"choose from {[IMAGE_TEXT, INCEPTION, f'{INCEPTION}:FILE']}"
+        )
+    missing = [n for n in ("torchmetrics", "torch_fidelity") if not importlib.util.find_spec(n)]
+    if missing:
+        raise ValueError(
+            f"frechet.extractor {INCEPTION!r} needs the package {missing[0]!r}; install "
+            f"'ray-reid[fid]' or choose {IMAGE_TEXT!r}"
+        )
+    if file:
+        _check_weights(Path(file))
 
 
 def _gaussian(features: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -90,23 +107,14 @@ def _gaussian(features: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.f
     return mean, root
 
 
-def _inception(file: str) -> Extract:
+def _inception(file: str, layer: str) -> Extract:
     """Inception-v3 of the published FID; weights from a file, torch.hub's cache or its address."""
     import torch
-
-    missing = [n for n in ("torchmetrics", "torch_fidelity") if not importlib.util.find_spec(n)]
-    if missing:
-        raise ValueError(
-            f"frechet.extractor {INCEPTION!r} needs the package {missing[0]!r}; install "
-            f"'ray-reid[fid]' or choose {IMAGE_TEXT!r}"
-        )
     from torchmetrics.image.fid import NoTrainInceptionV3
 
-    if file:
-        _check_weights(Path(file))
     try:
         # The published figures rest on TensorFlow 1's resize, which does not smooth first.
-        network = NoTrainInceptionV3("fid", [INCEPTION_LAYER], file or None, antialias=False)
+        network = NoTrainInceptionV3("fid", [layer], file or None, antialias=False)
     except (OSError, RuntimeError) as error:
         where = repr(file) if file else "torch.hub's cache, and they cannot be downloaded"
         reason = str(error).partition("\n")[0]

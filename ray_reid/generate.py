@@ -16,12 +16,14 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from ray_reid import schema, stage, storage
+from ray_reid.adapt import BASE, candidate_names
 from ray_reid.config import Recipe
 from ray_reid.filters import FILTERS
 from ray_reid.filters.colour import COLOURS
 from ray_reid.generators import vehicle_prompts
 from ray_reid.generators.text_to_image import Generate, encode
 from ray_reid.models import references
+from ray_reid.models.text_to_image import ADAPTER
 from ray_reid.run import Facts, Work
 from ray_reid.stage import Step
 
@@ -39,7 +41,8 @@ def generate_job(work: Work) -> Facts:
     """
     recipe, adapted = work.recipe, work.facts["adapt"]
     adapter = _adapter(work)
-    licence = recipe.generate.licence or adapted["licence"]
+    # Images of the model as it was owe nothing to those that others were adapted to.
+    licence = recipe.generate.licence or (adapted["licence"] if adapter else None)
     plan = prompts_plan(recipe, generator_name(recipe, adapter), licence)
     _stream(work, OBSERVATIONS, plan, steps(recipe, adapter))
     if recipe.generate.raw_images:
@@ -50,6 +53,7 @@ def generate_job(work: Work) -> Facts:
     out = work.out / OBSERVATIONS
     kept = storage.read(out, [schema.IDENTITY])
     return {
+        "candidate": _candidate(work),
         "generator": generator_name(recipe, adapter),
         "licence": licence,
         "counts": {"made": plan.num_rows, "kept": kept.num_rows},
@@ -61,9 +65,15 @@ def check(recipe: Recipe) -> None:
     """Refuse what cannot be generated, before anything runs.
 
     Raises:
-        ValueError: If a filter, one of its parameters, a prompt or a model is impossible.
+        ValueError: If a filter, one of its parameters, a prompt, a candidate or a model is
+            impossible.
     """
     filter_steps(recipe)
+    names, wanted_name = candidate_names(recipe), recipe.generate.candidate
+    if wanted_name not in (None, *names):
+        raise ValueError(
+            f"generate.candidate is {wanted_name!r}, which is no candidate; choose from {names}"
+        )
     references.resolve(recipe.models.text_to_image)
     wanted = vehicle_prompts.identities(recipe.prompts, recipe.seed)
     asked = {identity.attributes["colour"] for identity in wanted}
@@ -164,9 +174,10 @@ def generator_name(recipe: Recipe, adapter: Path | None) -> str:
     spec, model = recipe.generate, recipe.models.text_to_image
     parts = [f"{model}@{references.fingerprint(model)}"]
     if adapter is not None:
-        parts.append(f"adapter@{references.fingerprint(str(adapter))}")
+        parts.append(f"adapter@{references.fingerprint(str(adapter / ADAPTER))}")
     height, width = spec.image_size
     parts.append(f"guidance={spec.guidance:g},steps={spec.steps},size={height}x{width}")
+    parts.append(f"precision={recipe.models.precision}")
     if spec.negative_prompt:
         parts.append(f"not={spec.negative_prompt}")
     return " ".join(parts)
@@ -181,9 +192,14 @@ def outside(recipe: Recipe) -> str:
     return schema.observation_id(*(references.fingerprint(model) for model in used), *prompts)
 
 
+def _candidate(work: Work) -> str:
+    best: str = work.facts["adapt"]["best"]
+    return work.recipe.generate.candidate or best
+
+
 def _adapter(work: Work) -> Path | None:
-    folder = work.inputs["adapt"] / "adapter"
-    return folder.resolve() if folder.is_dir() else None
+    name = _candidate(work)
+    return None if name == BASE else (work.inputs["adapt"] / "candidates" / name).resolve()
 
 
 def _stream(work: Work, name: str, plan: pa.Table, stages: Sequence[Step]) -> None:

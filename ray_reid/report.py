@@ -15,6 +15,7 @@ from ray_reid.run import MANIFEST, Manifest, read_manifest
 HEADLINE = ("mAP", *(f"rank-{k}" for k in RANKS), "mINP")
 OUTSIDE = "outside"
 TEMPLATE = "report.html.j2"
+SHOWN = ("ingest", "adapt", "generate", "filter", "compare")
 DRAWN = "Drawn images: shows the mechanism, not state of the art."
 MODEL, FLOOR = "model", "colour histogram (no learning)"
 STAGES = {
@@ -72,10 +73,10 @@ def tables(run: Path) -> list[Table]:
 
     Jobs that have not run, or not since what they rest on changed, have no table.
     """
-    jobs = {job: _facts(run, job) for job in ("ingest", "adapt", "filter", "compare")}
+    jobs = {job: _facts(run, job) for job in SHOWN}
     drawn = f" {DRAWN}" if _is_drawn(jobs["ingest"]) else ""
     found = [
-        _candidates(jobs["adapt"].get("candidates", [])),
+        _candidates(jobs["adapt"].get("candidates", []), jobs["generate"].get("candidate")),
         _stages(jobs["filter"].get("stages", []), drawn),
         _reasons(jobs["filter"].get("counts", {})),
         _compared(jobs["compare"].get("table", []), drawn),
@@ -216,8 +217,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _candidates(candidates: Sequence[Mapping[str, Any]]) -> Table | None:
-    """The adapt job's `candidates`: mappings of name, fid, agreement, score and chosen."""
+def _candidates(candidates: Sequence[Mapping[str, Any]], taken: str | None) -> Table | None:
+    """The adapt job's `candidates`: mappings of name, fid, agreement and score."""
     if not candidates:
         return None
     rows = tuple(
@@ -226,7 +227,7 @@ def _candidates(candidates: Sequence[Mapping[str, Any]]) -> Table | None:
             _number(found.get("fid"), 3),
             _number(found.get("agreement"), 3),
             _number(found.get("score"), 3),
-            "chosen" if found.get("chosen") else "",
+            "taken" if found.get("name") == taken else "",
         )
         for found in candidates
     )

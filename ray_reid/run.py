@@ -112,7 +112,7 @@ class Run:
                 ones do not belong together.
         """
         inputs = {name: read_manifest(self.path, name) for name in job.needs}
-        _check_together(inputs)
+        _check_together(self.path, inputs)
         sources = {name: manifest.key for name, manifest in inputs.items()}
         if job.outside is not None:
             sources["outside"] = job.outside(self.recipe)
@@ -258,14 +258,18 @@ def _key(job: str, sections: Mapping[str, Any], inputs: Mapping[str, str]) -> st
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
-def _check_together(inputs: Mapping[str, Manifest]) -> None:
+def _check_together(path: Path, inputs: Mapping[str, Manifest]) -> None:
+    """Follow the inputs to their own inputs, as far as those are published."""
     for name, manifest in inputs.items():
-        for other, key in manifest.inputs.items():
-            if other in inputs and inputs[other].key != key:
+        published = set(_published(path)) & manifest.inputs.keys()
+        theirs = {other: read_manifest(path, other) for other in published}
+        for other, found in theirs.items():
+            if found.key != manifest.inputs[other]:
                 raise ValueError(
                     f"the published job {name!r} was made from another {other!r} than the "
                     f"published one; run {name!r} again first"
                 )
+        _check_together(path, theirs)
 
 
 def _done(published: Path, key: str) -> Manifest | None:

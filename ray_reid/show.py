@@ -138,10 +138,11 @@ def _row_groups(table: Path) -> Iterator[pads.Fragment]:
 
 
 def _record(places: Sequence[Place]) -> Place | None:
-    """The place with the whole record, image and all."""
+    """The place with the whole record, image and all: a job's own rather than a sample of it."""
     needed = set(schema.OBSERVATION.names)
     whole = [place for place in places if needed <= set(place.group.physical_schema.names)]
-    return whole[0] if whole else None
+    own = [place for place in whole if place.table.endswith("/observations")]
+    return next(iter([*own, *whole]), None)
 
 
 def _row(places: Sequence[Place], key: str) -> dict[str, Any]:

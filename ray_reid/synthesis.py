@@ -69,13 +69,13 @@ class Adapt(Frozen):
     num_cpus: float = Field(1.0, gt=0)
     num_gpus: float = Field(0.0, ge=0)
     """Resources of one fine-tuning."""
-    choose: str | None = None
-    """Name of the candidate to take; null takes the best score, `none` the model as it was."""
 
 
 class Generate(Frozen):
     """Prompts to images."""
 
+    candidate: str | None = None
+    """Name of the adapted model; null takes the best score, `none` the model as it was."""
     guidance: float = Field(8.0, ge=1)
     """Classifier-free guidance scale (Ho and Salimans, 2021); 1 is none."""
     steps: int = Field(50, ge=1)
@@ -84,7 +84,8 @@ class Generate(Frozen):
     """Height and width in pixels."""
     negative_prompt: str = ""
     licence: str | None = None
-    """Terms of the images; null joins those of the images that the model was adapted to."""
+    """Terms of the images; null joins those of the images that the model was adapted to, if it
+    was."""
     quality: int = Field(95, ge=1, le=100)
     """JPEG quality."""
     raw_images: int = Field(0, ge=0)
@@ -107,7 +108,9 @@ class Frechet(Frozen):
 
     extractor: str = "image_text"
     """`image_text` takes that model's image features; `inception` the Inception-v3 of the
-    published FID (package torchmetrics), whose weights the hub or a local file must have."""
+    published FID (package torchmetrics), with weights of torch.hub's cache or `inception:FILE`."""
+    layer: Literal["64", "192", "768", "2048"] = "2048"
+    """Width of the features that Inception-v3 gives; published figures take 2048."""
     num_images: int = Field(500, ge=2)
     """Most images of each set; all sets of a table are cut to the smallest."""
 

@@ -96,10 +96,13 @@ def test_a_trial_that_fails_is_named_and_the_finished_ones_are_kept(
     inputs: dict[str, Path], tmp_path: Path, ray_local: None
 ) -> None:
     arms = "{good: {}, bad: {train.learning_rate: 1.0e+20, train.warmup_epochs: 0}}"
-    work = _work(inputs, tmp_path / "out", f"compare.arms={arms}", "compare.seeds=[3]")
+    work = _work(
+        inputs, tmp_path / "out", f"compare.arms={arms}", "compare.seeds=[3]", "compare.num_cpus=2"
+    )
     with pytest.raises(ValueError, match=r"arm 'bad' with seed 3: ValueError: .* diverged"):
         compare.compare_job(work)
-    assert not (work.out / compare.TRIALS / "bad-seed3.json").exists()
+    # One after the other: the good one was finished.
+    assert [file.name for file in (work.out / compare.TRIALS).glob("*.json")] == ["good-seed3.json"]
 
 
 @pytest.mark.parametrize(

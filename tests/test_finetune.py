@@ -228,6 +228,26 @@ def test_the_same_seed_trains_the_same_adapter_and_another_seed_another(
     assert found[0] == found[1] != found[2]
 
 
+@pytest.mark.parametrize("model", ["sd", "sdxl"])
+def test_a_training_goes_on_where_it_was_killed(home: Path, tmp_path: Path, model: str) -> None:
+    lora = _lora(epochs=4, learning_rate=0.1)
+    whole = _tuning(home, model, lora)
+    for _ in range(2):
+        whole.run_epoch()
+    torch.save(whole.state(), tmp_path / "state.pt")
+    for _ in range(2):
+        whole.run_epoch()
+    whole.save(tmp_path / "whole")
+    rest = _tuning(home, model, lora)
+    rest.restore(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert (rest.epoch, rest.step) == (2, whole.step // 2)
+    for _ in range(2):
+        rest.run_epoch()
+    rest.save(tmp_path / "rest")
+    assert (tmp_path / "rest" / ADAPTER).read_bytes() == (tmp_path / "whole" / ADAPTER).read_bytes()
+    assert rest.loss == whole.loss
+
+
 # Judging
 
 
@@ -238,7 +258,7 @@ def test_a_candidate_is_scored_by_distance_and_by_the_colour_that_was_asked_for(
     judge = Judge(recipe, target)
     wanted = vehicle_prompts.identities(recipe.prompts, recipe.seed)[:3]
     assert judge.prompts == [one.prompt for one in wanted] * 2
-    judge.judge(load_pipeline(str(home / "sd")), tmp_path / "none", loss=0.5)
+    judge.judge(tmp_path / "none", adapted=False, loss=0.5)
     result = json.loads((tmp_path / "none" / "judged.json").read_text())
     assert list(result) == ["fid", "agreement", "loss"]
     sheet = np.load(tmp_path / "none" / "images.npz")
@@ -273,6 +293,11 @@ def test_every_kept_state_is_judged_and_the_bar_is_told(home: Path, tmp_path: Pa
     layers = [load_file(tmp_path / "candidates" / name / ADAPTER) for name in sorted(folders)]
     assert layers[0].keys() == layers[1].keys()
     assert any(not torch.equal(layers[0][key], layers[1][key]) for key in layers[0])
+    # As after a kill: the last state is done, so nothing is trained or judged again.
+    judged = tmp_path / "candidates" / "rank2-epoch3" / "judged.json"
+    before = judged.stat().st_mtime_ns
+    fit_and_judge(recipe, tmp_path, "rank2", lora, Progress())
+    assert judged.stat().st_mtime_ns == before
     fit_and_judge(recipe, tmp_path, "none", None, meter)
     assert not (tmp_path / "candidates" / "none" / ADAPTER).exists()
     sheets = [np.load(tmp_path / "candidates" / name / "images.npz")["images"]

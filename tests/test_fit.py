@@ -207,6 +207,17 @@ def _ids(tables: list[Path], chosen: loader.Labels) -> list[str]:
     return [read[table][columns[0]][row].as_py() for table, row in chosen.places.tolist()]
 
 
+def test_tables_that_differ_in_what_may_be_null_are_trained_on_together(
+    table: Path, generated: Path, tmp_path: Path
+) -> None:
+    rows = storage.read(generated, schema.OBSERVATION.names)
+    loose = pa.schema([field.with_nullable(True) for field in rows.schema])
+    storage.write(tmp_path / "loose", rows.cast(loose))
+    mixed, plain = _chosen([table, tmp_path / "loose"]), _chosen([table, generated])
+    assert mixed.labels.tolist() == plain.labels.tolist()
+    assert mixed.counts() == plain.counts()
+
+
 def test_real_rows_come_first_and_each_kind_is_in_the_order_of_its_ids(
     table: Path, generated: Path
 ) -> None:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from jobs import pipeline
+from ray_reid import config
 from ray_reid.frechet import extractor, frechet_distance
 from ray_reid.synthesis import Frechet
 
@@ -64,9 +66,13 @@ def test_sets_that_cannot_be_compared_are_refused():
         frechet_distance(np.ones((5, 3)), np.full((5, 3), np.nan))
 
 
-def test_an_unknown_extractor_is_named_with_the_choices():
+def test_an_unknown_extractor_is_named_with_the_choices_before_anything_runs(tmp_path):
+    run = tmp_path / "run"
     with pytest.raises(ValueError, match=r"unknown frechet\.extractor 'incepton'; choose from"):
         extractor(Frechet(extractor="incepton"), "miniature:image_text")
+    with pytest.raises(ValueError, match=r"unknown frechet\.extractor 'incepton'; choose from"):
+        pipeline.run(config.load("vehicle_diff", "miniature", ["frechet.extractor=incepton"]), run)
+    assert not run.exists()
 
 
 @pytest.mark.skipif(

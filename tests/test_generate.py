@@ -10,6 +10,7 @@ import tiny_models
 from ray_reid import adapt, cli, config, generate, images, schema, storage
 from ray_reid.config import Recipe
 from ray_reid.generators.text_to_image import Generate, encode
+from ray_reid.models.text_to_image import ADAPTER
 from ray_reid.schema import Batch
 
 LIBRARY = "brand,model,body_style,years,colours\n"
@@ -115,11 +116,11 @@ def test_a_generator_is_named_by_the_content_of_model_and_adapter(
     recipe = _recipe(home)
     bare = generate.generator_name(recipe, None)
     assert "adapter@" not in bare
-    assert bare.endswith("guidance=8,steps=50,size=1024x1024")
+    assert bare.endswith(" guidance=8,steps=50,size=1024x1024 precision=auto")
     names = {bare}
     for name, content in (("one", b"1"), ("two", b"2"), ("same", b"1")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "weights").write_bytes(content)
+        (tmp_path / name / ADAPTER).write_bytes(content)
         names.add(generate.generator_name(recipe, tmp_path / name))
     # A copy of an adapter elsewhere is the same adapter.
     assert len(names) == 3
@@ -182,7 +183,8 @@ def test_an_impossible_recipe_is_refused_before_anything_runs(
 
 def test_a_recipe_that_can_be_generated_is_not_refused(home: Path) -> None:
     generate.check(_recipe(home))
-    adapt.check(_recipe(home, "adapt.choose=rank8-epoch50"))
+    generate.check(_recipe(home, "generate.candidate=rank8-epoch50"))
+    adapt.check(_recipe(home))
 
 
 def test_a_hub_id_is_not_looked_for_before_it_is_needed(home: Path) -> None:
@@ -192,7 +194,6 @@ def test_a_hub_id_is_not_looked_for_before_it_is_needed(home: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (("adapt.choose=rank9",), r"'rank9', which is no candidate; .*'none', 'rank8-epoch50'"),
         (("adapt.num_prompts=1", "adapt.images_per_prompt=1"), "leaves one image to judge"),
         (("models.captioner=./none",), r"model '\./none' is not there"),
     ],

@@ -3,6 +3,7 @@
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -117,6 +118,29 @@ def test_a_fingerprint_follows_the_content(home: Path, tmp_path: Path) -> None:
     assert references.fingerprint(str(again)) == first
     (again / "open_clip_config.json").write_text("{}")
     assert references.fingerprint(str(again)) != first
+
+
+def test_a_hub_model_has_the_same_name_before_and_after_it_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef" + 24 * "0"
+    asked = []
+
+    class Hub:
+        def model_info(self, name: str, timeout: float) -> SimpleNamespace:
+            asked.append(name)
+            return SimpleNamespace(sha=commit)
+
+    monkeypatch.setattr(references, "HfApi", Hub)
+    monkeypatch.setattr(references.constants, "HF_HUB_OFFLINE", False)
+    references._commit_on_hub.cache_clear()
+    assert references.fingerprint("hf-hub:some/model") == commit[:12]
+    assert references.fingerprint("some/model") == commit[:12]
+    assert asked == ["some/model"]
+    fetched = tmp_path / commit / "config.json"
+    monkeypatch.setattr(references, "_cached", lambda _: str(fetched))
+    assert references.fingerprint("some/model") == commit[:12]
+    references._commit_on_hub.cache_clear()
 
 
 def test_an_adapter_of_another_model_is_refused(home: Path, tmp_path: Path) -> None:

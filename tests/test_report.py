@@ -84,10 +84,11 @@ STAGE = {"num_images": 40, "extractor": "image_text"}
 GENERATED = {
     "adapt": {
         "candidates": [
-            {"name": "none", "fid": 0.9, "agreement": 0.5, "score": 0.1, "chosen": False},
-            {"name": "0-<100>", "fid": 0.4, "agreement": 0.6, "score": 0.8, "chosen": True},
+            {"name": "none", "fid": 0.9, "agreement": 0.5, "score": 0.1},
+            {"name": "0-<100>", "fid": 0.4, "agreement": 0.6, "score": 0.8},
         ]
     },
+    "generate": {"candidate": "0-<100>"},
     "filter": {
         "counts": {"made": 50, "kept": 40, "dropped": {"colour": 3, "confidence": 7}},
         "stages": [
@@ -121,7 +122,7 @@ def publish_generated(run, **inputs):
 def test_the_tables_of_generation_are_laid_out_with_what_they_were_measured_on(tmp_path):
     publish_generated(tmp_path)
     adaptation, stages, verdicts, compared = report.tables(tmp_path)
-    assert adaptation.rows[1] == ("0-<100>", "0.400", "0.600", "0.800", "chosen")
+    assert adaptation.rows[1] == ("0-<100>", "0.400", "0.600", "0.800", "taken")
     assert [row[1:] for row in stages.rows] == [
         ("-", "-", "-"),
         ("6", "50", "0.250"),

@@ -197,6 +197,19 @@ def test_inputs_of_different_data_are_refused(tmp_path: Path) -> None:
         _perform(tmp_path / "r", _recipe(), embed)
 
 
+def test_data_that_inputs_came_from_are_followed_to_the_first(tmp_path: Path) -> None:
+    state = ["a"]
+    ingest = Job("ingest", Recorder(), outside=lambda recipe: state[0])
+    adapt = Job("adapt", Recorder(), needs=("ingest",))
+    generate = Job("generate", Recorder(), needs=("adapt",))
+    train = Job("train", Recorder(), needs=("generate",))
+    _perform(tmp_path / "r", _recipe(), ingest, adapt, generate)
+    state[0] = "b"
+    _perform(tmp_path / "r", _recipe(), ingest)
+    with pytest.raises(ValueError, match="'adapt' was made from another 'ingest'"):
+        _perform(tmp_path / "r", _recipe(), train)
+
+
 def test_a_job_that_refuses_at_once_leaves_no_directory(tmp_path: Path) -> None:
     def refuse(work: Work) -> Facts:
         raise ValueError("no")

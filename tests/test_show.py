@@ -60,6 +60,9 @@ def run(tmp_path):
     ]
     storage.write(tmp_path / "ingest" / "observations", schema.observations(real))
     storage.write(tmp_path / "generate" / "observations", schema.observations(rows))
+    # A sample of whole images, which no filter has marked.
+    bare = [{k: v for k, v in row.items() if k != schema.DROP_REASON} for row in rows]
+    storage.write(tmp_path / "generate" / "adapted", schema.observations(bare))
     captions = pa.table({schema.OBSERVATION_ID: [REAL], "caption": ["a red car"]})
     storage.write(tmp_path / "adapt" / "captions", captions)
     return tmp_path
@@ -99,6 +102,8 @@ def test_a_generated_image_is_told_with_its_prompt_scores_verdict_and_parent(run
 def test_a_dropped_image_says_why_and_a_parent_elsewhere_is_named(run):
     lines = told(show.show(run, LOST).story)
     assert lines["verdict"] == ["dropped: colour: seen blue"]
+    assert lines["table"] == ["generate/observations"]
+    assert lines["also in"] == ["generate/adapted"]
     assert lines["parent"][-1] == f"dddddd{26 * '5'} is in no table of this run"
 
 

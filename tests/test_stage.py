@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,13 @@ class Scale:
             with open(self.log, "a") as file:
                 file.writelines(f"{name}\n" for name in batch[schema.OBSERVATION_ID])
         return {**batch, schema.SEED: batch[schema.SEED] * self.factor}
+
+
+def shifted(batch: schema.Batch, by: int) -> schema.Batch:
+    """Add to the seeds; refuse 6."""
+    if 6 in batch[schema.SEED]:
+        raise ValueError("6 cannot be encoded")
+    return {**batch, schema.SEED: batch[schema.SEED] + by}
 
 
 def table(num_rows: int) -> pa.Table:
@@ -89,6 +97,17 @@ def test_stream_runs_two_stages_over_the_chosen_rows(ray_local: None, tmp_path: 
     assert found["seed"].to_pylist() == [10 * row for row in range(1, 20, 2)]
     # A column that is null in every row must not lose its type on the way to the file.
     assert found.schema.types == [schema.OBSERVATION.field(name).type for name in columns]
+
+
+def test_stream_encodes_what_the_stages_leave(ray_local: None, tmp_path: Path) -> None:
+    storage.write(tmp_path / "in", table(4))
+    encode, columns = partial(shifted, by=1), ["observation_id", "seed"]
+    steps = [stage.Step(Scale, {"factor": 5})]
+    stage.stream(tmp_path / "in", columns, steps, tmp_path / "out", "test", encode=encode)
+    assert storage.read(tmp_path / "out", columns)["seed"].to_pylist() == [1, 6, 11, 16]
+    steps = [stage.Step(Scale, {"factor": 3})]
+    with pytest.raises(ValueError, match=r"^test: 6 cannot be encoded$"):
+        stage.stream(tmp_path / "in", columns, steps, tmp_path / "none", "test", encode=encode)
 
 
 def slow_stream(folder: Path) -> None:

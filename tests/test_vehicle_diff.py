@@ -16,14 +16,14 @@ import pytest
 import tiny_models
 import torch
 
+from jobs import adapt as adapt_script
 from jobs import generate as generate_script
 from jobs import pipeline
 from ray_reid import cli, config, images, schema, storage
-from ray_reid.adapt import adapt_job
 from ray_reid.config import Recipe
 from ray_reid.models import references
 from ray_reid.models.text_to_image import ADAPTER
-from ray_reid.run import Work, read_manifest
+from ray_reid.run import read_manifest
 
 # The paper's whole path takes minutes: `make slow` runs it.
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ SMALL = (
     "adapt.trainings=[{rank: 2, epochs: 4, warmup_epochs: 1, keep_epochs: [2]}]",
     "adapt.caption_stage={batch_size: 4}",
     # Of untrained models, that without an adapter may well be the best.
-    "adapt.choose=rank2-epoch4",
+    "generate.candidate=rank2-epoch4",
     "generate.steps=2",
     "generate.image_size=[16, 16]",
     "generate.stage={batch_size: 4, block_rows: 4, num_cpus: 0.5}",
@@ -136,7 +136,8 @@ def test_every_generated_image_knows_where_it_comes_from(run: Path, home: Path) 
         storage.read(run / "ingest" / "observations", [schema.LICENCE])["licence"].to_pylist()
     )
     model = references.fingerprint(str(home / "sdxl"))
-    adapter = references.fingerprint(str(run / "adapt" / "adapter"))
+    adapted = run / "adapt" / "candidates" / "rank2-epoch4" / ADAPTER
+    adapter = references.fingerprint(str(adapted))
     for row in rows:
         assert row["generator"].startswith(f"{home / 'sdxl'}@{model} adapter@{adapter} ")
         own = ("", row["prompt"], row["seed"], row["generator"])
@@ -204,37 +205,33 @@ def test_the_facts_of_the_filter_job_are_the_rows_of_table_six(run: Path) -> Non
 def test_every_candidate_is_kept_and_scored_and_the_chosen_one_is_the_adapter(run: Path) -> None:
     candidates = {one["name"]: one for one in _facts(run, "adapt")["candidates"]}
     assert list(candidates) == ["none", "rank2-epoch2", "rank2-epoch4"]
-    assert [one["name"] for one in candidates.values() if one["chosen"]] == ["rank2-epoch4"]
+    best = max(candidates.values(), key=lambda one: one["score"])["name"]
+    assert _facts(run, "adapt")["best"] == best
+    assert _facts(run, "generate")["candidate"] == "rank2-epoch4"
     base = candidates["none"]["fid"]
     for one in candidates.values():
         assert one["score"] == pytest.approx(one["agreement"] - one["fid"] / base, abs=1e-4)
-    weights = {
-        name: (run / "adapt" / name / ADAPTER).read_bytes()
-        for name in ("adapter", "candidates/rank2-epoch2", "candidates/rank2-epoch4")
-    }
-    assert weights["adapter"] == weights["candidates/rank2-epoch4"]
-    assert weights["adapter"] != weights["candidates/rank2-epoch2"]
+    weights = [
+        (run / "adapt" / "candidates" / name / ADAPTER).read_bytes()
+        for name in ("rank2-epoch2", "rank2-epoch4")
+    ]
+    assert weights[0] != weights[1]
     captions = storage.read(run / "adapt" / "captions", [schema.CAPTION])
     assert captions.num_rows == _facts(run, "adapt")["counts"]["captioned"] == 12
 
 
-@pytest.mark.parametrize("choose", [None, "none", "rank2-epoch2"])
-def test_the_best_candidate_is_taken_unless_another_is_chosen(
-    run: Path, home: Path, tmp_path: Path, choose: str | None
+def test_another_candidate_is_taken_without_training_anything_again(
+    run: Path, home: Path, tmp_path: Path
 ) -> None:
-    """On what the first choice left, as a resumed job finds it: nothing is trained again."""
-    shutil.copytree(run / "adapt", tmp_path / "adapt")
-    recipe = _recipe(home, f"adapt.choose={choose or 'null'}")
-    facts = adapt_job(Work(recipe, tmp_path / "adapt", {"ingest": run / "ingest"}, {}))
-    best = max(facts["candidates"], key=lambda one: one["score"])["name"]
-    wanted = choose or best
-    assert [one["name"] for one in facts["candidates"] if one["chosen"]] == [wanted]
-    adapter = tmp_path / "adapt" / "adapter" / ADAPTER
-    if wanted == "none":
-        assert not adapter.parent.exists()
-    else:
-        own = run / "adapt" / "candidates" / wanted / ADAPTER
-        assert adapter.read_bytes() == own.read_bytes()
+    path = _copied(run, tmp_path / "run", "ingest", "adapt")
+    before = (path / "adapt" / "manifest.json").stat().st_mtime_ns
+    recipe = _recipe(home, "generate.candidate=none", "generate.raw_images=0")
+    pipeline.perform(recipe, path, [adapt_script.JOB, generate_script.JOB])
+    assert (path / "adapt" / "manifest.json").stat().st_mtime_ns == before
+    facts = _facts(path, "generate")
+    # The licence of the street images does not bind a model that has not seen them.
+    assert (facts["candidate"], facts["licence"]) == ("none", None)
+    assert "adapter" not in facts["generator"]
 
 
 def test_generated_images_reach_the_training(run: Path) -> None:
@@ -268,13 +265,14 @@ def test_an_adapter_of_another_model_is_one_sentence_and_publishes_nothing(
     from diffusers import StableDiffusionXLPipeline
 
     path = _copied(run, tmp_path / "run", "ingest", "adapt")
-    place = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    layer = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
     layers = {
-        f"{place}.lora.down.weight": torch.zeros(2, 99),
-        f"{place}.lora.up.weight": torch.zeros(77, 2),
+        f"{layer}.lora.down.weight": torch.zeros(2, 99),
+        f"{layer}.lora.up.weight": torch.zeros(77, 2),
     }
+    place = path / "adapt" / "candidates" / "rank2-epoch4"
     StableDiffusionXLPipeline.save_lora_weights(
-        str(path / "adapt" / "adapter"), unet_lora_layers=layers, weight_name=ADAPTER
+        str(place), unet_lora_layers=layers, weight_name=ADAPTER
     )
     error = _fails(capfd, home, path)
     assert "ray-reid: generate observations: adapter " in error

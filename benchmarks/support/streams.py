@@ -158,6 +158,7 @@ class Watch:
         self.store = 0
         """Peak of the blocks in Ray's object store in bytes."""
         self._cpu: list[tuple[float, dict[int, float]]] = []
+        self._stolen: list[tuple[float, float]] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
@@ -177,6 +178,11 @@ class Watch:
         after = {pid: spent for _, each in self._cpu for pid, spent in each.items()}
         return sum(spent - before.get(pid, 0.0) for pid, spent in after.items())
 
+    def stolen(self, since: float) -> float:
+        """CPU seconds since a time that the host of a virtual machine gave to others."""
+        found = [total for when, total in self._stolen if when >= since]
+        return found[-1] - found[0] if found else 0.0
+
     def _sample(self) -> None:
         driver = psutil.Process()
         has: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -191,6 +197,7 @@ class Watch:
                 private += memory.rss - memory.shared
                 spent[process.pid] = times.user + times.system
             self._cpu.append((time.time(), spent))
+            self._stolen.append((time.time(), getattr(psutil.cpu_times(), "steal", 0.0)))
             free: Mapping[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
             used = has["object_store_memory"] - free.get("object_store_memory", 0.0)
             self.memory, self.store = max(self.memory, private), max(self.store, int(used))

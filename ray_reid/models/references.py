@@ -1,14 +1,18 @@
 """References to pretrained models: where they lie, what they are, how a wrong one is refused."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
+
+log = logging.getLogger(__name__)
 
 MINIATURE = "miniature:"
 HUB = "hf-hub:"
@@ -70,12 +74,20 @@ def knock(found: str) -> None:
     Raises:
         ValueError: If the hub does not answer. What it answers is for the loader to say.
     """
-    if Path(found).exists() or constants.HF_HUB_OFFLINE or _cached(found) is not None:
-        return
+    if not Path(found).exists() and not constants.HF_HUB_OFFLINE and _cached(found) is None:
+        _ask(found)
+
+
+def _ask(hub_id: str) -> str | None:
+    """The commit that the hub would give now; null if it answers that it gives none.
+
+    Raises:
+        ValueError: If it does not answer.
+    """
     try:
-        HfApi().model_info(found, timeout=HUB_SECONDS)
+        return HfApi().model_info(hub_id, timeout=HUB_SECONDS).sha
     except HfHubHTTPError:
-        return
+        return None
     except Exception as error:
         # Of the HTTP library that the client uses, which changes with its version.
         raise ValueError(f"the hub does not answer ({error})") from error
@@ -91,14 +103,32 @@ def _cached(hub_id: str) -> str | None:
 
 
 def fingerprint(reference: str) -> str:
-    """Name a model by its content: a digest of a local one, the commit of a cached hub id."""
+    """Name a model by its content: a digest of a local one, the commit of a hub id.
+
+    `unknown` is what neither this machine's cache nor the hub knows.
+    """
     found = Path(resolve(reference))
     if found.is_dir():
         return digest(sorted(file for file in found.rglob("*") if file.is_file()), found)
     if found.is_file():
         return digest([found], found.parent)
-    cached = _cached(reference.removeprefix(HUB))
-    return "unknown" if cached is None else Path(cached).parent.name[:12]
+    hub_id = reference.removeprefix(HUB)
+    cached = _cached(hub_id)
+    return _commit_on_hub(hub_id) if cached is None else Path(cached).parent.name[:12]
+
+
+@lru_cache
+def _commit_on_hub(hub_id: str) -> str:
+    """A model's name must be the same before and after it is fetched."""
+    if constants.HF_HUB_OFFLINE:
+        return "unknown"
+    try:
+        commit = _ask(hub_id)
+    except ValueError as error:
+        # Whoever loads the model says so; it may lie in the caches of other machines.
+        log.debug("%s: %s", hub_id, error)
+        return "unknown"
+    return (commit or "unknown")[:12]
 
 
 def digest(files: list[Path], root: Path) -> str:

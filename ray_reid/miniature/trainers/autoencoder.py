@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
-from ray_reid.miniature.trainers.drawings import Drawings, to_tensor
+from ray_reid.miniature.trainers.drawings import Drawings, outside, to_tensor
 from ray_reid.miniature.trainers.steps import WORKERS, batches, distributed, in_processes, minimise
 
 CHANNELS = (16, 32, 64)
@@ -79,10 +79,7 @@ def scatter(images: Tensor, boxes: Tensor, rng: torch.Generator) -> Tensor:
         blocky = F.interpolate(patches, (height, width))
         soft = F.interpolate(patches, (height, width), mode="bilinear")
         scenery += torch.where(chance(num, 1, 1, 1) < 0.5, blocky, soft)
-    rows, columns = torch.arange(height), torch.arange(width)
-    inside_x = (columns >= boxes[:, :1]) & (columns < boxes[:, 2:3])
-    inside_y = (rows >= boxes[:, 1:2]) & (rows < boxes[:, 3:4])
-    around = ~(inside_y[:, None, :, None] & inside_x[:, None, None, :])
+    around = outside(boxes, height, width)
     # A third is scenery alone, which no box keeps off the middle.
     shown = (around & (chance(num, 1, 1, 1) < 0.5)) | (chance(num, 1, 1, 1) < 0.3)
     images = torch.where(shown, scenery.clamp(0.0, 1.0), images)

@@ -63,7 +63,7 @@ def measure(weights: Path, cache: Path) -> tuple[list[Measure], list[Card]]:
     for domain in domains:
         # Only the showroom has bars: the street is what these models do not know.
         bars = (0.95, 0.90) if domain == "showroom" else (None, None)
-        drawn = drawings("vehicle", domain, NUM, TEST_WORLD, cache, images_each=1)
+        drawn = drawings(domain, NUM, TEST_WORLD, cache, images_each=1)
         colours = np.array(named_colours(image_text, list(drawn.images)))
         right = float((colours == drawn.colours).mean())
         found.append(Measure(f"image-text: colour, {domain}", right, bars[0]))

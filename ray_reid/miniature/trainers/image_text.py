@@ -64,8 +64,6 @@ def train(drawn: Drawings, seed: int, out: Path) -> None:
 def _text(drawn: Drawings, row: int, chance: np.random.Generator) -> str:
     """One of several ways to speak of a drawing, so that short prompts work as well as long."""
     colour, kind = drawn.colours[row], drawn.kinds[row]
-    if not colour:
-        return str(chance.choice(["a person", "a photo of a person", str(drawn.captions[row])]))
     ways = [
         f"a {colour} vehicle", f"a {colour} {kind}", f"a {kind}", "a vehicle",
         str(drawn.captions[row]),
