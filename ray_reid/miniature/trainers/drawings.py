@@ -19,8 +19,8 @@ from ray_reid.miniature.vehicles import vehicle_identity
 SIZE = (64, 64)
 # Worlds of their own: recipes draw seeds 0, 1, 2 ...
 TRAIN_WORLD = 70_001
-# Not one of the next: scenes of the detector are numbered by world * 1000 + picture, so nearer
-# worlds share some; 70_002 was looked at while the captioner was designed; 70_003 is the tests'.
+# Far away: scenes of the detector are numbered world * 1000 + picture, so near worlds share some.
+# 70_002 was looked at while the captioner was designed; 70_003 is the tests'.
 TEST_WORLD = 70_104
 WORD = "<U96"
 
