@@ -29,8 +29,9 @@ JPEG = partial(encode, quality=95)
 # Seconds a row. Four generators are the bottleneck, as they are with real models.
 SLEEPS = {"generate": 0.2, "detection": 0.03, "colour": 0.01}
 GENERATORS = 4
-# 512 x 512 pixels are 786 kB: 200 rows that nothing holds back fill 157 MB, 2,000 the store.
-SIDE, STORE_MB, GROWTH = 512, 2048, 10
+# 512 x 512 pixels are 786 kB: 600 rows that nothing holds back fill 472 MB, 6,000 nine stores.
+# Ray Data lets a stream fill half of the store, which the few rows must reach as well.
+SIDE, STORE_MB, GROWTH = 512, 512, 10
 # Here the generators are faster than what follows, so that something must hold them back.
 MEMORY_SLEEPS = {"generate": 0.004, "detection": 0.008, "colour": 0.001}
 # Limits on measured / reference, set before measuring.
