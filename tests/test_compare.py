@@ -95,14 +95,15 @@ def test_a_comparison_measures_every_arm_with_every_seed_and_resumes(
 def test_a_trial_that_fails_is_named_and_the_finished_ones_are_kept(
     inputs: dict[str, Path], tmp_path: Path, ray_local: None
 ) -> None:
-    arms = "{good: {}, bad: {train.learning_rate: 1.0e+20, train.warmup_epochs: 0}}"
-    work = _work(
-        inputs, tmp_path / "out", f"compare.arms={arms}", "compare.seeds=[3]", "compare.num_cpus=2"
-    )
+    good, bad = "good: {}", "bad: {train.learning_rate: 1.0e+20, train.warmup_epochs: 0}"
+    out, seeds = tmp_path / "out", "compare.seeds=[3]"
+    compare.compare_job(_work(inputs, out, f"compare.arms={{{good}}}", seeds))
+    (finished,) = (out / compare.TRIALS).iterdir()
+    before = finished.stat().st_mtime_ns
     with pytest.raises(ValueError, match=r"arm 'bad' with seed 3: ValueError: .* diverged"):
-        compare.compare_job(work)
-    # One after the other: the good one was finished.
-    assert [file.name for file in (work.out / compare.TRIALS).glob("*.json")] == ["good-seed3.json"]
+        compare.compare_job(_work(inputs, out, f"compare.arms={{{good}, {bad}}}", seeds))
+    assert list((out / compare.TRIALS).iterdir()) == [finished]
+    assert finished.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(
