@@ -16,7 +16,7 @@ from pathlib import Path
 from support.reporting import Figure, arguments, report
 from support.streams import ENCODE, Pretend, plan, run
 
-from ray_reid import config, generate, storage
+from ray_reid import config, generate
 from ray_reid.cluster import Cluster
 from ray_reid.config import Recipe
 from ray_reid.generators.text_to_image import encode
@@ -43,8 +43,7 @@ def models(folder: Path, rows: int, recipe: Recipe) -> Iterator[Figure]:
     names = ("generate", *(spec.name for spec in recipe.filters))
     steps = dict(zip(names, generate.steps(recipe, None), strict=True))
     quality = partial(encode, quality=recipe.generate.quality)
-    source = folder / "plan"
-    storage.write(source, generate.prompts_plan(recipe, "benchmark", None).slice(0, rows))
+    source = generate.prompts_plan(recipe, "benchmark", None).slice(0, rows)
     once = run(source, steps, folder / "once", quality)
     alone = {}
     for name, step in steps.items():
@@ -72,10 +71,9 @@ def models(folder: Path, rows: int, recipe: Recipe) -> Iterator[Figure]:
 def sleepers(folder: Path, rows: int) -> Iterator[Figure]:
     """Stream rows through stages that only sleep, then through the generator's pool alone."""
     steps = pretended(SLEEPS, GENERATORS, 64)
-    storage.write(folder / "plan", plan(rows))
     first = {"generate": steps["generate"]}
-    alone = run(folder / "plan", first, folder / "alone")
-    whole = run(folder / "plan", steps, folder / "whole", JPEG)
+    alone = run(plan(rows), first, folder / "alone")
+    whole = run(plan(rows), steps, folder / "whole", JPEG)
     case = f"sleepers, {rows} rows; reference generators alone"
     yield Figure(case, whole.working, "s", alone.working, POOL_BAR)
     ideal = rows * SLEEPS["generate"] / GENERATORS
@@ -89,8 +87,7 @@ def memory(folder: Path, rows: int) -> Iterator[Figure]:
     # The first stream starts the workers that stay and imports what they keep.
     for number, count in enumerate((8, rows, GROWTH * rows)):
         place = folder / str(number)
-        storage.write(place / "plan", plan(count))
-        peaks.append(run(place / "plan", steps, place / "out", JPEG).watch)
+        peaks.append(run(plan(count), steps, place / "out", JPEG).watch)
     _, few, many = peaks
     assert min(few.memory, few.store) > 0, "nothing was sampled"
     growth = f"{GROWTH * rows} rows; reference {rows} rows"

@@ -1,7 +1,7 @@
 """Prompts to images to verdicts, in one stream."""
 
 from ray_reid.cli import job_main
-from ray_reid.generate import OBSERVATIONS, SAMPLES, check, generate_job, outside
+from ray_reid.generate import check, generate_job, outside
 from ray_reid.run import Job
 
 JOB = Job(
@@ -11,7 +11,6 @@ JOB = Job(
     sections=("seed", "models", "prompts", "generate", "filters"),
     check=check,
     outside=outside,
-    scratch=tuple(f"plan-{name}" for name in (OBSERVATIONS, *SAMPLES)),
 )
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import ray.data
 
 from ray_reid.resources import Resources
 
+log = logging.getLogger(__name__)
+
 TOKEN = Path.home() / ".ray" / "auth_token"
 # Without a dashboard nobody reads them, and they take a twentieth of a small machine's cores.
 UNSEEN = {"enable_metrics_collection": False, "task_events_report_interval_ms": 0}
@@ -50,7 +52,7 @@ class Cluster:
 def check_capacity(name: str, count: int, num_cpus: float, num_gpus: float) -> None:
     """Compare what `count` workers need with what Ray has, which would wait for it for ever.
 
-    A cluster of several nodes, which may grow, is left alone.
+    A cluster of several nodes may grow: there it is only said if no node is large enough yet.
 
     Raises:
         ValueError: If one machine is not enough; `name` is the recipe's key of the count.
@@ -58,6 +60,8 @@ def check_capacity(name: str, count: int, num_cpus: float, num_gpus: float) -> N
     nodes: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]
     has: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for kind, each in (("CPU", num_cpus), ("GPU", num_gpus)):
+        if len(nodes) > 1 and all(each > node["Resources"].get(kind, 0.0) for node in nodes):
+            log.warning("%s no node has %g %ss; waiting for one to join", name, each, kind)
         if len(nodes) == 1 and count * each > has.get(kind, 0.0):
             raise ValueError(
                 f"{name} {count} of {each:g} {kind}s each needs more than the "
@@ -75,8 +79,6 @@ def configure() -> None:
     context.enable_progress_bars = False
     # It logs the traceback of what it raises as well.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    # An impossible request for resources hangs for half an hour by default.
-    context.wait_for_min_actors_s = 120
 
 
 def _connect(resources: Resources, address: str | None) -> None:

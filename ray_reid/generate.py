@@ -6,7 +6,6 @@ sized by the recipe. Every row is written, dropped ones with their reason.
 
 import dataclasses
 import inspect
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -203,12 +202,6 @@ def _adapter(work: Work) -> Path | None:
 
 
 def _stream(work: Work, name: str, plan: pa.Table, stages: Sequence[Step]) -> None:
-    place = work.out / f"plan-{name}"
-    if not place.exists():
-        aside = work.out / f".{place.name}"
-        shutil.rmtree(aside, ignore_errors=True)
-        storage.write(aside, plan)
-        aside.rename(place)
     last = partial(encode, quality=work.recipe.generate.quality)
     columns, title = schema.OBSERVATION.names, f"generate {name}"
-    stage.stream(place, columns, stages, work.out / name, title, encode=last)
+    stage.stream(plan, columns, stages, work.out / name, title, encode=last)

@@ -12,7 +12,7 @@ Side = Annotated[int, Field(ge=8)]
 class Frozen(BaseModel):
     """Base of every recipe model: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class MiniatureSource(Frozen):

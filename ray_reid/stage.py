@@ -19,11 +19,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import ray
 import ray.data
 import ray.exceptions
-from ray.data.exceptions import SystemException
+from ray.data.exceptions import ExecutionTimeoutError, SystemException
 from ray.data.expressions import Expr
 from ray.data.expressions import col as column
 
@@ -75,7 +76,7 @@ def apply(dataset: "ray.data.Dataset", step: Step, at_once: bool = False) -> "ra
 
 
 def stream(
-    source: Path,
+    source: Path | pa.Table,
     columns: Sequence[str],
     steps: Sequence[Step],
     out: Path,
@@ -85,6 +86,7 @@ def stream(
 ) -> None:
     """Stream a table through stages into the new table `out`; a killed stream resumes.
 
+    `source` is a table on disk, which workers read, or a small one in memory, such as a plan.
     Rows are known by `observation_id`, which must be unique and pass through every stage: what
     a killed attempt had written is kept, and its rows are not computed again. `where` says
     which rows to stream, and may use columns that are not in `columns`. `encode` is a function
@@ -98,7 +100,8 @@ def stream(
     _adopt(out)
     done = _written(out)
     wanted = None if where is None else where.to_pyarrow()
-    total = storage.dataset(source).count_rows(filter=wanted)
+    whole = storage.dataset(source) if isinstance(source, Path) else pads.dataset(source)
+    total = whole.count_rows(filter=wanted)
     if len(done) == total > 0:
         return
     # A name of its own: workers of a killed driver may live on for a moment and write.
@@ -113,11 +116,18 @@ def stream(
 
     # Pools start with one actor each at least, all at once.
     check_capacity(f"{name}: num_gpus:", 1, 0.0, sum(step.spec.num_gpus for step in steps))
-    dataset = _rows(source, columns, where, done, steps[0].spec.block_rows)
+    if len(done):
+        log.info("%d rows were written before and are kept", len(done))
+    if isinstance(source, Path):
+        dataset = _read(source, columns, where, done, steps[0].spec.block_rows)
+    else:
+        rest = _without(whole.to_table(list(columns), wanted), done)
+        dataset = ray.data.from_arrow(_blocks(rest, steps[0].spec.block_rows))
     dataset.set_name(name)
     fitted = _fitted(steps)
     at_once = _fit_at_once(fitted)
     for step in fitted:
+        check_capacity(f"{name}, one actor:", 1, step.spec.num_cpus, step.spec.num_gpus)
         dataset = apply(dataset, step, at_once)
     if encode is not None:
         # Ray Data fuses this with the writing.
@@ -128,7 +138,7 @@ def stream(
     with watched(name, "row", progress):
         try:
             dataset.write_parquet(str(aside.resolve()), **storage.PARQUET)
-        except ray.exceptions.RayError as error:
+        except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
             raise ValueError(f"{name}: {reason(error).removeprefix('ValueError: ')}") from error
     _adopt(out)
 
@@ -149,7 +159,7 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[-1].strip()}"
 
 
-def _rows(
+def _read(
     source: Path, columns: Sequence[str], where: Expr | None, done: pa.Array, block_rows: int
 ) -> "ray.data.Dataset":
     dataset = ray.data.read_parquet(str(source.resolve()))
@@ -157,7 +167,6 @@ def _rows(
         dataset = dataset.filter(expr=where)
     dataset = dataset.select_columns(list(columns))
     if len(done):
-        log.info("%d rows were written before and are kept", len(done))
         rest: Any = partial(_without, done=done)
         dataset = dataset.map_batches(rest, batch_size=None, batch_format="pyarrow")
     # read_parquet coalesces small files into one block, which would run on one core.
@@ -264,6 +273,10 @@ def _written(out: Path) -> pa.Array:
     columns = [pq.read_table(file, columns=[schema.OBSERVATION_ID]).column(0) for file in files]
     chunks = [chunk for column in columns for chunk in column.chunks]
     return pa.concat_arrays(chunks) if chunks else pa.array([], pa.string())
+
+
+def _blocks(table: pa.Table, rows: int) -> list[pa.Table]:
+    return [table.slice(start, rows) for start in range(0, table.num_rows, rows)]
 
 
 def _without(table: pa.Table, done: pa.Array) -> pa.Table:

@@ -110,6 +110,36 @@ def test_stream_encodes_what_the_stages_leave(ray_local: None, tmp_path: Path) -
         stage.stream(tmp_path / "in", columns, steps, tmp_path / "none", "test", encode=encode)
 
 
+def test_stream_takes_a_table_in_memory_and_resumes_it(ray_local: None, tmp_path: Path) -> None:
+    params = {"factor": 2, "log": str(tmp_path / "log")}
+    steps = [stage.Step(Scale, params, StageSpec(batch_size=4, block_rows=4))]
+    columns, out = ["observation_id", "seed", "drop_reason"], tmp_path / "out"
+    stage.stream(table(20), columns, steps, out, "test", col("split") == "train")
+    assert storage.read(out, ["seed"])["seed"].to_pylist() == [2 * row for row in range(1, 20, 2)]
+    # Ten rows in blocks of four.
+    assert len(list(out.glob("*.parquet"))) == 3
+
+    stage.stream(table(20), columns, steps, out, "test")
+    found = storage.read(out, columns)
+    assert found["seed"].to_pylist() == [2 * row for row in range(20)]
+    assert found.schema.types == [schema.OBSERVATION.field(name).type for name in columns]
+    computed = (tmp_path / "log").read_text().split()
+    assert sorted(computed) == [f"{row:04d}" for row in range(20)]
+
+
+def test_a_cluster_that_may_grow_is_waited_for_aloud(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    nodes = [{"Resources": {"CPU": 8.0}}, {"Resources": {"CPU": 16.0, "GPU": 1.0}}]
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 24.0, "GPU": 1.0})
+    cluster.check_capacity("generate, one actor:", 1, 16.0, 1.0)
+    assert not caplog.records
+    cluster.check_capacity("generate, one actor:", 1, 16.0, 2.0)
+    (record,) = caplog.records
+    assert record.getMessage() == "generate, one actor: no node has 2 GPUs; waiting for one to join"
+
+
 def slow_stream(folder: Path) -> None:
     """Stream 96 rows in blocks of 8, slowly enough to be killed on the way."""
     import ray

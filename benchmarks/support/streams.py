@@ -117,12 +117,12 @@ class Pretend:
 
 
 def run(
-    source: Path,
+    source: Path | pa.Table,
     steps: Mapping[str, Step],
     out: Path,
     encode: Callable[[Batch], Batch] | None = None,
 ) -> Run:
-    """Stream the table `source` through named stages into `out`, as the generate job does."""
+    """Stream a table, on disk or in memory, through named stages into `out`, as jobs do."""
     log = out.with_name(f"{out.name}-log")
     log.mkdir(parents=True)
     logged = []
@@ -131,7 +131,8 @@ def run(
         logged.append(Step(Logged, params, step.spec))
     if encode is not None:
         encode = partial(_logged_encode, function=encode, log=str(log))
-    columns = storage.dataset(source).schema.names
+    whole = storage.dataset(source) if isinstance(source, Path) else source
+    columns = whole.schema.names
     started = time.time()
     with Watch() as watch:
         stage.stream(source, columns, logged, out, out.name, encode=encode)
