@@ -101,6 +101,13 @@ def encode(pixels: Pixels, quality: int = 90) -> bytes:
     return buffer.getvalue()
 
 
+def encode_png(pixels: Pixels) -> bytes:
+    """Encode (H, W, 3) RGB without loss."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
 def pack(pixels: Pixels) -> bytes:
     """Bytes of an (H, W, 3) image that is still worked on: between stages nothing is encoded."""
     return struct.pack("<II", *pixels.shape[:2]) + pixels.tobytes()

@@ -14,20 +14,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_reid import datasets, images, schema, stage, storage
+from ray_reid import datasets, schema, stage, storage
 from ray_reid.config import Recipe
 from ray_reid.datasets import lists, miniature, reading
-from ray_reid.datasets.reading import LOCATOR, Row
+from ray_reid.datasets.loading import CORRUPT, load
+from ray_reid.datasets.reading import LOCATOR
 from ray_reid.run import Work
 from ray_reid.schema import Batch
-from ray_reid.sources import FolderSource, MiniatureSource
+from ray_reid.sources import FolderSource, MiniatureSource, Source
 
 log = logging.getLogger(__name__)
 
 TABLE = "observations"
-CORRUPT = "corrupt image"
-# Decoding to a small size still reads every byte of the file, and that is what is checked.
-PROBE_SIZE = (32, 32)
 
 
 class Load:
@@ -35,7 +33,7 @@ class Load:
 
     def __call__(self, batch: Batch) -> Batch:
         """Read the files or draw the pictures of a batch; returns the columns of the record."""
-        loaded = [_load(locator) for locator in batch[LOCATOR]]
+        loaded = [load(locator) for locator in batch[LOCATOR]]
         filled = dict(batch)
         for name in {name for row in loaded for name in row}:
             planned = batch[name] if name in batch else repeat(None, len(loaded))
@@ -86,7 +84,7 @@ def outside(recipe: Recipe) -> str:
     return digest.hexdigest()
 
 
-def _outside(source: datasets.Source) -> Iterator[str]:
+def _outside(source: Source) -> Iterator[str]:
     """What changes when the files of a source do."""
     if isinstance(source, MiniatureSource):
         yield miniature.version()
@@ -94,7 +92,7 @@ def _outside(source: datasets.Source) -> Iterator[str]:
     if isinstance(source, FolderSource):
         yield from lists.texts(source)
     root = reading.folder(source.root)
-    for file in datasets.FILES[source.reader](source):
+    for file in datasets.files(source):
         yield f"{file.relative_to(root).as_posix()}\x1f{_state(file)}"
 
 
@@ -116,25 +114,6 @@ def _plan(work: Work) -> pa.Table:
         storage.write(aside, datasets.plan(work.recipe.ingest.sources))
         aside.rename(place)
     return storage.dataset(place).to_table()
-
-
-def _load(locator: str) -> Row:
-    """The image and whatever else is learned by loading it."""
-    if locator.startswith(miniature.PREFIX):
-        return miniature.draw(locator)
-    try:
-        encoded = Path(locator).read_bytes()
-    except OSError as error:
-        return _corrupt(b"", f"cannot be read: {error.strerror}")
-    try:
-        images.decode(encoded, PROBE_SIZE)
-    except ValueError as error:
-        return _corrupt(encoded, str(error))
-    return {schema.IMAGE: encoded}
-
-
-def _corrupt(encoded: bytes, problem: str) -> Row:
-    return {schema.IMAGE: encoded, schema.DROP_REASON: f"{CORRUPT}: {problem}"}
 
 
 def _check_corrupt(table: pa.Table, plan: pa.Table, recipe: Recipe) -> list[str]:

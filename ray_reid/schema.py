@@ -19,6 +19,7 @@ IDENTITY = "identity"
 CAMERA = "camera"
 VIEW = "view"
 CLOTHES = "clothes"
+TRACK = "track"
 TIME = "time"
 SOURCE = "source"
 LICENCE = "licence"
@@ -52,6 +53,8 @@ OBSERVATION = pa.schema(
         pa.field(CAMERA, pa.string()),
         pa.field(VIEW, pa.string()),
         pa.field(CLOTHES, pa.string()),
+        # Consecutive images of one object under one camera; a name within the source.
+        pa.field(TRACK, pa.string()),
         # Seconds since an origin that only the source knows; comparable within one source.
         pa.field(TIME, pa.float64()),
         pa.field(SOURCE, pa.string(), nullable=False),

@@ -1,15 +1,16 @@
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from ray_reid import datasets, schema
-from ray_reid.datasets import folder, market1501, miniature, reading, splits
+from ray_reid import datasets, images, schema
+from ray_reid.datasets import folder, loading, market1501, miniature, reading, splits
 from ray_reid.miniature import draw_shot, plan_street
-from ray_reid.sources import FolderSource, Market1501Source, MiniatureSource
+from ray_reid.sources import FolderSource, Market1501Source, MiniatureSource, Source
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -422,18 +423,18 @@ def test_market1501_is_read_with_roles(tmp_path: Path) -> None:
 )
 def test_market1501_is_found_at_or_below_its_root(tmp_path: Path, nested: str) -> None:
     market(tmp_path / nested)
-    assert market1501.locate(str(tmp_path)) == tmp_path / nested
+    assert market1501._locate(str(tmp_path)) == tmp_path / nested
 
 
 def test_market1501_says_which_folders_are_missing(tmp_path: Path) -> None:
     (tmp_path / "market" / "query").mkdir(parents=True)
     missing = r"market' lacks \['bounding_box_train', 'bounding_box_test'\]; tried"
     with pytest.raises(ValueError, match=missing):
-        market1501.locate(str(tmp_path))
+        market1501._locate(str(tmp_path))
     market(tmp_path / "a")
     market(tmp_path / "b")
     with pytest.raises(ValueError, match=r"holds 2 sets, \['a', 'b'\]; give one"):
-        market1501.locate(str(tmp_path))
+        market1501._locate(str(tmp_path))
 
 
 def test_market1501_without_an_answerable_query_is_refused(tmp_path: Path) -> None:
@@ -507,5 +508,26 @@ def test_plan_refuses_two_sources_of_one_name(tmp_path: Path) -> None:
         datasets.plan([])
 
 
-def test_every_reader_of_files_is_listed_in_both_dicts() -> None:
-    assert datasets.READERS.keys() == datasets.FILES.keys() | {"miniature"}
+def test_every_source_has_a_layout() -> None:
+    kinds = [kind.model_fields["reader"].default for kind in get_args(get_args(Source)[0])]
+    assert sorted(kinds) == sorted([*datasets.LAYOUTS, "miniature"])
+
+
+def test_parts_of_files_are_loaded_as_images_of_their_own(tmp_path: Path) -> None:
+    pixels = np.zeros((6, 20, 3), np.uint8)
+    pixels[:, 10:12], pixels[1:3, 4:9] = 200, 90
+    file = tmp_path / "a:b.png"
+    file.write_bytes(images.encode_png(pixels))
+    third = images.decode(loading.load(loading.strip(file, 5, 10))["image"])
+    assert third.shape == (6, 2, 3)
+    assert (third == 200).all()
+    box = images.decode(loading.load(loading.crop(file, (4, 1, 9, 3)))["image"])
+    assert box.shape == (2, 5, 3)
+    assert (box == 90).all()
+    assert loading.load(loading.strip(file, 0, 3))["drop_reason"] == (
+        "corrupt image: strip of 20 pixels is not 3 images of equal width"
+    )
+    assert (
+        "is not within the image of 20 x 6"
+        in (loading.load(loading.crop(file, (4, 1, 9, 7)))["drop_reason"])
+    )

@@ -1,34 +1,26 @@
 """Readers: files to the plan of an ingest, one row per image without decoding any.
 
-To add a reader: a module with `read_NAME` and `files`, its source in sources.py, and a line in
-each of the two dicts below. Drawings have no files.
+To add a reader: a module that ends in its `LAYOUT`, its source in sources.py, and a line in the
+dict below. Drawings have no files, and so no layout.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from ray_reid import schema
 from ray_reid.datasets import folder, market1501, miniature, vehiclex
-from ray_reid.datasets.reading import LOCATOR, Reading, Row
-from ray_reid.sources import FolderSource, Market1501Source, MiniatureSource, VehicleXSource
+from ray_reid.datasets.reading import LOCATOR, Layout, Reading, Row
+from ray_reid.sources import MiniatureSource, Source
 
-Source = FolderSource | Market1501Source | MiniatureSource | VehicleXSource
-
-READERS: Mapping[str, Callable[[Any], Reading]] = {
-    "folder": folder.read_folder,
-    "market1501": market1501.read_market1501,
-    "miniature": miniature.read_miniature,
-    "vehiclex": vehiclex.read_vehiclex,
+LAYOUTS: Mapping[str, Layout] = {
+    "folder": folder.LAYOUT,
+    "market1501": market1501.LAYOUT,
+    "vehiclex": vehiclex.LAYOUT,
 }
-FILES: Mapping[str, Callable[[Any], list[Path]]] = {
-    "folder": folder.files,
-    "market1501": market1501.files,
-    "vehiclex": vehiclex.files,
-}
+"""By the `reader` of their sources."""
 
 PLAN = pa.schema(
     [
@@ -37,6 +29,22 @@ PLAN = pa.schema(
     ]
 )
 _WARNINGS = b"warnings"
+
+
+def read(source: Source) -> Reading:
+    """The rows of one source.
+
+    Raises:
+        ValueError: If it cannot be used.
+    """
+    if isinstance(source, MiniatureSource):
+        return miniature.read_miniature(source)
+    return LAYOUTS[source.reader].read(source)
+
+
+def files(source: Source) -> list[Path]:
+    """The files that a reading depends on; drawings depend on none."""
+    return [] if isinstance(source, MiniatureSource) else LAYOUTS[source.reader].files(source)
 
 
 def plan(sources: Sequence[Source]) -> pa.Table:
@@ -52,7 +60,7 @@ def plan(sources: Sequence[Source]) -> pa.Table:
     warnings: list[str] = []
     names: set[str] = set()
     for source in sources:
-        reading = READERS[source.reader](source)
+        reading = read(source)
         name = reading.rows[0][schema.SOURCE]
         if name in names:
             raise ValueError(

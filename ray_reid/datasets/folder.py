@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ray_reid import schema
 from ray_reid.datasets import lists, reading, splits
-from ray_reid.datasets.reading import Reading, Row
+from ray_reid.datasets.reading import Layout, Reading, Row
 from ray_reid.datasets.splits import TEST
 from ray_reid.sources import FolderSource
 
@@ -52,6 +52,12 @@ def read_folder(source: FolderSource) -> Reading:
 def files(source: FolderSource) -> list[Path]:
     """The images that a reading depends on; `lists.texts` gives the rest."""
     return reading.list_images(reading.folder(source.root))
+
+
+def recognise(root: Path) -> FolderSource | None:
+    """None: what names mean is for the user to say, who gives the pattern."""
+    del root
+    return None
 
 
 def _rows(files: Sequence[Path], source: FolderSource, root: Path) -> tuple[list[Row], list[str]]:
@@ -199,3 +205,6 @@ def _assigned(rows: list[Row], why: str) -> tuple[list[Row], list[str]]:
     if len(kept) == len(rows):
         return rows, []
     return kept, [f"{len(rows) - len(kept)} of {len(rows)} images {why}; they are left out"]
+
+
+LAYOUT = Layout(read_folder, files, recognise)

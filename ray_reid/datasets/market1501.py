@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ray_reid import schema
 from ray_reid.datasets import reading
-from ray_reid.datasets.reading import Reading, Row
+from ray_reid.datasets.reading import Layout, Reading, Row
 from ray_reid.sources import Market1501Source
 
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
@@ -25,7 +25,7 @@ def read_market1501(source: Market1501Source) -> Reading:
         ValueError: If a folder is missing, a split is empty, train and test share an identity,
             or no query can be answered.
     """
-    place = locate(source.root)
+    place = _locate(source.root)
     where = repr(str(place))
     rows: list[Row] = []
     strange: list[Path] = []
@@ -40,8 +40,8 @@ def read_market1501(source: Market1501Source) -> Reading:
             else:
                 rows.append(_row(source, place, split, file, name))
     warnings = [
-        *_left_out(strange, "have no name like 0002_c1s1_000451_03.jpg", where),
-        *_left_out(stray, "are junk or distractors outside the gallery", where),
+        *reading.left_out(strange, "have no name like 0002_c1s1_000451_03.jpg", where),
+        *reading.left_out(stray, "are junk or distractors outside the gallery", where),
     ]
     if not rows:
         raise ValueError("; ".join(warnings) or f"{where} holds no image")
@@ -52,38 +52,21 @@ def read_market1501(source: Market1501Source) -> Reading:
 
 def files(source: Market1501Source) -> list[Path]:
     """The files that a reading depends on."""
-    place = locate(source.root)
+    place = _locate(source.root)
     return [file for name in FOLDERS.values() for file in reading.list_images(place / name)]
 
 
-def locate(root: str) -> Path:
-    """Find the folder that holds the three, at `root` or at most two levels below it.
-
-    Raises:
-        ValueError: If there is none, or more than one; says what is missing.
-    """
-    top = reading.folder(root)
-    nearest, missing = top, _missing(top)
-    for level in ([top], top.glob("*"), top.glob("*/*")):
-        layer = sorted(path for path in level if path.is_dir())
-        found = [path for path in layer if not _missing(path)]
-        if len(found) > 1:
-            names = [str(path.relative_to(top)) for path in found]
-            raise ValueError(f"{str(top)!r} holds {len(found)} sets, {names}; give one as root")
-        if found:
-            return found[0]
-        for path in layer:
-            if len(_missing(path)) < len(missing):
-                nearest, missing = path, _missing(path)
-    raise ValueError(
-        f"no Market-1501 layout in {str(top)!r}: {str(nearest)!r} lacks {missing}; tried the "
-        "folder itself, its sub-folders (Market-1501-v15.09.15/) and theirs "
-        "(market1501/Market-1501-v15.09.15/)"
-    )
+def _locate(root: str) -> Path:
+    return reading.locate(root, tuple(FOLDERS.values()), "Market-1501")
 
 
-def _missing(place: Path) -> list[str]:
-    return [name for name in FOLDERS.values() if not (place / name).is_dir()]
+def recognise(root: Path) -> Market1501Source | None:
+    """A folder with the three folders and names like 0002_c1s1_000451_03.jpg."""
+    place = reading.found(root, tuple(FOLDERS.values()))
+    names = () if place is None else reading.list_images(place / FOLDERS["query"])[:1]
+    if place is None or not any(NAME.match(file.stem) for file in names):
+        return None
+    return Market1501Source(root=str(root))
 
 
 def _row(
@@ -103,7 +86,10 @@ def _row(
     )
 
 
-def _left_out(files: list[Path], why: str, where: str) -> list[str]:
-    if not files:
-        return []
-    return [f"{len(files)} images of {where} {why}, e.g. {files[0].name!r}; they are left out"]
+LAYOUT = Layout(
+    read_market1501,
+    files,
+    recognise,
+    lambda _: {"train": (12936, 751), "query": (3368, 750), "gallery": (15913, 751)},
+    "research use only",
+)

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,24 @@ class Reading:
     """Columns of the record without the image, and `locator`: where the image is."""
     warnings: list[str]
     """What was left out or cannot be searched, one sentence each, with counts."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one data set, or one family of them, lies on a disk."""
+
+    read: Callable[[Any], Reading]
+    """Files to rows, without decoding an image."""
+    files: Callable[[Any], list[Path]]
+    """The files that a reading depends on; a changed one is another input."""
+    recognise: Callable[[Path], Any | None]
+    """The source of a folder that has this layout, itself or at most two levels below; else null.
+
+    Layouts of the same folders are told apart by the names in them."""
+    official: Callable[[Any], Mapping[str, tuple[int, int]]] = lambda _: {}
+    """Published numbers of images and identities of a source by split, where they are known."""
+    terms: str = ""
+    """What its authors ask of users: licence, or that the set was withdrawn."""
 
 
 def folder(root: str) -> Path:
@@ -56,6 +74,64 @@ def list_images(root: Path) -> list[Path]:
         if not _is_utf8(str(file)):
             raise ValueError(f"file name {str(file)!r} is not UTF-8; rename the file")
     return sorted(found, key=lambda file: file.relative_to(root).as_posix())
+
+
+def locate(root: str, wanted: Sequence[str], layout: str) -> Path:
+    """Find the folder that holds all of `wanted`, at `root` or at most two levels below it.
+
+    Args:
+        root: Where a user says that the data set is.
+        wanted: Folders and files that it holds, relative to it.
+        layout: Name of the layout, for the sentence.
+
+    Raises:
+        ValueError: If there is none, or more than one; says what is missing.
+    """
+    top = folder(root)
+    nearest, missing = top, _missing(top, wanted)
+    for level in ([top], top.glob("*"), top.glob("*/*")):
+        layer = sorted(path for path in level if path.is_dir() and not path.name.startswith("."))
+        found = [path for path in layer if not _missing(path, wanted)]
+        if len(found) > 1:
+            names = [str(path.relative_to(top)) for path in found]
+            raise ValueError(f"{str(top)!r} holds {len(found)} sets, {names}; give one as root")
+        if found:
+            return found[0]
+        for path in layer:
+            if len(_missing(path, wanted)) < len(missing):
+                nearest, missing = path, _missing(path, wanted)
+    raise ValueError(
+        f"no {layout} layout in {str(top)!r}: {str(nearest)!r} lacks {missing}; tried the folder "
+        "itself, its sub-folders and theirs"
+    )
+
+
+def found(root: Path, wanted: Sequence[str]) -> Path | None:
+    """As `locate`, but null where there is none or more than one."""
+    try:
+        return locate(str(root), wanted, "")
+    except ValueError:
+        return None
+
+
+def left_out(files: Sequence[Path], why: str, where: str) -> list[str]:
+    """Say how many images are not used, and why; nothing if it is none."""
+    if not files:
+        return []
+    return [f"{len(files)} images of {where} {why}, e.g. {files[0].name!r}; they are left out"]
+
+
+def read_text(file: Path, encoding: str = "utf-8-sig") -> str:
+    """A list or label file of a data set.
+
+    Raises:
+        ValueError: If it cannot be read or is not of this encoding.
+    """
+    try:
+        return file.read_text(encoding=encoding)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or f"it is not {encoding.removesuffix('-sig')}"
+        raise ValueError(f"cannot read {str(file)!r}: {reason}") from error
 
 
 def file_row(source: str, root: Path, file: Path, **columns: Any) -> Row:
@@ -140,6 +216,10 @@ def check_disjoint(rows: Iterable[Mapping[str, Any]], where: str) -> None:
             f"{len(both)} identities of {where} are in both train and test, "
             f"e.g. {both[0].partition(':')[2]!r}: ReID is tested on identities never trained on"
         )
+
+
+def _missing(place: Path, wanted: Sequence[str]) -> list[str]:
+    return [name for name in wanted if not (place / name).exists()]
 
 
 def _unlistable(error: OSError) -> None:

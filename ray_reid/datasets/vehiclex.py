@@ -13,7 +13,7 @@ from xml.parsers import expat
 
 from ray_reid import schema
 from ray_reid.datasets import reading
-from ray_reid.datasets.reading import Reading, Row
+from ray_reid.datasets.reading import Layout, Reading, Row
 from ray_reid.sources import VehicleXSource
 
 NAME = re.compile(r"(?P<vehicle>\d+)_c(?P<camera>\d+)_(\d+)")
@@ -90,6 +90,18 @@ def files(source: VehicleXSource) -> list[Path]:
     beside = [labels.with_name(name) for _, name in NUMBERED.values()] if labels else []
     texts = [file for file in beside if file.is_file()]
     return [*reading.list_images(root), *([labels] if labels else []), *texts]
+
+
+def recognise(root: Path) -> VehicleXSource | None:
+    """A folder of labels whose items have an orientation, as only VehicleX's have."""
+    try:
+        source = VehicleXSource(root=str(root))
+        file = _label_file(source, root)
+    except ValueError:
+        return None
+    if file is None or b"orientation=" not in file.read_bytes()[:20000]:
+        return None
+    return source
 
 
 def _row(
@@ -224,3 +236,6 @@ def _names(file: Path) -> dict[str, str]:
         if parts:
             names[parts[0]] = parts[1].strip()
     return names
+
+
+LAYOUT = Layout(read_vehiclex, files, recognise)

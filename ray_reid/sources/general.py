@@ -1,18 +1,11 @@
-"""What a recipe may read: one model per reader of `datasets/`; and the base of recipe models."""
+"""Sources of a user's own: drawings, and folders and tables of any names."""
 
 import re
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-# Height or width of an image in pixels; less shows nothing, and some backbones fail on it.
-Side = Annotated[int, Field(ge=8)]
-
-
-class Frozen(BaseModel):
-    """Base of every recipe model: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from ray_reid.sources.base import Frozen, Side
 
 
 class MiniatureSource(Frozen):
@@ -73,32 +66,3 @@ class FolderSource(Frozen):
                 f"and may have {sorted(allowed - {'identity'})}"
             )
         return pattern
-
-
-class Market1501Source(Frozen):
-    """The Market-1501 layout: bounding_box_train, query, bounding_box_test."""
-
-    reader: Literal["market1501"] = "market1501"
-    root: str
-    """The folder that holds the three folders, or a parent of it."""
-    name: str = "market1501"
-    licence: str | None = "research use only (Market-1501)"
-
-
-class VehicleXSource(Frozen):
-    """Synthetic vehicles in the layout of VehicleX; all of them are for training."""
-
-    reader: Literal["vehiclex"] = "vehiclex"
-    root: str
-    """The folder; images such as 00001_c006_1.jpg are found at any depth."""
-    labels: str | None = None
-    """XML file under `root`; null takes the only one, at most two levels below."""
-    name: str = "vehiclex"
-    licence: str | None = None
-    """Terms of the images; null where they are not known."""
-
-
-Source = Annotated[
-    MiniatureSource | FolderSource | Market1501Source | VehicleXSource,
-    Field(discriminator="reader"),
-]
