@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 MISTAKE = 2
+UNFIT = 1
+"""Exit code of a doctor who says that training may not start."""
 LAYOUTS = ("vehiclex", "market1501", "imagefolder")
 
 
@@ -59,12 +61,12 @@ def job_main(job: "Job", arguments: Sequence[str] | None = None) -> None:
     sys.exit(_guarded(command, options.traceback))
 
 
-def _guarded(command: Callable[[], None], traceback: bool) -> int:
+def _guarded(command: Callable[[], int | None], traceback: bool) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for ours in ("ray_reid", "jobs"):
         logging.getLogger(ours).setLevel(logging.INFO)
     try:
-        command()
+        return command() or 0
     except KeyboardInterrupt:
         print("ray-reid: interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
@@ -73,7 +75,6 @@ def _guarded(command: Callable[[], None], traceback: bool) -> int:
             raise
         print(f"ray-reid: {_sentence(error)}", file=sys.stderr)
         return MISTAKE
-    return 0
 
 
 def _sentence(error: ValueError | OSError) -> str:
@@ -94,6 +95,16 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("recipe", help="name (baseline) or .yaml file")
     _add_run_options(run)
     run.set_defaults(command=_run)
+
+    doctor = commands.add_parser("doctor", help="look at a data set: may training start?")
+    doctor.add_argument("path", type=Path, help="folder of the data set")
+    doctor.add_argument("--reader", help="how to read it (default: the layout it has)")
+    doctor.add_argument(
+        "--set", action="append", default=[], metavar="A=B", dest="overrides",
+        help="option of the reader, such as pattern=...",
+    )  # fmt: skip
+    doctor.add_argument("--quick", action="store_true", help="names and lists only, no images")
+    doctor.set_defaults(command=_doctor)
 
     search = commands.add_parser("search", help="find an image in the gallery of a run")
     search.add_argument("run", type=Path)
@@ -131,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     fingerprint = commands.add_parser("fingerprint", help="hash the tables under a directory")
     fingerprint.add_argument("directory", type=Path)
     fingerprint.set_defaults(command=_fingerprint)
-    for command in (search, show, serve, ui, export, fingerprint):
+    for command in (doctor, search, show, serve, ui, export, fingerprint):
         _add_traceback(command)
     for command in commands.choices.values():
         command.set_defaults(parser=command)
@@ -177,6 +188,30 @@ def _run(options: argparse.Namespace) -> None:
     from jobs import pipeline
 
     pipeline.run(recipe, options.run, options.address)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from ray_reid import doctor
+
+    if options.reader is None and not options.overrides:
+        found = doctor.recognise(options.path)
+        if len(found) != 1:
+            raise ValueError(_unrecognised(options.path, [source.reader for source in found]))
+        source = found[0]
+    else:
+        source = config.source(options.path, options.reader or "folder", options.overrides)
+    diagnosis = doctor.examine(source, look=not options.quick)
+    print(doctor.page(options.path, diagnosis))
+    return 0 if diagnosis.trainable else UNFIT
+
+
+def _unrecognised(path: Path, found: Sequence[str]) -> str:
+    if found:
+        return f"{str(path)!r} looks like each of {list(found)}; choose one with --reader"
+    return (
+        f"{str(path)!r} has none of the known layouts; give --reader, or for your own names "
+        "--set pattern='(?P<identity>.+)_cam(?P<camera>\\d+)'"
+    )
 
 
 def _search(options: argparse.Namespace) -> None:

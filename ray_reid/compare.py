@@ -154,8 +154,7 @@ def run_trial(
     query, gallery = _sides(
         tables[0], lambda rows: model.embed([cache.image(row) for row in range(rows)])
     )
-    both = recipe.evaluate.both_directions
-    found = evaluate.flatten(evaluate.score(query, gallery, schema.EMBEDDING, both))
+    found = evaluate.flatten(evaluate.score(query, gallery, schema.EMBEDDING, recipe.evaluate))
     return {name: found[name] for name in METRICS}
 
 

@@ -6,7 +6,7 @@ mechanism as `--set` on the command line. The resolved recipe is saved with the 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -18,15 +18,7 @@ from pydantic import (
 )
 
 from ray_reid.resources import Resources, StageSpec
-from ray_reid.sources import (
-    FolderSource,
-    Frozen,
-    Market1501Source,
-    MiniatureSource,
-    Side,
-    Source,
-    VehicleXSource,
-)
+from ray_reid.sources import Frozen, MiniatureSource, Side, Source
 from ray_reid.synthesis import Adapt, Compare, FilterSpec, Frechet, Generate, Models, Prompts
 
 RECIPES = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
@@ -166,8 +158,24 @@ class Embed(Frozen):
 class Evaluate(Frozen):
     """Embeddings to metrics, pictures and the report."""
 
+    protocol: Literal[
+        "market",
+        "image_to_track",
+        "clothes",
+        "ccvid",
+        "prcc",
+        "prcc_single_shot",
+        "vc_clothes",
+        "vehicleid",
+        "vehicleid_inverse",
+        "cuhk03_classic",
+    ] = "market"
+    """Which images ask, which answer and which are junk; see `protocols`."""
+    average_precision: Literal["rectangle", "trapezoid"] = "rectangle"
+    """Mean of the precisions at the true matches, or that of the Market-1501 authors' code."""
     both_directions: bool = False
-    """Also search the queries with the gallery, and report the mean of both directions."""
+    """Also search the queries with the gallery, and report the mean of both directions; for the
+    protocol `market` alone."""
     num_ranked: int = Field(8, ge=1, le=100)
     """Queries in the ranked-list picture."""
     top_k: int = Field(8, ge=1, le=100)
@@ -176,6 +184,14 @@ class Evaluate(Frozen):
     """Images in the activation-map picture."""
     max_tsne: int = Field(600, ge=0)
     """Images in the t-SNE picture; 0 leaves it out."""
+
+    @model_validator(mode="after")
+    def _directions(self) -> "Evaluate":
+        if self.both_directions and self.protocol != "market":
+            raise ValueError(
+                f"both_directions goes with the protocol 'market', not with {self.protocol!r}"
+            )
+        return self
 
 
 class Index(Frozen):
@@ -251,6 +267,21 @@ def validate(values: Mapping[str, Any]) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise ValueError(_sentence(error)) from error
+
+
+def source(root: Path, reader: str, options: Sequence[str] = ()) -> Source:
+    """One source by the name of its reader, with `option=value` as in a recipe.
+
+    Raises:
+        ValueError: If the reader or an option is unknown, or a value breaks a rule.
+    """
+    values: dict[str, Any] = {"reader": reader, "root": str(root)}
+    for option in options:
+        key, found, text = option.partition("=")
+        if not found:
+            raise ValueError(f"--set {option!r} must be option=value")
+        values[key] = _parse(key, text)
+    return validate({"name": "one", "ingest": {"sources": [values]}}).ingest.sources[0]
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
@@ -349,12 +380,7 @@ def _sentence(error: ValidationError) -> str:
 
 def _choices(where: Sequence[int | str]) -> list[str]:
     """Names of the fields beside an unknown key."""
-    readers = {
-        "miniature": MiniatureSource,
-        "folder": FolderSource,
-        "market1501": Market1501Source,
-        "vehiclex": VehicleXSource,
-    }
+    readers = {kind.model_fields["reader"].default: kind for kind in get_args(get_args(Source)[0])}
     model: type[BaseModel] = Recipe
     for part in (part for part in where[:-1] if isinstance(part, str)):
         field = model.model_fields.get(part)

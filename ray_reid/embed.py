@@ -10,7 +10,15 @@ from ray_reid import images, schema, stage, storage
 from ray_reid.run import Facts, Work
 from ray_reid.schema import Batch
 
-COLUMNS = (schema.OBSERVATION_ID, schema.IDENTITY, schema.CAMERA, schema.SPLIT, schema.ROLE)
+COLUMNS = (
+    schema.OBSERVATION_ID,
+    schema.IDENTITY,
+    schema.CAMERA,
+    schema.CLOTHES,
+    schema.TRACK,
+    schema.SPLIT,
+    schema.ROLE,
+)
 
 
 class Embed:

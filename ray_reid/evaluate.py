@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
 import ray_reid
-from ray_reid import config, metrics, pictures, schema, storage
+from ray_reid import config, pictures, protocols, schema, storage
 from ray_reid.config import Recipe
 from ray_reid.metrics import Metrics
 from ray_reid.pictures import Side
@@ -22,10 +23,14 @@ RANKS = (1, 5, 10)
 REFERENCE = "reference_"
 """Begins the names of what the colour histogram scores: the floor, with no learning in it."""
 FILE = "metrics.json"
+FORWARD = "forward"
+Found = Mapping[str, Sequence[Metrics]]
 COLUMNS = (
     schema.OBSERVATION_ID,
     schema.IDENTITY,
     schema.CAMERA,
+    schema.CLOTHES,
+    schema.TRACK,
     schema.SPLIT,
     schema.ROLE,
     schema.EMBEDDING,
@@ -41,11 +46,11 @@ def evaluate_job(work: Work) -> Facts:
     """
     table = storage.read(work.inputs["embed"] / "embeddings", COLUMNS)
     query, gallery = read_sides(table)
-    both = work.recipe.evaluate.both_directions
+    spec = work.recipe.evaluate
     bar = tqdm(desc="evaluate", total=4, unit="step", dynamic_ncols=True)
-    model = score(query, gallery, schema.EMBEDDING, both)
+    model = score(query, gallery, schema.EMBEDDING, spec)
     bar.update()
-    reference = score(query, gallery, schema.REFERENCE_EMBEDDING, both)
+    reference = score(query, gallery, schema.REFERENCE_EMBEDDING, spec)
     bar.update()
     result: dict[str, Any] = {
         "metrics": flatten(model),
@@ -56,7 +61,7 @@ def evaluate_job(work: Work) -> Facts:
     }
     text = json.dumps(result, indent=2) + "\n"
     (work.out / FILE).write_text(text)
-    captions = _draw(work, query, gallery, model, reference)
+    captions = _draw(work, query, gallery)
     bar.update()
     _write_package(work.inputs["train"] / "model", work.out / "model", work.recipe, text)
     bar.update()
@@ -91,45 +96,52 @@ def read_sides(table: pa.Table) -> tuple[Side, Side]:
     return _side(sides["query"]), _side(sides["gallery"])
 
 
-def score(query: Side, gallery: Side, column: str, both_directions: bool) -> dict[str, Metrics]:
-    """Metrics of one column of embeddings by direction: `forward`, and `reverse` if asked for."""
-    found = {"forward": _score(query, gallery, column)}
-    if both_directions:
+def score(query: Side, gallery: Side, column: str, spec: config.Evaluate) -> Found:
+    """Metrics of one column of embeddings, as the protocol asks.
+
+    Returns:
+        Every draw by case, the headline first; of both directions `forward` and `reverse`.
+
+    Raises:
+        ValueError: If the test set lacks what the protocol needs.
+    """
+    if spec.both_directions:
         # A distractor is nobody's match, so it is no query either.
         named = [row for row, name in enumerate(gallery.identity) if name is not None]
-        found["reverse"] = _score(_take(gallery, named), query, column)
-    return found
+        reverse = _run(_take(gallery, named), query, column, spec)
+        forward = _run(query, gallery, column, spec)
+        return {FORWARD: forward["standard"], "reverse": reverse["standard"]}
+    return _run(query, gallery, column, spec)
 
 
-def flatten(found: Mapping[str, Metrics]) -> dict[str, float]:
-    """Name the figures: of one direction plainly; of two, their mean plainly and each prefixed."""
-    by_direction = {direction: _figures(result) for direction, result in found.items()}
-    if len(by_direction) == 1:
-        return next(iter(by_direction.values()))
+def flatten(found: Found) -> dict[str, float]:
+    """Name the figures: those of the headline plainly, those of other cases with their name.
+
+    The headline of both directions is their mean.
+    """
+    if FORWARD not in found:
+        return protocols.figures(found)
+    by_direction = {name: protocols.figures({name: draws}) for name, draws in found.items()}
     flat = {
         name: sum(values[name] for values in by_direction.values()) / len(by_direction)
-        for name in by_direction["forward"]
+        for name in by_direction[FORWARD]
     }
     for direction, values in by_direction.items():
         flat |= {f"{direction}_{name}": value for name, value in values.items()}
     return flat
 
 
-def _figures(found: Metrics) -> dict[str, float]:
-    ranks = {f"rank-{k}": found.rank(k) for k in RANKS}
-    return {"mAP": found.mAP, **ranks, "mINP": found.mINP}
-
-
-def _score(query: Side, gallery: Side, column: str) -> Metrics:
-    learned = column == schema.EMBEDDING
-    return metrics.evaluate(
-        query.embedding if learned else query.reference,
-        gallery.embedding if learned else gallery.reference,
-        query_identity=query.identity,
-        gallery_identity=gallery.identity,
-        query_camera=query.camera,
-        gallery_camera=gallery.camera,
+def _run(query: Side, gallery: Side, column: str, spec: config.Evaluate) -> Found:
+    labels = protocols.Labels(
+        is_query=np.arange(len(query.identity) + len(gallery.identity)) < len(query.identity),
+        identity=[*query.identity, *gallery.identity],
+        camera=[*query.camera, *gallery.camera],
+        clothes=[*query.clothes, *gallery.clothes],
+        track=[*query.track, *gallery.track],
     )
+    learned = column == schema.EMBEDDING
+    both = [side.embedding if learned else side.reference for side in (query, gallery)]
+    return protocols.run(spec.protocol, labels, np.concatenate(both), spec.average_precision)
 
 
 def _side(table: pa.Table) -> Side:
@@ -142,6 +154,8 @@ def _side(table: pa.Table) -> Side:
             for role, name in zip(roles, identities, strict=True)
         ],
         camera=table[schema.CAMERA].to_pylist(),
+        clothes=table[schema.CLOTHES].to_pylist(),
+        track=table[schema.TRACK].to_pylist(),
         embedding=storage.embeddings(table, schema.EMBEDDING),
         reference=storage.embeddings(table, schema.REFERENCE_EMBEDDING),
     )
@@ -152,20 +166,22 @@ def _take(side: Side, rows: Sequence[int]) -> Side:
         observation_id=[side.observation_id[row] for row in rows],
         identity=[side.identity[row] for row in rows],
         camera=[side.camera[row] for row in rows],
+        clothes=[side.clothes[row] for row in rows],
+        track=[side.track[row] for row in rows],
         embedding=side.embedding[rows],
         reference=side.reference[rows],
     )
 
 
-def _stamp(
-    work: Work, table: pa.Table, query: Side, gallery: Side, found: Mapping[str, Metrics]
-) -> dict[str, Any]:
+def _stamp(work: Work, table: pa.Table, query: Side, gallery: Side, found: Found) -> dict[str, Any]:
     """What the figures depend on besides the model; unlike stamps are not to be compared."""
     ingest = work.facts["ingest"]
-    sources = ingest.get("sources", [])
+    sources, spec = ingest.get("sources", []), work.recipe.evaluate
     return {
-        "protocol": "market",
-        "average_precision": "rectangle",
+        "protocol": spec.protocol,
+        "cases": list(found),
+        "draws": max(map(len, found.values())),
+        "average_precision": spec.average_precision,
         "similarity": "cosine",
         "ties": "pessimistic",
         "dataset": ingest.get("fingerprint"),
@@ -173,11 +189,12 @@ def _stamp(
         "split": _split_digest(table),
         "query": _count(query),
         "gallery": _count(gallery),
-        "scored": {direction: result.num_queries for direction, result in found.items()},
-        "skipped": {direction: result.num_skipped for direction, result in found.items()},
+        # Of the first draw; the others differ by the images drawn.
+        "scored": {case: draws[0].num_queries for case, draws in found.items()},
+        "skipped": {case: draws[0].num_skipped for case, draws in found.items()},
         "junk": pc.sum(pc.equal(table[schema.ROLE], "junk")).as_py() or 0,
         "dropped": ingest.get("dropped", {}),
-        "both_directions": work.recipe.evaluate.both_directions,
+        "both_directions": spec.both_directions,
         "flip_averaging": work.recipe.embed.flip,
         "re_ranking": False,
         "seed": work.recipe.seed,
@@ -203,13 +220,7 @@ def _count(side: Side) -> dict[str, int]:
     }
 
 
-def _draw(
-    work: Work,
-    query: Side,
-    gallery: Side,
-    model: Mapping[str, Metrics],
-    reference: Mapping[str, Metrics],
-) -> dict[str, str]:
+def _draw(work: Work, query: Side, gallery: Side) -> dict[str, str]:
     def read(ids: Sequence[str]) -> dict[str, bytes]:
         wanted = pc.field(schema.OBSERVATION_ID).isin(list(ids))
         columns = [schema.OBSERVATION_ID, schema.IMAGE]
@@ -217,8 +228,14 @@ def _draw(
         keys, encoded = (found[name].to_pylist() for name in columns)
         return dict(zip(keys, encoded, strict=True))
 
-    found = {"model": model["forward"], "colour histogram": reference["forward"]}
+    # Pictures show plain rankings, whatever the protocol makes of them.
     spec = work.recipe.evaluate
+    plain = spec.model_copy(update={"protocol": "market", "both_directions": False})
+    columns_of = {"model": schema.EMBEDDING, "colour histogram": schema.REFERENCE_EMBEDDING}
+    found = {
+        name: score(query, gallery, column, plain)["standard"][0]
+        for name, column in columns_of.items()
+    }
     package = _load(work.inputs["train"] / "model") if spec.num_maps else None
     return pictures.draw(query, gallery, found, read, package, spec, work.out)
 

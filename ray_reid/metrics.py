@@ -1,7 +1,9 @@
 """Retrieval metrics as Market-1501 defines them (Zheng et al., ICCV 2015), in plain NumPy.
 
-AP is the rectangle: the mean of the precisions at the true matches. mINP is the mean share of
-true matches among the images down to the last of them (Ye et al., TPAMI 2021).
+AP is the rectangle, the mean of the precisions at the true matches, or the trapezoid of the
+data set's own code, which averages each with the precision just before it: half a point to three
+apart. mINP is the mean share of true matches among the images down to the last of them (Ye et al.,
+TPAMI 2021).
 """
 
 import math
@@ -14,8 +16,10 @@ from numpy.typing import NDArray
 
 Labels = Sequence[Hashable] | NDArray[Any]
 """One label per row; None or NaN is null. Arrow columns and pandas series do too."""
-Protocol = Literal["market"]
+Protocol = Literal["market", "sc", "cc"]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
+AveragePrecision = Literal["rectangle", "trapezoid"]
+AVERAGE_PRECISIONS: tuple[str, ...] = get_args(AveragePrecision)
 
 # Similarities are compared on this grid. It is coarse enough that equal vectors tie although the
 # matrix product adds in another order for every row, and finer than float32 embeddings can tell.
@@ -56,6 +60,8 @@ def evaluate(
     query_clothes: Labels | None = None,
     gallery_clothes: Labels | None = None,
     protocol: Protocol = "market",
+    average_precision: AveragePrecision = "rectangle",
+    gallery_track: Labels | None = None,
 ) -> Metrics:
     """Rank the gallery for every query by cosine similarity and score the rankings.
 
@@ -64,14 +70,30 @@ def evaluate(
     they are taken out of its ranking. A null camera equals no camera, and a null identity (a
     distractor) no identity. A query without a true match is skipped and counted. Ties are
     pessimistic: of equally similar images (to 2**-30) the wrong ones come first, so no order of
-    the rows changes a figure. `market` does not look at clothes.
+    the rows changes a figure.
+
+    Args:
+        protocol: What else of the query's identity is junk. `market`: nothing, it does not look at
+            clothes. `cc` (clothes-changing): images in the query's clothes. `sc` (same clothes):
+            images in others. Null clothes are like no others, so `cc` keeps them.
+        average_precision: Which of the two definitions; see the module.
+        gallery_track: With it the gallery is one of tracks, each as similar as the most similar
+            of its images (VeRi-776, image to track); a null track is an image of its own.
 
     Raises:
-        ValueError: If the protocol is unknown, shapes or lengths disagree, an embedding is not
-            finite, only one side has cameras, or no query has a true match.
+        ValueError: If a choice is unknown, shapes or lengths disagree, an embedding is not finite,
+            only one side has cameras, a protocol lacks its clothes, a track mixes identities,
+            cameras or clothes, or no query has a true match.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; choose from {list(PROTOCOLS)}")
+    if average_precision not in AVERAGE_PRECISIONS:
+        raise ValueError(
+            f"unknown average_precision {average_precision!r}; choose from "
+            f"{list(AVERAGE_PRECISIONS)}"
+        )
+    if protocol != "market" and query_clothes is None:
+        raise ValueError(f"protocol {protocol!r} needs query_clothes and gallery_clothes")
     queries, images = unit(query, "query"), unit(gallery, "gallery")
     if queries.shape[1] != images.shape[1]:
         raise ValueError(
@@ -81,14 +103,23 @@ def evaluate(
     sizes = len(queries), len(images)
     identity = _codes("identity", sizes, query_identity, gallery_identity)
     camera = _codes("camera", sizes, query_camera, gallery_camera)
-    _codes("clothes", sizes, query_clothes, gallery_clothes)
-    ap, inp, first = _score(queries, images, _Pairs(identity, camera))
+    clothes = _codes("clothes", sizes, query_clothes, gallery_clothes)
+    starts = None
+    if gallery_track is not None:
+        order, starts = _tracks(gallery_track, len(images))
+        images = images[order]
+        labels = {"identity": identity, "camera": camera, "clothes": clothes}
+        identity, camera, clothes = (
+            (codes[0], _of_tracks(name, codes[1][order], starts)) for name, codes in labels.items()
+        )
+    pairs = _Pairs(identity, camera, clothes, protocol)
+    ap, inp, first = _score(queries, images, pairs, average_precision, starts)
     valid = first > 0
     if not valid.any():
         raise ValueError(_nothing(sizes, identity))
     return Metrics(
         mAP=float(ap[valid].mean()),
-        cmc=np.cumsum(np.bincount(first[valid] - 1, minlength=len(images))) / valid.sum(),
+        cmc=np.cumsum(np.bincount(first[valid] - 1, minlength=len(identity[1]))) / valid.sum(),
         mINP=float(inp[valid].mean()),
         num_queries=int(valid.sum()),
         num_skipped=int((~valid).sum()),
@@ -123,8 +154,10 @@ class _Pairs:
         self,
         identity: tuple[NDArray[np.int64], NDArray[np.int64]],
         camera: tuple[NDArray[np.int64], NDArray[np.int64]],
+        clothes: tuple[NDArray[np.int64], NDArray[np.int64]],
+        protocol: str,
     ) -> None:
-        self._camera = camera
+        self._camera, self._clothes, self._protocol = camera, clothes, protocol
         self._order = np.argsort(identity[1], kind="stable")
         in_order = identity[1][self._order]
         self._start = np.searchsorted(in_order, identity[0], "left")
@@ -138,18 +171,36 @@ class _Pairs:
         query = np.repeat(np.arange(len(count)), count)
         within = np.arange(len(query)) - np.repeat(np.cumsum(count) - count, count)
         gallery = self._order[start[query] + within]
-        camera = self._camera[0][rows][query]
-        return query, gallery, (camera >= 0) & (camera == self._camera[1][gallery])
+        junk = _same(self._camera, rows, query, gallery)
+        if self._protocol != "market":
+            same = _same(self._clothes, rows, query, gallery)
+            junk |= same if self._protocol == "cc" else ~same
+        return query, gallery, junk
+
+
+def _same(
+    codes: tuple[NDArray[np.int64], NDArray[np.int64]],
+    rows: slice,
+    query: NDArray[np.int64],
+    gallery: NDArray[np.int64],
+) -> NDArray[np.bool_]:
+    """Where both of a pair have the same label, and have one."""
+    label = codes[0][rows][query]
+    return (label >= 0) & (label == codes[1][gallery])
 
 
 def _score(
-    queries: NDArray[np.float64], gallery: NDArray[np.float64], pairs: _Pairs
+    queries: NDArray[np.float64],
+    gallery: NDArray[np.float64],
+    pairs: _Pairs,
+    average_precision: str,
+    starts: NDArray[np.int64] | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """AP, INP and rank of the first true match of each query; rank 0 where there is none."""
     ap = np.full(len(queries), np.nan)
     inp = np.full(len(queries), np.nan)
     first = np.zeros(len(queries), dtype=np.int64)
-    for rows, similarity in _blocks(queries, gallery):
+    for rows, similarity in _blocks(queries, gallery, starts):
         query, column, junk = pairs.of(rows)
         positives = similarity[query, column]
         # What remains after this are the wrong images: sorted once, then counted by bisection.
@@ -162,14 +213,44 @@ def _score(
                 above = similarity.shape[1] - np.searchsorted(similarity[row], hits, "left")
                 found = np.arange(1, hits.size + 1)
                 rank = above + found
-                ap[rows.start + row] = (found / rank).mean()
+                ap[rows.start + row] = _average(found, rank, average_precision)
                 inp[rows.start + row] = hits.size / rank[-1]
                 first[rows.start + row] = rank[0]
     return ap, inp, first
 
 
+def _average(found: NDArray[np.int64], rank: NDArray[np.int64], kind: str) -> float:
+    """Average precision of matches 1, 2, ... at these ranks."""
+    precision = found / rank
+    if kind == "trapezoid":
+        # Before the first image of a ranking precision is 1.
+        before = np.where(rank > 1, (found - 1) / np.maximum(rank - 1, 1), 1.0)
+        precision = (precision + before) / 2
+    return float(precision.mean())
+
+
+def _tracks(labels: Labels, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """An order of the gallery in which tracks are neighbours, and where each begins in it."""
+    tracks, _ = _codes("track", (size, 0), labels, [])
+    alone = tracks < 0
+    tracks[alone] = tracks.max(initial=0) + 1 + np.arange(alone.sum())
+    order = np.argsort(tracks, kind="stable")
+    return order, np.flatnonzero(np.diff(tracks[order], prepend=-1))
+
+
+def _of_tracks(name: str, codes: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The one label of each track."""
+    lengths = np.diff(starts, append=len(codes))
+    mixed = np.flatnonzero(codes != np.repeat(codes[starts], lengths))
+    if mixed.size:
+        raise ValueError(
+            f"{mixed.size} gallery images have another {name} than the first of their track"
+        )
+    return codes[starts]
+
+
 def _blocks(
-    queries: NDArray[np.float64], gallery: NDArray[np.float64]
+    queries: NDArray[np.float64], gallery: NDArray[np.float64], starts: NDArray[np.int64] | None
 ) -> Iterator[tuple[slice, NDArray[np.int32]]]:
     """Similarities on the grid, some queries at a time; the array is used again for the next."""
     height = min(max(1, BLOCK // len(gallery)), len(queries))
@@ -179,7 +260,8 @@ def _blocks(
         block = product[: rows.stop - start]
         np.matmul(queries[rows], gallery.T, out=block)
         np.multiply(block, GRID, out=block)
-        yield rows, np.rint(block, out=block).astype(np.int32)
+        grid = np.rint(block, out=block).astype(np.int32)
+        yield rows, grid if starts is None else np.maximum.reduceat(grid, starts, axis=1)
 
 
 def _codes(

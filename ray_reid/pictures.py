@@ -41,6 +41,8 @@ class Side:
     observation_id: Sequence[str]
     identity: Labels
     camera: Labels
+    clothes: Labels
+    track: Labels
     embedding: NDArray[np.float32]
     """(N, D)"""
     reference: NDArray[np.float32]

@@ -153,23 +153,30 @@ def _is_drawn(ingest: Mapping[str, Any]) -> bool:
 
 
 def _rows(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """Name and percentages of each line of the headline table, the directions under their mean."""
+    """Name and percentages of each line of the headline table, the model's cases first."""
+    cases, both = result["stamp"]["cases"], result["stamp"]["both_directions"]
+    # The headline is the first case, or the mean of both directions.
+    named = {"": "mean" if both else cases[0], **{f"{c}_": c for c in cases[0 if both else 1 :]}}
     rows = []
-    for name, values in ((MODEL, result["metrics"]), (FLOOR, result["reference"])):
-        both = f"forward_{HEADLINE[0]}" in values
-        rows.append((f"{name}, mean" if both and name == MODEL else name, _cells(values, "")))
-        for direction in ("forward", "reverse") if both and name == MODEL else ():
-            rows.append((f"{name}, {direction}", _cells(values, f"{direction}_")))
-    return rows
+    for prefix, case in named.items() if len(cases) > 1 else (("", ""),):
+        rows.append((f"{MODEL}, {case}" if case else MODEL, _cells(result["metrics"], prefix)))
+    return [*rows, (FLOOR, _cells(result["reference"], ""))]
 
 
 def _cells(values: Mapping[str, float], prefix: str) -> list[str]:
-    return [f"{100 * values[prefix + name]:.1f} %" for name in HEADLINE]
+    """Percentages; of several draws with their standard deviation."""
+    spread = {name: values.get(f"{prefix}{name}_std") for name in HEADLINE}
+    return [
+        f"{100 * values[prefix + name]:.1f} " + ("%" if std is None else f"± {100 * std:.1f} %")
+        for name, std in spread.items()
+    ]
 
 
 def _sentence(stamp: Mapping[str, Any]) -> str:
     query, gallery = stamp["query"], stamp["gallery"]
     ways = "both directions, mean" if stamp["both_directions"] else "queries in gallery"
+    if stamp["draws"] > 1:
+        ways = f"mean of {stamp['draws']} random draws"
     return (
         f"{query['images']} queries, {gallery['images']} gallery images, {query['identities']} "
         f"identities; {ways}; protocol {stamp['protocol']}, AP {stamp['average_precision']}; "

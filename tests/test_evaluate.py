@@ -69,7 +69,8 @@ def publish_tables(run, rows, embeddings, chance):
         ]
     )
     storage.write(run / "ingest" / "observations", table)
-    batch = {name: table[name].to_numpy(zero_copy_only=False) for name in names}
+    kept = (*names, schema.CLOTHES, schema.TRACK)
+    batch = {name: table[name].to_numpy(zero_copy_only=False) for name in kept}
     batch[schema.OBSERVATION_ID] = np.array(ids, dtype=object)
     batch[schema.EMBEDDING] = embeddings
     batch[schema.REFERENCE_EMBEDDING] = colours.astype(np.float32) + 1
@@ -150,8 +151,8 @@ def test_the_stamp_says_what_the_figures_were_measured_on(tmp_path):
     # Two distractors stay in the gallery; the junk image is in neither count.
     assert stamp["gallery"]["images"] == 18
     assert (stamp["gallery"]["distractors"], stamp["junk"]) == (2, 1)
-    assert stamp["scored"] == {"forward": 8}
-    assert stamp["skipped"] == {"forward": 0}
+    assert stamp["scored"] == {"standard": 8}
+    assert stamp["skipped"] == {"standard": 0}
     assert stamp["dropped"] == {"corrupt image": 2}
     assert (stamp["seed"], stamp["source_seeds"]) == (0, [5])
     assert stamp["re_ranking"] is False
@@ -190,7 +191,8 @@ def test_a_run_without_queries_gets_one_sentence(tmp_path):
 def side(identity, camera, embedding):
     ids = [str(row) for row in range(len(identity))]
     rows = np.array(embedding, dtype=np.float32)
-    return Side(ids, identity, camera, rows, rows)
+    nothing = [None] * len(ids)
+    return Side(ids, identity, camera, nothing, nothing, rows, rows)
 
 
 def test_a_ranking_leaves_out_junk_and_puts_wrong_images_first_in_ties():
@@ -227,6 +229,32 @@ def test_a_name_with_dollars_is_not_read_as_mathematics():
     card = figures.Card(pixels, pictures._short("a$x_$"), "query")
     assert figures.png(figures.ranked_lists([[card]], ["one"]))
     assert figures.png(figures.scatter(np.eye(2), [pictures._short("a$b\\foo$")] * 2, ["1", "2"]))
+
+
+def test_a_protocol_of_draws_gives_means_and_deviations_and_says_so(tmp_path):
+    work = make_run(tmp_path, num_maps=0, max_tsne=0, protocol="vehicleid")
+    facts = evaluate.evaluate_job(work)
+    stamp, figures = facts["stamp"], facts["metrics"]
+    assert (stamp["protocol"], stamp["draws"], stamp["cases"]) == ("vehicleid", 10, ["standard"])
+    # Each of 8 vehicles has three images: one answers and two ask.
+    assert stamp["scored"] == {"standard": 16}
+    assert 0 < figures["mAP_std"] < figures["mAP"] < 1
+
+
+def test_average_precision_is_a_choice_and_part_of_the_stamp(tmp_path):
+    found = {}
+    for kind in ("rectangle", "trapezoid"):
+        section = {"num_maps": 0, "max_tsne": 0, "average_precision": kind}
+        facts = evaluate.evaluate_job(make_run(tmp_path / kind, noise=1.5, **section))
+        assert facts["stamp"]["average_precision"] == kind
+        found[kind] = facts["metrics"]
+    assert found["trapezoid"]["mAP"] < found["rectangle"]["mAP"]
+    assert found["trapezoid"]["rank-1"] == found["rectangle"]["rank-1"]
+
+
+def test_both_directions_go_with_the_market_rule_alone():
+    with pytest.raises(ValueError, match="goes with the protocol 'market', not with 'prcc'"):
+        recipe_of(protocol="prcc", both_directions=True)
 
 
 def test_another_split_of_the_same_images_has_another_stamp(tmp_path):

@@ -6,7 +6,18 @@ import pytest
 from ray_reid import metrics
 
 
-def by_loop(query, gallery, query_identity, gallery_identity, query_camera, gallery_camera):
+def by_loop(
+    query,
+    gallery,
+    query_identity,
+    gallery_identity,
+    query_camera,
+    gallery_camera,
+    query_clothes=None,
+    gallery_clothes=None,
+    protocol="market",
+    trapezoid=False,
+):
     """One ranking at a time: remove junk, sort with wrong images first in ties, walk down."""
     aps, inps, firsts, skipped = [], [], [], 0
     for q in range(len(query)):
@@ -14,7 +25,7 @@ def by_loop(query, gallery, query_identity, gallery_identity, query_camera, gall
         for g in range(len(gallery)):
             same = query_identity[q] is not None and query_identity[q] == gallery_identity[g]
             camera = query_camera[q] is not None and query_camera[q] == gallery_camera[g]
-            if same and camera:
+            if same and (camera or clothes_junk(q, g, query_clothes, gallery_clothes, protocol)):
                 continue
             cosine = float(np.dot(query[q], gallery[g]))
             cosine /= float(np.linalg.norm(query[q]) * np.linalg.norm(gallery[g]))
@@ -24,11 +35,22 @@ def by_loop(query, gallery, query_identity, gallery_identity, query_camera, gall
         if not positions:
             skipped += 1
             continue
-        aps.append(np.mean([found / at for found, at in enumerate(positions, start=1)]))
+        precisions = []
+        for found, at in enumerate(positions, start=1):
+            before = 1.0 if at == 1 else (found - 1) / (at - 1)
+            precisions.append((before + found / at) / 2 if trapezoid else found / at)
+        aps.append(np.mean(precisions))
         inps.append(len(positions) / positions[-1])
         firsts.append(positions[0])
     cmc = [np.mean([first <= k for first in firsts]) for k in range(1, len(gallery) + 1)]
     return np.mean(aps), cmc, np.mean(inps), skipped
+
+
+def clothes_junk(q, g, query_clothes, gallery_clothes, protocol):
+    if protocol == "market":
+        return False
+    same = query_clothes[q] is not None and query_clothes[q] == gallery_clothes[g]
+    return same if protocol == "cc" else not same
 
 
 def scene(seed, queries=30, images=90, dimensions=6, discrete=False):
@@ -64,6 +86,80 @@ def test_metrics_match_a_loop_with_ties_nulls_and_junk(monkeypatch, discrete, bl
         assert found.num_skipped == skipped > 0
         assert found.num_queries + skipped == len(rows[0])
         assert np.isnan(found.ap).sum() == skipped
+
+
+@pytest.mark.parametrize("protocol", ["market", "sc", "cc"])
+@pytest.mark.parametrize("block", [1, 200, 10**6])
+def test_clothes_and_the_trapezoid_match_a_loop(monkeypatch, protocol, block):
+    monkeypatch.setattr(metrics, "BLOCK", block)
+    for seed in range(3):
+        rows, labels = scene(seed, images=150)
+        chance = np.random.default_rng(seed)
+        outfits = [str(n) if n else None for n in chance.integers(0, 3, len(rows[0]) + 150)]
+        labels |= {"query_clothes": outfits[: len(rows[0])], "gallery_clothes": outfits[-150:]}
+        found = metrics.evaluate(*rows, **labels, protocol=protocol, average_precision="trapezoid")
+        expected_map, cmc, minp, skipped = by_loop(
+            *rows, **labels, protocol=protocol, trapezoid=True
+        )
+        assert found.mAP == pytest.approx(expected_map, abs=1e-12)
+        np.testing.assert_allclose(found.cmc, cmc, atol=1e-12)
+        assert found.mINP == pytest.approx(minp, abs=1e-12)
+        assert found.num_skipped == skipped
+
+
+@pytest.mark.parametrize("block", [1, 10**6])
+def test_tracks_are_as_near_as_their_nearest_image(monkeypatch, block):
+    monkeypatch.setattr(metrics, "BLOCK", block)
+    (query, gallery), _ = scene(3, queries=12, images=60)
+    chance = np.random.default_rng(0)
+    # Tracks 0 to 19 of three images each in random order, of 5 identities and 4 cameras.
+    track = chance.permutation(np.repeat(np.arange(20), 3))
+    sides = {
+        "query_identity": [n % 5 for n in range(12)],
+        "gallery_identity": [int(t) % 5 for t in track],
+        "query_camera": [n % 4 for n in range(12)],
+        "gallery_camera": [int(t) // 5 for t in track],
+    }
+    found = metrics.evaluate(query, gallery, **sides, gallery_track=track)
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (query, gallery)]
+    cosine = unit[0].astype(np.float64) @ unit[1].T.astype(np.float64)
+    firsts, aps = [], []
+    for q in range(12):
+        best = {
+            t: cosine[q, track == t].max() for t in range(20) if (t % 5, t // 5) != (q % 5, q % 4)
+        }
+        order = sorted(best, key=lambda t: -best[t])
+        hits = [at for at, t in enumerate(order, start=1) if t % 5 == q % 5]
+        aps.append(np.mean([n / at for n, at in enumerate(hits, start=1)]))
+        firsts.append(hits[0])
+    assert found.mAP == pytest.approx(np.mean(aps), abs=1e-12)
+    assert len(found.cmc) == 20
+    assert found.rank(1) == pytest.approx(np.mean([first == 1 for first in firsts]))
+    # Images without a track stand for themselves.
+    alone = metrics.evaluate(query, gallery, **sides, gallery_track=[None] * 60)
+    np.testing.assert_array_equal(alone.ap, metrics.evaluate(query, gallery, **sides).ap)
+    with pytest.raises(ValueError, match="40 gallery images have another identity than the first"):
+        metrics.evaluate(
+            query,
+            gallery,
+            **{
+                **sides,
+                "gallery_track": np.arange(60) // 60,
+                "gallery_identity": np.arange(60) % 3,
+            },
+        )
+
+
+def test_the_trapezoid_of_a_hand_made_ranking():
+    # Wrong, right, right: (0 + 1/2) / 2 and (1/2 + 2/3) / 2.
+    found = metrics.evaluate(
+        np.array([[1.0, 0.0]]),
+        np.array([[1, 0.1], [1, 0.2], [1, 0.3]]),
+        query_identity=["a"],
+        gallery_identity=["b", "a", "a"],
+        average_precision="trapezoid",
+    )
+    assert found.mAP == pytest.approx((0.25 + 7 / 12) / 2)
 
 
 def test_metrics_of_a_hand_made_ranking():
@@ -143,7 +239,9 @@ def good():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"protocol": "cuhk03"}, r"unknown protocol 'cuhk03'; choose from \['market'\]"),
+        ({"protocol": "cuhk03"}, r"unknown protocol 'cuhk03'; choose from \['market', 'sc'"),
+        ({"average_precision": "area"}, r"unknown average_precision 'area'; choose from \['rect"),
+        ({"protocol": "cc"}, "protocol 'cc' needs query_clothes and gallery_clothes"),
         ({"query": np.ones(3)}, r"query embeddings must be \(N, D\).*\(3,\)"),
         ({"gallery": np.empty((0, 3))}, r"gallery embeddings must be \(N, D\)"),
         ({"gallery": np.eye(3)[:, :2]}, "3 dimensions but gallery embeddings 2"),
