@@ -1,7 +1,7 @@
 """Random changes of a batch of training images, drawn from its place in the plan.
 
-One affine warp does flip, zoom, shift and rotation; everything runs on the device that holds
-the batch.
+One affine warp does flip, zoom, shift and rotation; all but RandAugment, which is torchvision's,
+runs on the device that holds the batch.
 """
 
 import math
@@ -9,6 +9,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms import v2
 
 from ray_reid import config
 
@@ -21,9 +22,33 @@ def augment(images: Tensor, spec: config.Augment, seed: tuple[int, ...]) -> Tens
     """
     # Drawn on the CPU so that a GPU gives the same augmentation.
     generator = torch.Generator().manual_seed(mix(seed))
+    if spec.rand_augment:
+        images = _rand_augment(images, spec, mix((*seed, 1)))
+    if spec.pad:
+        images = _pad_and_crop(images, spec.pad, generator)
     images = _warp(images, spec, generator)
     images = _colour(images, spec, generator).clamp_(0, 1)
     return _erase(images, spec, generator)
+
+
+def blend(
+    images: Tensor, labels: Tensor, num_classes: int, spec: config.Augment, seed: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Mixup or CutMix of a batch (B, 3, H, W) and its labels (B,).
+
+    Returns:
+        Blended images, and (B, num_classes) shares of each label; both as they were if neither
+        is asked for.
+    """
+    chosen = {v2.MixUp: spec.mixup, v2.CutMix: spec.cutmix}
+    kinds = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in chosen.items() if alpha]
+    if not kinds:
+        return images, labels
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mix((*seed, 2)))
+        kind = kinds[int(torch.randint(len(kinds), ()))]
+        mixed, shares = kind(images, labels)
+    return mixed, shares
 
 
 def mix(seed: tuple[int, ...]) -> int:
@@ -32,6 +57,27 @@ def mix(seed: tuple[int, ...]) -> int:
     for part in seed:
         mixed = (mixed * 6364136223846793005 + part + 1442695040888963407) % (1 << 63)
     return mixed
+
+
+def _rand_augment(images: Tensor, spec: config.Augment, seed: int) -> Tensor:
+    transform = v2.RandAugment(spec.rand_augment, spec.rand_augment_magnitude)
+    bytes_ = (images * 255).round().to(torch.uint8)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        changed = torch.stack([transform(image) for image in bytes_])
+    return changed.to(images) / 255
+
+
+def _pad_and_crop(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
+    count, _, height, width = images.shape
+    padded = F.pad(images, [pad] * 4)
+    corners = torch.randint(0, 2 * pad + 1, (count, 2), generator=generator).tolist()
+    return torch.stack(
+        [
+            image[:, top : top + height, left : left + width]
+            for image, (top, left) in zip(padded, corners, strict=True)
+        ]
+    )
 
 
 def _uniform(size: int, reach: float, generator: torch.Generator) -> Tensor:

@@ -61,6 +61,16 @@ class Augment(Frozen):
     """Largest rotation of the colour circle; 0.5 is half of it."""
     erase: float = Field(0.3, ge=0, le=1)
     """Probability of Random Erasing (Zhong et al., 2017): 2 to 25 % of the area."""
+    pad: int = Field(0, ge=0)
+    """Black pixels put around the image before a random crop of its own size."""
+    rand_augment: int = Field(0, ge=0)
+    """Operations of RandAugment (Cubuk et al., 2020) on every image, before all else."""
+    rand_augment_magnitude: int = Field(9, ge=0, le=30)
+    """Their strength, of 30."""
+    mixup: float = Field(0.0, ge=0)
+    """Alpha of Mixup (Zhang et al., 2018): pairs of images and of their labels are blended."""
+    cutmix: float = Field(0.0, ge=0)
+    """Alpha of CutMix (Yun et al., 2019); with `mixup`, a batch has either, as a coin falls."""
 
 
 class Loss(Frozen):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ray_reid import config
-from ray_reid.augment import augment
+from ray_reid.augment import augment, blend
 
 NONE = dict.fromkeys(config.Augment.model_fields, 0.0)
 
@@ -69,3 +69,53 @@ def test_a_rotation_turns_pixels_not_the_unit_square(size: tuple[int, int]) -> N
     disc = centre.float().expand(3, 3, -1, -1)
     turned = augment(disc, _with(rotate=45), (2,))
     assert (turned - disc).abs().mean() < 0.01
+
+
+def test_padding_then_cropping_shifts_by_at_most_the_padding() -> None:
+    images = _images(32)
+    cropped = augment(images, _with(pad=2), (5,))
+    shifts = set()
+    for before, after in zip(images, cropped, strict=True):
+        padded = torch.nn.functional.pad(before, [2] * 4)
+        places = [
+            (top, left)
+            for top in range(5)
+            for left in range(5)
+            if torch.allclose(padded[:, top : top + 16, left : left + 24], after, atol=1e-4)
+        ]
+        assert len(places) == 1
+        shifts.add(places[0])
+    assert len(shifts) > 8
+
+
+def test_rand_augment_changes_each_image_by_its_seed_alone() -> None:
+    images, spec = _images(8), _with(rand_augment=2, rand_augment_magnitude=15)
+    state = torch.get_rng_state()
+    first = augment(images, spec, (1,))
+    # The generator that the network's dropout uses is left alone.
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(first, augment(images, spec, (1,)))
+    assert not torch.equal(first, augment(images, spec, (2,)))
+    assert sum(not torch.allclose(a, b, atol=0.01) for a, b in zip(images, first, strict=True)) > 4
+
+
+def test_mixup_blends_images_as_it_blends_labels() -> None:
+    images, labels = _images(6), torch.arange(6)
+    mixed, shares = blend(images, labels, 6, _with(mixup=0.8), (3,))
+    assert torch.allclose(shares.sum(dim=1), torch.ones(6))
+    # Every image is the mean of the batch's images, weighted with its shares.
+    assert torch.allclose(torch.einsum("bc,cijk->bijk", shares, images), mixed, atol=1e-6)
+    assert 0 < shares[0].max() < 1
+
+
+def test_cutmix_pastes_one_box_and_counts_its_area() -> None:
+    images, labels = _images(6), torch.arange(6)
+    mixed, shares = blend(images, labels, 6, _with(cutmix=1.0), (4,))
+    for row in range(6):
+        kept = (mixed[row] == images[row]).all(dim=0).float().mean()
+        assert kept == pytest.approx(float(shares[row, row]), abs=1e-5)
+
+
+def test_without_either_a_batch_is_not_blended() -> None:
+    images, labels = _images(2), torch.arange(2)
+    assert blend(images, labels, 2, _with(), (0,)) == (images, labels)
