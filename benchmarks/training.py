@@ -67,6 +67,7 @@ def bare_step(fit: "Fit") -> Step:
     import torch.nn.functional as F
 
     from ray_reid.networks import ReidNetwork
+    from ray_reid.networks.precision import autocast
 
     network = ReidNetwork(fit.spec, len(fit.rows.identities)).to(fit.device).train()
     network = network.to(memory_format=torch.channels_last)
@@ -75,7 +76,7 @@ def bare_step(fit: "Fit") -> Step:
     images, labels = fixed_batch(fit)
 
     def step() -> float:
-        with torch.autocast(fit.device.type, torch.bfloat16, enabled=fit.bf16):
+        with autocast(fit.dtype, fit.device):
             _, logits = network(images)
         loss = F.cross_entropy(logits.float(), labels)
         optimizer.zero_grad(set_to_none=True)
@@ -153,7 +154,7 @@ def measure(seconds: float, num_images: int, processes: int, threads: int) -> It
         os.environ["RAY_REID_CACHE"] = f"{directory}/rows"
         fit = prepare(Path(directory), num_images, processes)
         batch = fit.plan(0).shape[2]
-        name = f"{fit.spec.backbone} {SIZE[0]}x{SIZE[1]}, {'bf16' if fit.bf16 else 'fp32'}"
+        name = f"{fit.spec.backbone} {SIZE[0]}x{SIZE[1]}, {str(fit.dtype).removeprefix('torch.')}"
         loops: dict[str, Step] = {"loop": partial(next, fit.run()), "bare": bare_step(fit)}
         mean = seconds_per_step(loops, 0.8 * seconds, ahead=4 * processes)
         yield Figure(

@@ -124,11 +124,29 @@ class Train(Frozen):
     """Passes over the images in one epoch: fewer, longer epochs for small sets."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)
+    backbone_rate: float = Field(1.0, ge=0)
+    """The backbone's share of the learning rate; below 1 where it brings weights of its own."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Of SGD."""
     weight_decay: float = Field(5e-4, ge=0)
     warmup_epochs: float = Field(1.0, ge=0)
-    """Linear warm-up, then a cosine to zero; stepped every batch."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto takes bf16 autocast where the hardware multiplies it natively."""
+    """Linear warm-up, stepped every batch; then the schedule."""
+    schedule: Literal["cosine", "multistep"] = "cosine"
+    """A cosine to zero, stepped every batch; or `decay` at each of the milestones."""
+    milestones: tuple[float, ...] = ()
+    """Epochs after which the learning rate of `multistep` is multiplied with `decay`."""
+    decay: float = Field(0.1, gt=0, lt=1)
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest norm of the gradient; a larger one is scaled down to it."""
+    accumulate: int = Field(1, ge=1)
+    """Parts of a worker's batch that are computed one after the other, for want of memory. A
+    metric loss and batch norm see one part at a time; an identity is never divided."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of autocast; auto takes bf16 where the hardware multiplies it natively."""
+    channels_last: bool = True
+    """Pixels of an image side by side, not its channels: what most hardware convolves faster."""
+    compile: bool = False
+    """torch.compile the network; its first batches take minutes."""
     num_workers: int = Field(1, ge=1)
     """Workers of Ray Train; the batch is shared among them."""
     cpus_per_worker: float = Field(1.0, gt=0)
@@ -141,6 +159,27 @@ class Train(Frozen):
     """Restarts after a lost worker, from the last checkpoint."""
 
     @model_validator(mode="after")
+    def _schedule(self) -> "Train":
+        if (self.schedule == "multistep") != bool(self.milestones):
+            raise ValueError(
+                f"milestones {list(self.milestones)} with schedule {self.schedule!r}: "
+                "multistep needs milestones, and nothing else has them"
+            )
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones {list(self.milestones)} must increase")
+        return self
+
+    @model_validator(mode="after")
+    def _mixing_labels(self) -> "Train":
+        mixed = self.augment.mixup or self.augment.cutmix
+        if mixed and self.loss.metric != "none":
+            raise ValueError(
+                f"augment.mixup and cutmix blend labels, which loss.metric {self.loss.metric!r} "
+                "cannot compare; set it to none"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _identities_divide(self) -> "Train":
         if self.sampler.num_identities % self.num_workers:
             raise ValueError(
@@ -148,11 +187,17 @@ class Train(Frozen):
                 f"num_workers {self.num_workers}"
             )
         share = self.sampler.num_identities // self.num_workers
+        if share % self.accumulate:
+            raise ValueError(
+                f"accumulate {self.accumulate} must divide the {share} identities that a worker "
+                "has in a batch"
+            )
+        share //= self.accumulate
         if share < 2 and self.loss.metric != "none":
             raise ValueError(
                 f"sampler.num_identities {self.sampler.num_identities} over num_workers "
-                f"{self.num_workers} leaves {share} identity on each, and loss.metric "
-                f"{self.loss.metric!r} needs 2"
+                f"{self.num_workers} and accumulate {self.accumulate} leaves {share} identity in "
+                f"each part, and loss.metric {self.loss.metric!r} needs 2"
             )
         return self
 

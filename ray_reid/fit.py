@@ -8,6 +8,7 @@ the last bit on a CPU, up to the order in which its kernels add on a GPU.
 import logging
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,22 +18,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ray_reid import config, samplers
-from ray_reid.augment import augment, mix
+from ray_reid.augment import augment, blend, mix
 from ray_reid.config import Recipe
 from ray_reid.loader import TrainingRows, execute
 from ray_reid.losses import ReidLoss
 from ray_reid.networks import ReidNetwork
-from ray_reid.networks.precision import use_bf16
+from ray_reid.networks.precision import autocast, autocast_dtype
 
 log = logging.getLogger(__name__)
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "adam": torch.optim.Adam,
-    "sgd": lambda groups, **params: torch.optim.SGD(groups, momentum=0.9, **params),
+    "sgd": torch.optim.SGD,
 }
 
-
+PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 MEASURED = ("loss", "cross_entropy", "metric", "accuracy")
 
 
@@ -66,11 +67,14 @@ class Fit:
         self.device, self.worker, self.world_size = device, worker, world_size
         torch.manual_seed(recipe.seed)
         network = ReidNetwork(self.spec, len(rows.identities))
-        self.network = network.to(device).to(memory_format=torch.channels_last)
-        self.wrapped = wrap(self.network)
+        self.layout = torch.channels_last if self.spec.channels_last else torch.contiguous_format
+        self.network = network.to(device).to(memory_format=self.layout)
+        self.wrapped: Any = wrap(self.network)
+        if self.spec.compile:
+            self.wrapped = torch.compile(self.wrapped)
         self.optimizer = _optimizer(self.spec, self.network)
         self.loss = ReidLoss(self.spec.loss)
-        self.bf16 = use_bf16(self.spec.precision, device)
+        self._compute_in(autocast_dtype(self.spec.precision, device))
         self.progress = Progress()
         self.batches_per_epoch = len(self.plan(0))
 
@@ -109,7 +113,8 @@ class Fit:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": vars(self.progress),
-            "precision": "bf16" if self.bf16 else "fp32",
+            "scaler": self.scaler.state_dict(),
+            "precision": PRECISIONS[self.dtype],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -118,7 +123,13 @@ class Fit:
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
         # Another node may have other hardware; the training goes on as it began.
-        self.bf16 = state["precision"] == "bf16"
+        self._compute_in(autocast_dtype(state["precision"], self.device))
+        self.scaler.load_state_dict(state["scaler"])
+
+    def _compute_in(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        # Gradients of small losses vanish in float16 alone.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
 
     def _step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Train on one batch; returns `MEASURED` as float64, averaged over the workers."""
@@ -128,32 +139,59 @@ class Fit:
         self._set_learning_rate()
         images = images.to(self.device, non_blocking=True).float() / 255
         images = augment(images, self.spec.augment, place)
-        images = images.contiguous(memory_format=torch.channels_last)
         labels = labels.to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            features, logits, *auxiliary = self.wrapped(images)
-        losses = self.loss(features, logits, labels, auxiliary)
+        images, shares = blend(images, labels, len(self.rows.identities), self.spec.augment, place)
+        images = images.contiguous(memory_format=self.layout)
         self.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        self.optimizer.step()
-        accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
-        found = {**losses, "accuracy": accuracy}
-        values = torch.stack([found[name].detach() for name in MEASURED]).double()
+        parts = self._parts(len(images))
+        values = torch.zeros(len(MEASURED), dtype=torch.float64, device=self.device)
+        for number, rows in enumerate(parts):
+            with self._synchronised(number == len(parts) - 1):
+                values += self._backward(images[rows], shares[rows], labels[rows], len(parts))
+        self._update()
         if self.world_size > 1:
             torch.distributed.all_reduce(values)
         return values / self.world_size
+
+    def _backward(self, images: Tensor, shares: Tensor, labels: Tensor, parts: int) -> Tensor:
+        """Add the gradients of one part of a batch; returns its share of `MEASURED`."""
+        with autocast(self.dtype, self.device):
+            features, logits, *auxiliary = self.wrapped(images)
+        losses = self.loss(features, logits, shares, auxiliary)
+        self.scaler.scale(losses["loss"] / parts).backward()
+        accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
+        found = {**losses, "accuracy": accuracy}
+        return torch.stack([found[name].detach() for name in MEASURED]).double() / parts
+
+    def _parts(self, size: int) -> list[Tensor]:
+        """Rows of a worker's batch that are computed together; identities go round the parts."""
+        each = self.spec.sampler.num_instances if self.spec.accumulate > 1 else 1
+        groups = torch.arange(size, device=self.device).view(-1, each)
+        return [groups[n :: self.spec.accumulate].flatten() for n in range(self.spec.accumulate)]
+
+    def _synchronised(self, last: bool) -> Any:
+        """Workers exchange gradients once a batch, with its last part."""
+        wait = getattr(self.wrapped, "no_sync", nullcontext)
+        return nullcontext() if last else wait()
+
+    def _update(self) -> None:
+        if self.spec.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.spec.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
     def _set_learning_rate(self) -> None:
         epochs = self.batches_done / self.batches_per_epoch
         rate = self.spec.learning_rate * schedule(self.spec, epochs)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
 
     def _close_epoch(self) -> None:
         progress = self.progress
         totals = dict(zip(MEASURED, self._sums.tolist(), strict=True))
         means = {name: total / progress.batch for name, total in totals.items()}
-        rate = self.optimizer.param_groups[0]["lr"]
+        rate = max(group["lr"] for group in self.optimizer.param_groups)
         if not math.isfinite(means["loss"]):
             raise ValueError(
                 f"the training diverged in epoch {progress.epoch}: its mean loss is "
@@ -192,18 +230,32 @@ def plan(
 
 
 def schedule(spec: config.Train, epochs: float) -> float:
-    """Share of the learning rate after `epochs` (fractional): linear warm-up, cosine to zero."""
+    """Share of the learning rate after `epochs` (fractional): linear warm-up, then the schedule."""
     if epochs < spec.warmup_epochs:
         return 0.01 + 0.99 * epochs / spec.warmup_epochs
+    if spec.schedule == "multistep":
+        return float(spec.decay ** sum(epochs >= milestone for milestone in spec.milestones))
     length = max(spec.epochs - spec.warmup_epochs, 1e-9)
     return 0.5 * (1 + math.cos(math.pi * min((epochs - spec.warmup_epochs) / length, 1.0)))
 
 
-def _optimizer(spec: config.Train, network: nn.Module) -> torch.optim.Optimizer:
-    """Weight decay on matrices and kernels only, not on biases and norms."""
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": spec.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return OPTIMIZERS[spec.optimizer](groups, lr=spec.learning_rate)
+def _optimizer(spec: config.Train, network: ReidNetwork) -> torch.optim.Optimizer:
+    """Weight decay on matrices and kernels only, not on biases and norms.
+
+    Each group has its `share` of the learning rate.
+    """
+    backbone = {id(parameter) for parameter in network.backbone.parameters()}
+    groups = []
+    for inside, share in ((True, spec.backbone_rate), (False, 1.0)):
+        for matrix, decay in ((True, spec.weight_decay), (False, 0.0)):
+            chosen = [
+                parameter
+                for parameter in network.parameters()
+                if parameter.requires_grad
+                and (id(parameter) in backbone) == inside
+                and (parameter.ndim > 1) == matrix
+            ]
+            groups.append({"params": chosen, "weight_decay": decay, "share": share})
+    own = {"momentum": spec.momentum} if spec.optimizer == "sgd" else {}
+    used = [group for group in groups if group["params"]]
+    return OPTIMIZERS[spec.optimizer](used, lr=spec.learning_rate, **own)

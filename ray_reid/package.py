@@ -20,7 +20,7 @@ from torch import Tensor
 from ray_reid import config, images, tracking
 from ray_reid.config import Recipe
 from ray_reid.networks import ReidNetwork
-from ray_reid.networks.precision import use_bf16
+from ray_reid.networks.precision import autocast, autocast_dtype
 
 WEIGHTS, RECIPE, LABELS, PREPROCESSING, METRICS = (
     "model.safetensors",
@@ -118,8 +118,8 @@ class Model:
         return tensor.float() / 255
 
     def _autocast(self) -> torch.autocast:
-        bf16 = use_bf16(self.recipe.train.precision, self.device)
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
+        dtype = autocast_dtype(self.recipe.train.precision, self.device)
+        return autocast(dtype, self.device)
 
 
 def load(path: str | Path, device: str | None = None) -> Model:

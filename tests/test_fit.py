@@ -169,6 +169,100 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert rates == pytest.approx([0.01, 0.505, 1, 0.5, 0])
 
 
+def test_a_multistep_schedule_falls_at_its_milestones() -> None:
+    spec = config.Train(
+        epochs=12, warmup_epochs=1, schedule="multistep", milestones=(4, 8), decay=0.1
+    )
+    rates = [schedule(spec, epochs) for epochs in (0.5, 1, 3.9, 4, 8, 11)]
+    assert rates == pytest.approx([0.505, 1, 1, 0.1, 0.01, 0.01])
+    with pytest.raises(ValueError, match="multistep needs milestones"):
+        config.Train(schedule="multistep")
+    with pytest.raises(ValueError, match="multistep needs milestones, and nothing else has them"):
+        config.Train(milestones=(4,))
+    with pytest.raises(ValueError, match=r"milestones \[8.0, 4.0\] must increase"):
+        config.Train(schedule="multistep", milestones=(8, 4))
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(table: Path) -> None:
+    found = []
+    for accumulate in (1, 2):
+        changes = [f"train.accumulate={accumulate}", "train.loss.metric=none"]
+        fit = _fit(table, _recipe(*changes, "train.precision=fp32"))
+        # Batch norm would see other images.
+        fit.network.eval()
+        rng = torch.Generator().manual_seed(0)
+        images, labels = (
+            torch.rand(12, 3, 32, 32, generator=rng),
+            torch.arange(4).repeat_interleave(3),
+        )
+        parts = fit._parts(12)
+        assert sorted(torch.cat(parts).tolist()) == list(range(12))
+        # No identity is divided.
+        assert sum(len(set(labels[part].tolist())) for part in parts) == 4
+        for rows in parts:
+            fit._backward(images[rows], labels[rows], labels[rows], len(parts))
+        found.append([p.grad.clone() for p in fit.network.parameters() if p.grad is not None])
+    for whole, parts in zip(*found, strict=True):
+        assert torch.allclose(whole, parts, atol=1e-6)
+
+
+def test_a_batch_that_cannot_be_parted_is_refused() -> None:
+    with pytest.raises(ValueError, match="accumulate 3 must divide the 16 identities"):
+        config.Train(accumulate=3)
+    with pytest.raises(ValueError, match="accumulate 16 leaves 1 identity in each part"):
+        config.Train(accumulate=16)
+
+
+def test_a_gradient_is_clipped_to_its_norm(table: Path) -> None:
+    norms = []
+    for clip in ("null", "1.0e-3"):
+        fit = _fit(table, _recipe(f"train.clip_norm={clip}", "train.optimizer=sgd"))
+        next(iter(fit.run()))
+        gradients = [p.grad for p in fit.network.parameters() if p.grad is not None]
+        norms.append(float(torch.stack([g.norm() for g in gradients]).norm()))
+    assert norms[1] == pytest.approx(1e-3, rel=1e-3)
+    assert norms[0] > 0.1
+
+
+def test_the_backbone_may_learn_more_slowly(table: Path) -> None:
+    fit = _fit(table, _recipe("train.backbone_rate=0.0", "train.warmup_epochs=0"))
+    before = {name: tensor.clone() for name, tensor in fit.network.named_parameters()}
+    next(iter(fit.run()))
+    moved = {
+        name
+        for name, tensor in fit.network.named_parameters()
+        if not torch.equal(tensor, before[name])
+    }
+    assert moved
+    assert not any(name.startswith("backbone.") for name in moved)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["train.precision=fp16"],
+        ["train.accumulate=2"],
+        ["train.augment.mixup=0.8", "train.augment.cutmix=1.0", "train.loss.metric=none"],
+        ["train.augment.rand_augment=2", "train.clip_norm=1.0", "train.optimizer=sgd"],
+    ],
+    ids=["fp16", "accumulate", "mixup", "rand_augment"],
+)
+def test_whatever_is_switched_on_resumes_bit_for_bit(table: Path, changes: list[str]) -> None:
+    recipe = _recipe("train.epochs=2", *changes)
+    whole = _fit(table, recipe)
+    for _ in whole.run():
+        pass
+    first = _fit(table, recipe)
+    next(iter(first.run()))
+    second = _fit(table, recipe)
+    second.restore(_through_a_file(first.state()))
+    for _ in second.run():
+        pass
+    assert second.progress.history == whole.progress.history
+    for name, tensor in whole.network.state_dict().items():
+        assert torch.equal(tensor, second.network.state_dict()[name]), name
+
+
 def test_images_too_few_for_a_batch_are_refused(table: Path) -> None:
     with pytest.raises(ValueError, match="num_identities is 8 but only 6 identities"):
         _fit(table, _recipe("train.sampler.num_identities=8"))
@@ -193,7 +287,7 @@ def test_a_training_keeps_the_arithmetic_it_began_with(table: Path) -> None:
     next(iter(first.run()))
     second = _fit(table, _recipe("train.precision=fp32"))
     second.restore(_through_a_file(first.state()))
-    assert second.bf16
+    assert second.dtype == torch.bfloat16
 
 
 def _chosen(tables: list[Path], **changes: Any) -> loader.Labels:
