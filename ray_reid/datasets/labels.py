@@ -155,12 +155,21 @@ def text(file: Path) -> str:
     Raises:
         ValueError: If it cannot be read.
     """
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise ValueError(f"cannot read {str(file)!r}: {error.strerror}") from error
+    data = content(file)
     # GB 18030 holds GB2312 and all that programs wrote under its name.
     for encoding in ("utf-8-sig", "gb18030"):
         with suppress(UnicodeDecodeError):
             return data.decode(encoding)
     raise ValueError(f"{str(file)!r} is text neither in UTF-8 nor in GB2312; save it as UTF-8")
+
+
+def content(file: Path) -> bytes:
+    """The bytes of a file beside the images.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read {str(file)!r}: {error.strerror}") from error
