@@ -16,7 +16,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from ray_reid import images, schema, storage
-from ray_reid.datasets import market1501, vehiclex
+from ray_reid.datasets import labels, market1501
 from ray_reid.run import read_manifest
 
 Row = Mapping[str, Any]
@@ -36,7 +36,7 @@ COLUMNS = (
 )
 # In the Market layout: prefixes of the names of images that have no identity.
 NAMELESS = {role: number for number, role in market1501.ROLES.items()}
-OWN_KEYS = {*vehiclex.KEYS, *vehiclex.NUMBERED, *vehiclex.CONDITIONS}
+OWN_KEYS = {*labels.KEYS, *labels.NUMBERED, *labels.CONDITIONS}
 XML_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 XML_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -299,7 +299,7 @@ def _write_numbers(plan: _Plan, out: Path) -> None:
 def _write_labels(plan: _Plan, stems: Sequence[str], out: Path) -> None:
     """Write `train_label.xml`, and the lists that name the numbers of colours and types."""
     numbers: dict[str, dict[str, int]] = {}
-    for key, (ours, file) in vehiclex.NUMBERED.items():
+    for key, (ours, file) in labels.NUMBERED.items():
         found = sorted({_attributes(row)[ours] for row in plan.rows if ours in _attributes(row)})
         numbers[key] = {name: number for number, name in enumerate(found)}
         if found:
@@ -328,8 +328,8 @@ def _entry(
     attributes: Mapping[str, str], numbers: Mapping[str, Mapping[str, int]]
 ) -> dict[str, str]:
     """An image's attributes in the words of the layout; the reader's inverse."""
-    numbered = {ours: key for key, (ours, _) in vehiclex.NUMBERED.items()}
-    conditions = {ours: key for key, ours in vehiclex.CONDITIONS.items()}
+    numbered = {ours: key for key, (ours, _) in labels.NUMBERED.items()}
+    conditions = {ours: key for key, ours in labels.CONDITIONS.items()}
     entry = {}
     for name, value in attributes.items():
         key = numbered.get(name)

@@ -11,7 +11,17 @@ from pathlib import Path
 import pyarrow as pa
 
 from ray_reid import schema
-from ray_reid.datasets import folder, market1501, miniature, vehiclex
+from ray_reid.datasets import (
+    cityflow,
+    compcars,
+    folder,
+    market1501,
+    miniature,
+    vehicleid,
+    vehiclex,
+    veri776,
+    veriwild,
+)
 from ray_reid.datasets.reading import LOCATOR, Layout, Reading, Row
 from ray_reid.sources import MiniatureSource, Source
 
@@ -19,6 +29,11 @@ LAYOUTS: Mapping[str, Layout] = {
     "folder": folder.LAYOUT,
     "market1501": market1501.LAYOUT,
     "vehiclex": vehiclex.LAYOUT,
+    "veri776": veri776.LAYOUT,
+    "vehicleid": vehicleid.LAYOUT,
+    "veriwild": veriwild.LAYOUT,
+    "cityflow": cityflow.LAYOUT,
+    "compcars": compcars.LAYOUT,
 }
 """By the `reader` of their sources."""
 

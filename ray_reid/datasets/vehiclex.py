@@ -9,27 +9,23 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from xml.parsers import expat
 
 from ray_reid import schema
 from ray_reid.datasets import reading
+from ray_reid.datasets.labels import (
+    NUMBERED,
+    Entries,
+    Names,
+    counted,
+    described,
+    entries,
+    names_beside,
+    number,
+)
 from ray_reid.datasets.reading import Layout, Reading, Row
 from ray_reid.sources import VehicleXSource
 
 NAME = re.compile(r"(?P<vehicle>\d+)_c(?P<camera>\d+)_(\d+)")
-# XML attributes whose number has a name in a list: our attribute, and the list.
-NUMBERED = {"colorID": ("colour", "list_color.txt"), "typeID": ("body_style", "list_type.txt")}
-# The conditions of a rendering, under plain names; the values are kept as they are written.
-CONDITIONS = {
-    "orientation": "orientation",
-    "lightInt": "light_intensity",
-    "lightDir": "light_direction",
-    "camHei": "camera_height",
-    "camDis": "camera_distance",
-}
-KEYS = ("imageName", "vehicleID", "cameraID")
-
-Entries = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class _Labels:
     file: Path | None
     entries: Entries
     """XML attributes by image name."""
-    names: Mapping[str, Mapping[str, str]]
+    names: Names
     """Names by number, by XML attribute."""
 
 
@@ -66,7 +62,7 @@ def read_vehiclex(source: VehicleXSource) -> Reading:
         elif not _agree(name, entry):
             wrong.append(file.name)
         else:
-            rows.append(_row(source, root, file, name, _attributes(entry, labels.names)))
+            rows.append(_row(source, root, file, name, described(entry, labels.names)))
     where = repr(str(root))
     if not rows:
         raise ValueError(f"{where} holds no image with a name like 00001_c006_1.jpg")
@@ -76,8 +72,8 @@ def read_vehiclex(source: VehicleXSource) -> Reading:
     return Reading(
         rows,
         [
-            *_counted(strange, name_rule, "; they are left out"),
-            *_counted(wrong, entry_rule, "; they are left out"),
+            *counted(strange, name_rule, "; they are left out"),
+            *counted(wrong, entry_rule, "; they are left out"),
             *_compare(labels, [file.name for file in found], where),
         ],
     )
@@ -125,28 +121,9 @@ def _row(
     )
 
 
-def _attributes(entry: Mapping[str, str], names: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """An entry in our words; what the layout does not know keeps its own name."""
-    attributes = {}
-    for key, value in entry.items():
-        if key in NUMBERED:
-            ours, _ = NUMBERED[key]
-            called = names.get(key, {}).get(value)
-            attributes[ours if called is not None else f"{ours}_id"] = called or value
-        elif key not in KEYS:
-            attributes[CONDITIONS.get(key, key)] = value
-    return attributes
-
-
 def _agree(name: "re.Match[str]", entry: Mapping[str, str]) -> bool:
     said = {"vehicle": entry.get("vehicleID"), "camera": entry.get("cameraID")}
-    return all(value is None or _digits(value) == int(name[group]) for group, value in said.items())
-
-
-def _digits(value: str) -> int | None:
-    """The number in `c006` or `0001`."""
-    digits = value.removeprefix("c")
-    return int(digits) if digits.isdecimal() else None
+    return all(value is None or number(value) == int(name[group]) for group, value in said.items())
 
 
 def _compare(labels: _Labels, names: Sequence[str], where: str) -> list[str]:
@@ -158,24 +135,18 @@ def _compare(labels: _Labels, names: Sequence[str], where: str) -> list[str]:
     idle = [name for name in labels.entries if name not in known]
     total = len(labels.entries)
     return [
-        *_counted(
+        *counted(
             plain, f"of {len(names)} images of {where} have no entry in {labels.file.name}", ""
         ),
-        *_counted(idle, f"of {total} entries of {labels.file.name} name no image of {where}", ""),
+        *counted(idle, f"of {total} entries of {labels.file.name} name no image of {where}"),
     ]
-
-
-def _counted(names: Sequence[str], rule: str, end: str) -> list[str]:
-    return [f"{len(names)} {rule}, e.g. {names[0]!r}{end}"] if names else []
 
 
 def _labels(source: VehicleXSource, root: Path) -> _Labels:
     file = _label_file(source, root)
     if file is None:
         return _Labels(None, {}, {})
-    lists = {key: file.with_name(name) for key, (_, name) in NUMBERED.items()}
-    names = {key: _names(place) for key, place in lists.items() if place.is_file()}
-    return _Labels(file, _entries(file), names)
+    return _Labels(file, entries(file), names_beside(file))
 
 
 def _label_file(source: VehicleXSource, root: Path) -> Path | None:
@@ -198,44 +169,6 @@ def _label_file(source: VehicleXSource, root: Path) -> Path | None:
         if found:
             return found[0]
     return None
-
-
-def _entries(file: Path) -> dict[str, dict[str, str]]:
-    """The XML attributes of every `Item` by its image; an item without an image is no entry."""
-    entries: dict[str, dict[str, str]] = {}
-
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        if tag == "Item" and "imageName" in attributes:
-            # The engine that writes these files replaces an image of the same name.
-            entries[attributes["imageName"]] = attributes
-
-    # A given encoding overrules the declaration, which may be one that expat does not know.
-    parser = expat.ParserCreate("utf-8")
-    parser.StartElementHandler = start
-    try:
-        with file.open("rb") as text:
-            parser.ParseFile(text)
-    except expat.ExpatError as error:
-        raise ValueError(f"labels {str(file)!r} are not XML in UTF-8: {error}") from error
-    if not entries:
-        raise ValueError(f"labels {str(file)!r} hold no <Item imageName=...>")
-    return entries
-
-
-def _names(file: Path) -> dict[str, str]:
-    """Names by number, from lines `number name`."""
-    names = {}
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{str(file)!r} is not UTF-8; save it as UTF-8") from error
-    for number, line in enumerate(lines, start=1):
-        parts = line.split(maxsplit=1)
-        if parts and not (len(parts) == 2 and parts[0].isdecimal()):
-            raise ValueError(f"{str(file)!r}, line {number}: {line!r} is not `number name`")
-        if parts:
-            names[parts[0]] = parts[1].strip()
-    return names
 
 
 LAYOUT = Layout(read_vehiclex, files, recognise)

@@ -7,19 +7,39 @@ from pydantic import Field
 from ray_reid.sources.base import Frozen, Side
 from ray_reid.sources.general import FolderSource, MiniatureSource
 from ray_reid.sources.person import Market1501Source
-from ray_reid.sources.vehicle import VehicleXSource
+from ray_reid.sources.vehicle import (
+    CityFlowSource,
+    CompCarsSource,
+    VehicleIDSource,
+    VehicleXSource,
+    VeRi776Source,
+    VERIWildSource,
+)
 
 __all__ = [
+    "CityFlowSource",
+    "CompCarsSource",
     "FolderSource",
     "Frozen",
     "Market1501Source",
     "MiniatureSource",
     "Side",
     "Source",
+    "VERIWildSource",
+    "VeRi776Source",
+    "VehicleIDSource",
     "VehicleXSource",
 ]
 
 Source = Annotated[
-    MiniatureSource | FolderSource | Market1501Source | VehicleXSource,
+    MiniatureSource
+    | FolderSource
+    | Market1501Source
+    | VehicleXSource
+    | VeRi776Source
+    | VehicleIDSource
+    | VERIWildSource
+    | CityFlowSource
+    | CompCarsSource,
     Field(discriminator="reader"),
 ]
