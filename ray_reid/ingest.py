@@ -111,7 +111,8 @@ def _plan(work: Work) -> pa.Table:
     if not place.exists():
         aside = work.out / ".plan"
         shutil.rmtree(aside, ignore_errors=True)
-        storage.write(aside, datasets.plan(work.recipe.ingest.sources))
+        spec = work.recipe.ingest
+        storage.write(aside, datasets.plan(spec.sources, spec.use))
         aside.rename(place)
     return storage.dataset(place).to_table()
 

@@ -500,6 +500,35 @@ def test_plan_unites_sources_in_the_order_of_ids(tmp_path: Path) -> None:
     assert again.drop_columns(["locator"]).equals(table.drop_columns(["locator"]))
 
 
+def test_two_drawn_worlds_have_names_of_their_own() -> None:
+    sources = [
+        MiniatureSource(num_train=3, num_test=2, seed=seed, name=f"world{seed}") for seed in (0, 1)
+    ]
+    table = datasets.plan(sources)
+    assert set(table["source"].to_pylist()) == {"world0", "world1"}
+    identities = {name.partition(":")[0] for name in table["identity"].to_pylist()}
+    assert identities == {"world0", "world1"}
+    row = loading.load(table["locator"][0].as_py())
+    assert not {"source", "identity", "observation_id"} & row.keys()
+
+
+def test_a_source_may_be_used_for_training_alone(tmp_path: Path) -> None:
+    sources = [
+        FolderSource(root=str(two_cameras(tmp_path / name, 4)), name=name)
+        for name in ("target", "beside", "more")
+    ]
+    table = datasets.plan(sources, {"beside": "train", "more": "whole"})
+    counts = Counter(zip(*(table[name].to_pylist() for name in ("source", "split")), strict=True))
+    assert counts[("target", "query")] == counts[("target", "gallery")] == 2
+    assert counts[("beside", "train")] == 4
+    assert counts[("more", "train")] == 8
+    assert len(counts) == 5
+    with pytest.raises(
+        ValueError, match=r"ingest\.use names 'les', which is no source of \['beside'"
+    ):
+        datasets.plan(sources, {"les": "train"})
+
+
 def test_plan_refuses_two_sources_of_one_name(tmp_path: Path) -> None:
     source = FolderSource(root=str(two_cameras(tmp_path / "a", 4)))
     with pytest.raises(ValueError, match="two sources are named 'a'"):

@@ -62,14 +62,19 @@ def files(source: Source) -> list[Path]:
     return [] if isinstance(source, MiniatureSource) else LAYOUTS[source.reader].files(source)
 
 
-def plan(sources: Sequence[Source]) -> pa.Table:
+def plan(sources: Sequence[Source], use: Mapping[str, str] | None = None) -> pa.Table:
     """Read every source and unite the rows, sorted by `observation_id`.
+
+    Args:
+        sources: Their identities stay apart, also where their numbers are the same.
+        use: What to take of a source, by its name: `train` for its train split alone, `whole` to
+            train on its test images too (VehicleNet). Others are taken as they are divided.
 
     Returns:
         The columns of `PLAN`; `warnings` gives what the readers had to say.
 
     Raises:
-        ValueError: If a source cannot be used, or two have the same name.
+        ValueError: If a source cannot be used, two have the same name, or `use` names none.
     """
     rows: list[Row] = []
     warnings: list[str] = []
@@ -83,11 +88,24 @@ def plan(sources: Sequence[Source]) -> pa.Table:
                 "identities would be mixed up"
             )
         names.add(name)
-        rows += reading.rows
+        rows += _used(reading.rows, (use or {}).get(name))
         warnings += reading.warnings
+    unknown = sorted((use or {}).keys() - names)
+    if unknown:
+        raise ValueError(f"ingest.use names {unknown[0]!r}, which is no source of {sorted(names)}")
     if not rows:
         raise ValueError("ingest.sources is empty; give at least one source")
     return _table(rows, warnings)
+
+
+def _used(rows: list[Row], use: str | None) -> list[Row]:
+    if use == "train":
+        return [row for row in rows if row[schema.SPLIT] == "train"]
+    if use == "whole":
+        # Nobody can be trained to tell distractors and junk apart.
+        named = (row for row in rows if row[schema.IDENTITY] is not None)
+        return [row | {schema.SPLIT: "train"} for row in named]
+    return rows
 
 
 def warnings(table: pa.Table) -> list[str]:

@@ -34,7 +34,7 @@ def read_miniature(source: MiniatureSource) -> Reading:
         seed=source.seed,
         size=source.image_size,
     )
-    return Reading([_row(shot) for shot in shots], [])
+    return Reading([_row(shot, source.name or shot.source) for shot in shots], [])
 
 
 def version() -> str:
@@ -55,16 +55,18 @@ def draw(locator: str) -> Row:
 
     values = json.loads(locator.removeprefix(PREFIX))
     row = draw_shot(Shot(**{**values, "size": tuple(values["size"])}))
-    del row[schema.OBSERVATION_ID]
+    # The plan knows better: a recipe may name its sources.
+    for planned in (schema.OBSERVATION_ID, schema.SOURCE, schema.IDENTITY):
+        del row[planned]
     return row
 
 
-def _row(shot: "Shot") -> Row:
+def _row(shot: "Shot", source: str) -> Row:
     return {
         schema.OBSERVATION_ID: shot.observation_id,
-        schema.IDENTITY: schema.qualified_identity(shot.source, shot.subject.name),
+        schema.IDENTITY: schema.qualified_identity(source, shot.subject.name),
         schema.CAMERA: shot.camera,
-        schema.SOURCE: shot.source,
+        schema.SOURCE: source,
         schema.SPLIT: shot.split,
         LOCATOR: PREFIX + json.dumps(asdict(shot)),
     }

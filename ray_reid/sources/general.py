@@ -22,6 +22,9 @@ class MiniatureSource(Frozen):
     image_size: tuple[Side, Side] = (64, 64)
     """Height and width of the drawn images in pixels."""
     seed: int = Field(0, ge=0)
+    """Another seed is another world: other vehicles or people, under other cameras."""
+    name: str | None = None
+    """Name of the source in identities; null takes `miniature-street-` and the kind."""
 
 
 class FolderSource(Frozen):
