@@ -11,13 +11,30 @@ from pathlib import Path
 import pyarrow as pa
 
 from ray_reid import schema
-from ray_reid.datasets import folder, market1501, miniature, vehiclex
+from ray_reid.datasets import (
+    cuhk03,
+    cuhk03_np,
+    dukemtmc,
+    folder,
+    market1501,
+    miniature,
+    msmt17,
+    prid2011,
+    vehiclex,
+    viper,
+)
 from ray_reid.datasets.reading import LOCATOR, Layout, Reading, Row
 from ray_reid.sources import MiniatureSource, Source
 
 LAYOUTS: Mapping[str, Layout] = {
     "folder": folder.LAYOUT,
     "market1501": market1501.LAYOUT,
+    "dukemtmc": dukemtmc.LAYOUT,
+    "msmt17": msmt17.LAYOUT,
+    "cuhk03": cuhk03.LAYOUT,
+    "cuhk03_np": cuhk03_np.LAYOUT,
+    "viper": viper.LAYOUT,
+    "prid2011": prid2011.LAYOUT,
     "vehiclex": vehiclex.LAYOUT,
 }
 """By the `reader` of their sources."""
