@@ -1,8 +1,8 @@
 """CUHK03 (Li et al., CVPR 2014) as released, with the new (Zhong et al., CVPR 2017) or old splits.
 
-cuhk03_release/cuhk-03.mat                 all images and the 20 classic splits; `cuhk03_mat` reads it
-images_labeled/1_001_1_01.png              camera pair 1, person 1, view 1, image 1; taken if it is
-images_detected/                           there, else the images in cuhk-03.mat
+cuhk03_release/cuhk-03.mat                 all images, and the 20 classic splits
+images_labeled/1_001_1_01.png              camera pair 1, person 1, view 1, image 1; read where they
+images_detected/                           are, else the images in cuhk-03.mat are
 cuhk03_new_protocol_config_labeled.mat     the new split, by these names
 cuhk03_new_protocol_config_detected.mat
 """
@@ -42,14 +42,12 @@ def read_cuhk03(source: CUHK03Source) -> Reading:
     where = repr(str(place))
     images, warnings = _images(source, place)
     splits = _new(source, place) if source.protocol == "new" else _classic(source, place, images)
-    rows = [
-        _row(source, place, name, images[name], splits[name]) for name in splits.keys() & images
-    ]
+    usable = sorted(splits.keys() & images)
+    rows = [_row(source, place, name, images[name], splits[name]) for name in usable]
     absent = [Path(name) for name in sorted(splits.keys() - images)]
     idle = [Path(name) for name in sorted(images.keys() - splits)]
     warnings += reading.left_out(absent, "are in the split but not on the disk", where)
     warnings += reading.left_out(idle, "are in no split", where)
-    rows.sort(key=lambda row: str(row[reading.LOCATOR]))
     reading.check_disjoint(rows, where)
     reading.check_training(rows, where)
     return Reading(rows, warnings + reading.check_queries(rows, where))

@@ -1,7 +1,7 @@
 """The images of CUHK03 inside cuhk-03.mat, by the names that they have where they are extracted.
 
-The file is MATLAB 7.3, hence HDF5, and its arrays are transposed: `labeled` and `detected` hold, for
-each of five camera pairs, references to ten images of each person, the first five by view 1.
+The file is MATLAB 7.3, hence HDF5, and its arrays are transposed: `labeled` and `detected` hold,
+for each of five camera pairs, references to ten images of each person, the first five by view 1.
 Reading it takes h5py, which nothing else here needs.
 """
 

@@ -66,7 +66,8 @@ def _distractors(source: Market1501Source, place: Path) -> Iterator[Row]:
 
 
 def _distractor_files(place: Path) -> list[Path]:
-    found = reading.list_images(place / DISTRACTORS)
+    folder = place / DISTRACTORS
+    found = reading.list_images(folder) if folder.is_dir() else []
     if not found:
         raise ValueError(
             f"{str(place)!r} has no images in a folder {DISTRACTORS!r}; unpack the distractors "

@@ -68,14 +68,17 @@ def row(
     file: Path,
     name: "re.Match[str] | None",
 ) -> Row:
-    """The row of an image; only a normal one has an identity, and only its name tells one."""
-    identity, camera = (None, None) if name is None else name.group("identity", "camera")
-    normal = identity is not None and role == "normal"
+    """The row of an image; junk and distractors have no identity, and may lack a name."""
+    identity = camera = None
+    if name is not None:
+        camera = name["camera"]
+        if role == "normal":
+            identity = schema.qualified_identity(source.name, name["identity"])
     return reading.file_row(
         source.name,
         root,
         file,
-        identity=schema.qualified_identity(source.name, identity) if normal else None,
+        identity=identity,
         camera=camera,
         licence=source.licence,
         split=split,

@@ -18,7 +18,7 @@ from ray_reid.sources import MSMT17Source
 
 TRAIN, VAL = "list_train.txt", "list_val.txt"
 TEST = {"query": "list_query.txt", "gallery": "list_gallery.txt"}
-VERSIONS = {"V1": ("train", "test"), "V2": ("mask_train_v2", "mask_test_v2")}
+VERSIONS = (("train", "test"), ("mask_train_v2", "mask_test_v2"))
 NAME = re.compile(r"(?P<identity>\d+)_\d+_(?P<camera>\d+)_(?P<date>\d*)(?P<day_part>[a-z]*)")
 EXAMPLE = "0000_000_01_0303morning_0008_0.jpg"
 
@@ -53,17 +53,18 @@ def read_msmt17(source: MSMT17Source) -> Reading:
         for name, word in zip(_folders(place), ("train", "test"), strict=True)
     )
     rows = list(_rows(source, place / TRAIN, "train", train))
-    val = place / VAL
-    # Some copies have no list of val; it is missed only by who asks for it.
-    joining = list(_rows(source, val, "train", train)) if _wanted(source, val) else []
+    val: list[Row] = []
+    # Some copies have no list of val; only who asks for it misses it.
+    if source.combine_val or (place / VAL).exists():
+        val = list(_rows(source, place / VAL, "train", train))
     for split, name in TEST.items():
         rows += _rows(source, place / name, split, test)
     warnings = [*_left_out(train), *_left_out(test)]
     if source.combine_val:
-        rows += joining
-    elif joining:
+        rows += val
+    elif val:
         warnings.append(
-            f"{len(joining)} images of {VAL} in {where} are not used, as in the official split; "
+            f"{len(val)} images of {VAL} in {where} are not used, as in the official split; "
             "set combine_val to train on them"
         )
     reading.check_training(rows, where)
@@ -97,9 +98,9 @@ def _locate(root: str) -> Path:
 
 def _folders(place: Path) -> tuple[str, str]:
     """Names of the train and the test folder."""
-    found = [names for names in VERSIONS.values() if all((place / name).is_dir() for name in names)]
+    found = [names for names in VERSIONS if all((place / name).is_dir() for name in names)]
     if len(found) != 1:
-        pairs = " or ".join(f"{train} and {test}" for train, test in VERSIONS.values())
+        pairs = " or ".join(f"{train} and {test}" for train, test in VERSIONS)
         problem = "both versions" if found else "neither version"
         raise ValueError(
             f"{str(place)!r} holds the images of {problem} of MSMT17; it takes the folders {pairs}"
@@ -122,10 +123,6 @@ def _entries(file: Path) -> Iterator[tuple[PurePosixPath, int]]:
             yield PurePosixPath(parts[0].strip()), int(parts[1])
         elif parts:
             raise ValueError(f"{str(file)!r}, line {number}: {line!r} is not `path label`")
-
-
-def _wanted(source: MSMT17Source, val: Path) -> bool:
-    return source.combine_val or val.exists()
 
 
 def _rows(source: MSMT17Source, names: Path, split: str, side: _Side) -> Iterator[Row]:
