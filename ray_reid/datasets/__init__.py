@@ -14,13 +14,19 @@ from ray_reid import schema
 from ray_reid.datasets import (
     cityflow,
     compcars,
+    cuhk03,
+    cuhk03_np,
+    dukemtmc,
     folder,
     market1501,
     miniature,
+    msmt17,
+    prid2011,
     vehicleid,
     vehiclex,
     veri776,
     veriwild,
+    viper,
 )
 from ray_reid.datasets.reading import LOCATOR, Layout, Reading, Row
 from ray_reid.sources import MiniatureSource, Source
@@ -28,6 +34,12 @@ from ray_reid.sources import MiniatureSource, Source
 LAYOUTS: Mapping[str, Layout] = {
     "folder": folder.LAYOUT,
     "market1501": market1501.LAYOUT,
+    "dukemtmc": dukemtmc.LAYOUT,
+    "msmt17": msmt17.LAYOUT,
+    "cuhk03": cuhk03.LAYOUT,
+    "cuhk03_np": cuhk03_np.LAYOUT,
+    "viper": viper.LAYOUT,
+    "prid2011": prid2011.LAYOUT,
     "vehiclex": vehiclex.LAYOUT,
     "veri776": veri776.LAYOUT,
     "vehicleid": vehicleid.LAYOUT,

@@ -1,7 +1,7 @@
 """Locators: where the image of a planned row is, and how it is loaded when its batch comes.
 
-A locator is the path of a file, or a marked one: a drawing (`miniature.PREFIX`) or a part of a
-file, which becomes a PNG of its own.
+A locator is the path of a file, or a marked one: a drawing (`miniature.PREFIX`), an image inside
+another file (`cuhk03_mat.PREFIX`) or a part of an image; the last two become PNGs of their own.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ray_reid import images, schema
-from ray_reid.datasets import miniature
+from ray_reid.datasets import cuhk03_mat, miniature
 from ray_reid.datasets.reading import Row
 
 CORRUPT = "corrupt image"
@@ -33,6 +33,11 @@ def load(locator: str) -> Row:
     """The image, and whatever else is learned by loading it; what cannot be used says why."""
     if locator.startswith(miniature.PREFIX):
         return miniature.draw(locator)
+    if locator.startswith(cuhk03_mat.PREFIX):
+        try:
+            return {schema.IMAGE: cuhk03_mat.load(locator)}
+        except ValueError as error:
+            return _corrupt(b"", str(error))
     mark, numbers, path = _split(locator)
     try:
         encoded = Path(path).read_bytes()

@@ -6,7 +6,15 @@ from pydantic import Field
 
 from ray_reid.sources.base import Frozen, Side
 from ray_reid.sources.general import FolderSource, MiniatureSource
-from ray_reid.sources.person import Market1501Source
+from ray_reid.sources.person import (
+    CUHK03NPSource,
+    CUHK03Source,
+    DukeMTMCSource,
+    Market1501Source,
+    MSMT17Source,
+    PRID2011Source,
+    VIPeRSource,
+)
 from ray_reid.sources.vehicle import (
     CityFlowSource,
     CompCarsSource,
@@ -17,15 +25,21 @@ from ray_reid.sources.vehicle import (
 )
 
 __all__ = [
+    "CUHK03NPSource",
+    "CUHK03Source",
     "CityFlowSource",
     "CompCarsSource",
+    "DukeMTMCSource",
     "FolderSource",
     "Frozen",
+    "MSMT17Source",
     "Market1501Source",
     "MiniatureSource",
+    "PRID2011Source",
     "Side",
     "Source",
     "VERIWildSource",
+    "VIPeRSource",
     "VeRi776Source",
     "VehicleIDSource",
     "VehicleXSource",
@@ -35,6 +49,12 @@ Source = Annotated[
     MiniatureSource
     | FolderSource
     | Market1501Source
+    | DukeMTMCSource
+    | MSMT17Source
+    | CUHK03Source
+    | CUHK03NPSource
+    | VIPeRSource
+    | PRID2011Source
     | VehicleXSource
     | VeRi776Source
     | VehicleIDSource
