@@ -11,13 +11,36 @@ from pathlib import Path
 import pyarrow as pa
 
 from ray_reid import schema
-from ray_reid.datasets import folder, market1501, miniature, vehiclex
+from ray_reid.datasets import (
+    ccvid,
+    dlcr,
+    folder,
+    imagefolder,
+    last,
+    ltcc,
+    market1501,
+    miniature,
+    oml,
+    parquet,
+    prcc,
+    vc_clothes,
+    vehiclex,
+)
 from ray_reid.datasets.reading import LOCATOR, Layout, Reading, Row
 from ray_reid.sources import MiniatureSource, Source
 
 LAYOUTS: Mapping[str, Layout] = {
+    "ccvid": ccvid.LAYOUT,
+    "dlcr": dlcr.LAYOUT,
     "folder": folder.LAYOUT,
+    "imagefolder": imagefolder.LAYOUT,
+    "last": last.LAYOUT,
+    "ltcc": ltcc.LAYOUT,
     "market1501": market1501.LAYOUT,
+    "oml": oml.LAYOUT,
+    "parquet": parquet.LAYOUT,
+    "prcc": prcc.LAYOUT,
+    "vc_clothes": vc_clothes.LAYOUT,
     "vehiclex": vehiclex.LAYOUT,
 }
 """By the `reader` of their sources."""
@@ -61,13 +84,13 @@ def plan(sources: Sequence[Source]) -> pa.Table:
     names: set[str] = set()
     for source in sources:
         reading = read(source)
-        name = reading.rows[0][schema.SOURCE]
-        if name in names:
+        found = {row[schema.SOURCE] for row in reading.rows}
+        if names & found:
             raise ValueError(
-                f"two sources are named {name!r}; give one of them another name, or their "
-                "identities would be mixed up"
+                f"two sources are named {min(names & found)!r}; give one of them another name, or "
+                "their identities would be mixed up"
             )
-        names.add(name)
+        names |= found
         rows += reading.rows
         warnings += reading.warnings
     if not rows:
