@@ -40,8 +40,9 @@ def locate(root: str) -> Path:
     Raises:
         ValueError: If there is none, or more than one.
     """
-    above = reading.found(reading.folder(root), [f"rgb/{folder}" for folder in WANTED])
-    return reading.locate(root, WANTED, "PRCC") if above is None else above / "rgb"
+    # Without this, drawings would be read where a folder of rgb is missing.
+    above = reading.found(reading.folder(root), ["rgb"])
+    return reading.locate(root if above is None else str(above / "rgb"), WANTED, "PRCC")
 
 
 def parse(place: PurePosixPath) -> Shot | None:
