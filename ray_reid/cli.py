@@ -19,7 +19,7 @@ INTERRUPTED = 130
 MISTAKE = 2
 UNFIT = 1
 """Exit code of a doctor who says that training may not start."""
-LAYOUTS = ("vehiclex", "market1501", "imagefolder")
+LAYOUTS = ("vehiclex", "market1501", "imagefolder", "parquet")
 
 
 class Parser(argparse.ArgumentParser):
@@ -137,6 +137,12 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("folder", type=Path, help="new folder")
     export.add_argument("--layout", choices=LAYOUTS, required=True)
     export.add_argument("--table", choices=("generate", "ingest"), help="default: the first it has")
+    export.add_argument(
+        "--splits",
+        nargs="+",
+        choices=("train", "query", "gallery", "unlabelled"),
+        help="with the layout parquet (default: train query gallery)",
+    )
     export.set_defaults(command=_export)
 
     fingerprint = commands.add_parser("fingerprint", help="hash the tables under a directory")
@@ -267,7 +273,12 @@ def _export(options: argparse.Namespace) -> None:
     from ray_reid import export
 
     table = export.find_table(options.run, options.table)
-    done = export.LAYOUTS[options.layout](table, options.folder)
+    if options.splits is None:
+        done = export.LAYOUTS[options.layout](table, options.folder)
+    elif options.layout == "parquet":
+        done = export.write_parquet(table, options.folder, options.splits)
+    else:
+        raise ValueError(f"layout {options.layout!r} has its own splits; --splits is for 'parquet'")
     print(
         f"{options.folder}: {done.images} images of {done.identities} identities on "
         f"{done.cameras} cameras; licence: {'; '.join(done.licences)}"

@@ -1,7 +1,7 @@
 """Tables to the layouts of peers' toolkits, so that they can train on ours (docs/layouts.md).
 
-Identities and cameras get numbers from 1 in the order of their names; `identities.csv` and
-`cameras.csv` beside the images say which is which.
+In trees of files, identities and cameras get numbers from 1 in the order of their names;
+`identities.csv` and `cameras.csv` beside the images say which is which.
 """
 
 import csv
@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from ray_reid import images, schema, storage
 from ray_reid.datasets import labels, market1501
 from ray_reid.run import read_manifest
@@ -22,6 +26,9 @@ from ray_reid.run import read_manifest
 Row = Mapping[str, Any]
 
 TABLES = ("generate", "ingest")
+LABELLED = ("train", "query", "gallery")
+# A million rows are sixteen files, which can be read side by side.
+FILE_ROWS = 64 * storage.ROW_GROUP
 QUALITY = 95
 # How files of each format begin.
 ENDINGS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"BM": ".bmp", b"RIFF": ".webp"}
@@ -130,7 +137,7 @@ def write_folder(table: Path, folder: Path) -> Exported:
     Raises:
         ValueError: If the folder is not empty or there is nothing to write.
     """
-    plan = _plan(table, splits=("train", "query", "gallery"))
+    plan = _plan(table, splits=LABELLED)
     stems = [
         f"{_identity(plan, row):05d}_cam{_camera(plan, row)}_{place:06d}"
         for row, place in zip(plan.rows, plan.places, strict=True)
@@ -142,10 +149,38 @@ def write_folder(table: Path, folder: Path) -> Exported:
     return _exported(plan)
 
 
+def write_parquet(table: Path, folder: Path, splits: Sequence[str] = LABELLED) -> Exported:
+    """Write the chosen splits as Parquet with all columns of the record, distractors and junk too.
+
+    Rows are in the order of their ids, whatever the order of the table. Our reader `parquet`
+    reads the same observations back.
+
+    Raises:
+        ValueError: If a split is unknown, the folder is not empty or there is nothing to write.
+    """
+    unknown = [split for split in splits if split not in schema.SPLITS]
+    if unknown:
+        raise ValueError(f"unknown split {unknown[0]!r}; choose from {list(schema.SPLITS)}")
+    plan = _plan(table, splits, roles=tuple(NAMELESS))
+    ids = pa.array([row[schema.OBSERVATION_ID] for row in plan.rows], pa.string())
+    chosen = pc.field(schema.OBSERVATION_ID).isin(ids)
+    names = [name for name in schema.OBSERVATION.names if name != schema.IMAGE]
+    with _aside(folder) as out:
+        record = storage.read(table, names, chosen)
+        # Rows of one id after the other lie all over the table.
+        cache = storage.RowCache(table, out / ".images", chosen)
+        for number, start in enumerate(range(0, record.num_rows, FILE_ROWS)):
+            file = out / f"part-{number:05d}.parquet"
+            _write_rows(file, record.slice(start, FILE_ROWS), cache, start)
+        shutil.rmtree(out / ".images")
+    return _exported(plan)
+
+
 LAYOUTS: Mapping[str, Callable[[Path, Path], Exported]] = {
     "vehiclex": write_vehiclex,
     "market1501": write_market1501,
     "imagefolder": write_folder,
+    "parquet": write_parquet,
 }
 
 
@@ -189,7 +224,8 @@ def _left_out(row: Row, splits: Sequence[str], roles: Sequence[str]) -> str | No
     if row[schema.SPLIT] not in splits:
         return f"split {row[schema.SPLIT]}"
     if row[schema.ROLE] == "normal":
-        return "unlabelled" if row[schema.IDENTITY] is None else None
+        labelled = row[schema.IDENTITY] is not None or row[schema.SPLIT] == "unlabelled"
+        return None if labelled else "unlabelled"
     # Junk and distractors mean something to a search only.
     return (
         None if row[schema.ROLE] in roles and row[schema.SPLIT] == "gallery" else row[schema.ROLE]
@@ -210,10 +246,9 @@ def _by_number(camera: str | None) -> tuple[bool, int, str]:
 
 def _check_cameras(plan: _Plan, most: int, layout: str) -> None:
     if len(plan.cameras) > most:
-        others = [name for name in LAYOUTS if name != "market1501"]
         raise ValueError(
             f"the table has {len(plan.cameras)} cameras, and the names of {layout} have room for "
-            f"{most}; choose another layout, such as {others[-1]!r}"
+            f"{most}; choose another layout, such as 'imagefolder'"
         )
 
 
@@ -277,6 +312,18 @@ def _write_images(table: Path, paths: Mapping[str, str], out: Path, as_jpeg: boo
                     _write_image(image.as_py(), out / path, as_jpeg)
                     written += 1
     assert written == len(paths), f"{written} of {len(paths)} images written"
+
+
+def _write_rows(file: Path, record: pa.Table, cache: storage.RowCache, start: int) -> None:
+    """Write rows without images as one file, with the images that begin at `start` of the cache."""
+    options = {name: value for name, value in storage.PARQUET.items() if name != "row_group_size"}
+    with pq.ParquetWriter(file, schema.OBSERVATION, **options) as writer:
+        for first in range(0, record.num_rows, storage.ROW_GROUP):
+            part = record.slice(first, storage.ROW_GROUP)
+            rows = range(start + first, start + first + part.num_rows)
+            encoded = pa.array([cache.image(row).to_pybytes() for row in rows], pa.binary())
+            part = part.append_column(schema.OBSERVATION.field(schema.IMAGE), encoded)
+            writer.write_table(part.select(schema.OBSERVATION.names).cast(schema.OBSERVATION))
 
 
 def _write_image(encoded: bytes, path: Path, as_jpeg: bool) -> None:

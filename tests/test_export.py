@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from ray_reid import cli, export, images, schema, storage
-from ray_reid.datasets import folder, market1501, vehiclex
+from ray_reid.datasets import folder, loading, market1501, parquet, vehiclex
 from ray_reid.datasets.reading import Reading
-from ray_reid.sources import FolderSource, Market1501Source, VehicleXSource
+from ray_reid.sources import FolderSource, Market1501Source, ParquetSource, VehicleXSource
 
 Rows = list[dict[str, Any]]
 
@@ -191,6 +191,59 @@ def test_a_folder_is_read_back_with_the_default_pattern(tmp_path: Path) -> None:
     assert len(list((out / "train").iterdir())) == 2
 
 
+def test_parquet_is_read_back_as_the_same_observations(tmp_path: Path) -> None:
+    scored = {"scores": {"clip": 0.5}, "parent": "p", "prompt": "a red coat", "seed": 3}
+    rows = [*read_in(), row(8, "own:c", drop_reason="colour: white"), row(9, None)]
+    rows += [row(10, "own:c", "9", origin="synthetic", attributes={"upper": "red"}, **scored)]
+    rows = [{**r, "source": "own"} for r in rows]
+    out = tmp_path / "out"
+    done = export.write_parquet(write(tmp_path / "t", rows), out)
+    assert (done.images, done.identities, done.cameras) == (9, 4, 3)
+    assert done.skipped == {"unlabelled": 1}
+    assert list(tree(out)) == ["part-00000.parquet"]
+    found = parquet.read_parquet(ParquetSource(root=str(out)))
+    assert found.warnings == []
+    loaded = [
+        {k: v for k, v in r.items() if k != "locator"} | loading.load(r["locator"])
+        for r in found.rows
+    ]
+    assert not any("drop_reason" in loading.load(r["locator"]) for r in found.rows)
+    kept = [
+        r
+        for r in rows
+        if "drop_reason" not in r and r["observation_id"] != rows[9]["observation_id"]
+    ]
+    key = "observation_id"
+    assert schema.observations(loaded).sort_by(key) == schema.observations(kept).sort_by(key)
+
+
+def test_parquet_has_the_splits_that_are_asked_for(tmp_path: Path) -> None:
+    table = write(tmp_path / "t", [*read_in(), row(8, None, split="unlabelled")])
+    done = export.write_parquet(table, tmp_path / "a", ["gallery", "unlabelled"])
+    assert done.skipped == {"split train": 4, "split query": 1}
+    splits = pq.read_table(tmp_path / "a")["split"].to_pylist()
+    assert Counter(splits) == {"gallery": 3, "unlabelled": 1}
+    with pytest.raises(ValueError, match=r"unknown split 'val'; choose from \['train', "):
+        export.write_parquet(table, tmp_path / "b", ["val"])
+
+
+def test_parquet_files_and_row_groups_have_a_bounded_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "FILE_ROWS", 4)
+    monkeypatch.setattr(storage, "ROW_GROUP", 2)
+    rows = [row(i, f"own:{i % 3}", str(i % 2)) for i in range(11)]
+    export.write_parquet(write(tmp_path / "t", rows), tmp_path / "out")
+    files = sorted((tmp_path / "out").iterdir())
+    assert [pq.ParquetFile(file).num_row_groups for file in files] == [2, 2, 2]
+    tables = [pq.read_table(file) for file in files]
+    assert [table.num_rows for table in tables] == [4, 4, 3]
+    ids = [name for table in tables for name in table["observation_id"].to_pylist()]
+    images = [image for table in tables for image in table["image"].to_pylist()]
+    assert dict(zip(ids, images, strict=True)) == {r["observation_id"]: r["image"] for r in rows}
+    assert ids == sorted(ids)
+
+
 def test_other_formats_become_jpeg_only_where_the_layout_demands_it(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), (200, 10, 10)).save(tmp_path / "x.png")
     png = (tmp_path / "x.png").read_bytes()
@@ -282,6 +335,12 @@ def test_the_command_exports_the_newest_table_of_a_run(
     assert "left out: 1 images (unlabelled)" in said
     assert command("--table", "ingest") == cli.MISTAKE
     assert "is not empty" in capsys.readouterr().err
+    assert command("--splits", "train") == cli.MISTAKE
+    assert "has its own splits; --splits is for 'parquet'" in capsys.readouterr().err
+    assert command("--layout", "parquet", "--splits", "query", "--table", "ingest") == cli.MISTAKE
+    out = tmp_path / "table"
+    assert command("--layout", "parquet", "--splits", "query", "--table", "ingest") == 0
+    assert "1 images of 1 identities on 1 cameras" in capsys.readouterr().out
     out = tmp_path / "other"
     assert command("--table", "ingest") == 0
     assert "4 images of 2 identities on 3 cameras" in capsys.readouterr().out

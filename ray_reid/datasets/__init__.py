@@ -12,16 +12,25 @@ import pyarrow as pa
 
 from ray_reid import schema
 from ray_reid.datasets import (
+    ccvid,
     cityflow,
     compcars,
     cuhk03,
     cuhk03_np,
+    dlcr,
     dukemtmc,
     folder,
+    imagefolder,
+    last,
+    ltcc,
     market1501,
     miniature,
     msmt17,
+    oml,
+    parquet,
+    prcc,
     prid2011,
+    vc_clothes,
     vehicleid,
     vehiclex,
     veri776,
@@ -33,6 +42,9 @@ from ray_reid.sources import MiniatureSource, Source
 
 LAYOUTS: Mapping[str, Layout] = {
     "folder": folder.LAYOUT,
+    "imagefolder": imagefolder.LAYOUT,
+    "oml": oml.LAYOUT,
+    "parquet": parquet.LAYOUT,
     "market1501": market1501.LAYOUT,
     "dukemtmc": dukemtmc.LAYOUT,
     "msmt17": msmt17.LAYOUT,
@@ -40,6 +52,12 @@ LAYOUTS: Mapping[str, Layout] = {
     "cuhk03_np": cuhk03_np.LAYOUT,
     "viper": viper.LAYOUT,
     "prid2011": prid2011.LAYOUT,
+    "prcc": prcc.LAYOUT,
+    "ltcc": ltcc.LAYOUT,
+    "vc_clothes": vc_clothes.LAYOUT,
+    "ccvid": ccvid.LAYOUT,
+    "last": last.LAYOUT,
+    "dlcr": dlcr.LAYOUT,
     "vehiclex": vehiclex.LAYOUT,
     "veri776": veri776.LAYOUT,
     "vehicleid": vehicleid.LAYOUT,
@@ -93,14 +111,14 @@ def plan(sources: Sequence[Source], use: Mapping[str, str] | None = None) -> pa.
     names: set[str] = set()
     for source in sources:
         reading = read(source)
-        name = reading.rows[0][schema.SOURCE]
-        if name in names:
+        found = {row[schema.SOURCE] for row in reading.rows}
+        if names & found:
             raise ValueError(
-                f"two sources are named {name!r}; give one of them another name, or their "
-                "identities would be mixed up"
+                f"two sources are named {min(names & found)!r}; give one of them another name, or "
+                "their identities would be mixed up"
             )
-        names.add(name)
-        rows += _used(reading.rows, (use or {}).get(name))
+        names |= found
+        rows += [used for row in reading.rows for used in _used(row, use or {})]
         warnings += reading.warnings
     unknown = sorted((use or {}).keys() - names)
     if unknown:
@@ -110,14 +128,15 @@ def plan(sources: Sequence[Source], use: Mapping[str, str] | None = None) -> pa.
     return _table(rows, warnings)
 
 
-def _used(rows: list[Row], use: str | None) -> list[Row]:
-    if use == "train":
-        return [row for row in rows if row[schema.SPLIT] == "train"]
-    if use == "whole":
+def _used(row: Row, use: Mapping[str, str]) -> list[Row]:
+    """The row as it is taken, or nothing."""
+    wanted = use.get(row[schema.SOURCE])
+    if wanted == "train":
+        return [row] if row[schema.SPLIT] == "train" else []
+    if wanted == "whole":
         # Nobody can be trained to tell distractors and junk apart.
-        named = (row for row in rows if row[schema.IDENTITY] is not None)
-        return [row | {schema.SPLIT: "train"} for row in named]
-    return rows
+        return [row | {schema.SPLIT: "train"}] if row[schema.IDENTITY] is not None else []
+    return [row]
 
 
 def warnings(table: pa.Table) -> list[str]:

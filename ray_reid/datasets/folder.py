@@ -84,7 +84,7 @@ def _row(name: str, root: Path, file: Path, match: "re.Match[str]", source: Fold
     groups = match.groupdict()
     if not groups["identity"]:
         raise ValueError(f"pattern {source.pattern!r} finds no identity in {file.name!r}")
-    _check_whole_numbers(match, file)
+    check_whole_numbers(match, file)
     return reading.file_row(
         name,
         root,
@@ -99,7 +99,7 @@ def _row(name: str, root: Path, file: Path, match: "re.Match[str]", source: Fold
     )
 
 
-def _check_whole_numbers(match: "re.Match[str]", file: Path) -> None:
+def check_whole_numbers(match: "re.Match[str]", file: Path) -> None:
     """Refuse a group that stops inside a number: cameras 1 and 15 would become one."""
     pattern = match.re.pattern
     for group in match.re.groupindex:

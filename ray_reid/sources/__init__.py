@@ -5,7 +5,21 @@ from typing import Annotated
 from pydantic import Field
 
 from ray_reid.sources.base import Frozen, Side
-from ray_reid.sources.general import FolderSource, MiniatureSource
+from ray_reid.sources.clothes import (
+    CCVIDSource,
+    DLCRSource,
+    LaSTSource,
+    LTCCSource,
+    PRCCSource,
+    VCClothesSource,
+)
+from ray_reid.sources.general import (
+    FolderSource,
+    ImageFolderSource,
+    MiniatureSource,
+    OMLSource,
+    ParquetSource,
+)
 from ray_reid.sources.person import (
     CUHK03NPSource,
     CUHK03Source,
@@ -25,19 +39,28 @@ from ray_reid.sources.vehicle import (
 )
 
 __all__ = [
+    "CCVIDSource",
     "CUHK03NPSource",
     "CUHK03Source",
     "CityFlowSource",
     "CompCarsSource",
+    "DLCRSource",
     "DukeMTMCSource",
     "FolderSource",
     "Frozen",
+    "ImageFolderSource",
+    "LTCCSource",
+    "LaSTSource",
     "MSMT17Source",
     "Market1501Source",
     "MiniatureSource",
+    "OMLSource",
+    "PRCCSource",
     "PRID2011Source",
+    "ParquetSource",
     "Side",
     "Source",
+    "VCClothesSource",
     "VERIWildSource",
     "VIPeRSource",
     "VeRi776Source",
@@ -48,6 +71,9 @@ __all__ = [
 Source = Annotated[
     MiniatureSource
     | FolderSource
+    | ImageFolderSource
+    | OMLSource
+    | ParquetSource
     | Market1501Source
     | DukeMTMCSource
     | MSMT17Source
@@ -60,6 +86,12 @@ Source = Annotated[
     | VehicleIDSource
     | VERIWildSource
     | CityFlowSource
-    | CompCarsSource,
+    | CompCarsSource
+    | PRCCSource
+    | LTCCSource
+    | VCClothesSource
+    | CCVIDSource
+    | LaSTSource
+    | DLCRSource,
     Field(discriminator="reader"),
 ]

@@ -69,3 +69,66 @@ class FolderSource(Frozen):
                 f"and may have {sorted(allowed - {'identity'})}"
             )
         return pattern
+
+
+class ImageFolderSource(Frozen):
+    """`<split>/<identity>/<image>`, as torchvision's ImageFolder reads one split."""
+
+    reader: Literal["imagefolder"] = "imagefolder"
+    root: str
+    """The folder that holds the splits, or a parent of it. `train_all`, or else `train`, is
+    trained on; queries are chosen from `test` (else `val`) where `query` and `gallery` are
+    missing."""
+    train: Literal["train_all", "train"] | None = None
+    """The folder to train on; null takes the first of both that exists."""
+    query: Literal["query", "multi-query"] = "query"
+    """The folder of the queries."""
+    camera: str | None = None
+    """Regular expression with the group `camera`, searched in the file's base name without its
+    extension; null means that no image has a camera."""
+    name: str | None = None
+    """Name of the source in identities; null takes the name of `root`."""
+    licence: str | None = None
+    seed: int = Field(0, ge=0)
+    """Chooses queries where the folders do not."""
+
+    @field_validator("camera")
+    @classmethod
+    def _has_camera(cls, pattern: str | None) -> str | None:
+        if pattern is None:
+            return None
+        try:
+            groups = set(re.compile(pattern).groupindex)
+        except re.error as error:
+            raise ValueError(f"camera {pattern!r} is not a regular expression: {error}") from error
+        if groups != {"camera"}:
+            raise ValueError(
+                f"camera {pattern!r} has groups {sorted(groups)}; it needs (?P<camera>...) alone"
+            )
+        return pattern
+
+
+class OMLSource(Frozen):
+    """A table of images as OpenMetricLearning (OML) defines it."""
+
+    reader: Literal["oml"] = "oml"
+    root: str
+    """The folder that the paths in the table are relative to."""
+    table: str | None = None
+    """CSV file under `root`; null takes the only one directly in it."""
+    name: str = "oml"
+    licence: str | None = None
+
+
+class ParquetSource(Frozen):
+    """Tables whose columns have the names of the record (docs/record.md)."""
+
+    reader: Literal["parquet"] = "parquet"
+    root: str
+    """The folder that the column `path` is relative to, and that holds the tables."""
+    table: str | None = None
+    """Parquet file, or folder of them, under `root`; null takes all of `root`."""
+    name: str = "parquet"
+    """Name of the source where the tables have no column `source`."""
+    licence: str | None = None
+    """Terms of the images where the tables have no column `licence`, or null in it."""
