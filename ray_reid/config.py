@@ -218,6 +218,7 @@ class Evaluate(Frozen):
 
     protocol: Literal[
         "market",
+        "track",
         "image_to_track",
         "clothes",
         "ccvid",

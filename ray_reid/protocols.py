@@ -44,6 +44,8 @@ class Case:
     query: Rows
     gallery: Rows
     rule: metrics.Protocol = "market"
+    apart: Literal["camera", "track"] = "camera"
+    """What of the query's identity is junk by the Market rule: its camera, or its track."""
     tracks: Literal["none", "mean", "nearest"] = "none"
     """`mean`: a query or gallery item is the mean of a track's embeddings. `nearest`: a gallery
     item is a track, as similar as its nearest image."""
@@ -125,8 +127,8 @@ def _score(
         answering,
         query_identity=labels.take("identity", query),
         gallery_identity=labels.take("identity", gallery),
-        query_camera=labels.take("camera", query),
-        gallery_camera=labels.take("camera", gallery),
+        query_camera=labels.take(case.apart, query),
+        gallery_camera=labels.take(case.apart, gallery),
         query_clothes=labels.take("clothes", query) if clothes else None,
         gallery_clothes=labels.take("clothes", gallery) if clothes else None,
         protocol=case.rule,
@@ -154,6 +156,12 @@ def _market(labels: Labels) -> Cases:
     return {"standard": [Case(*_sides(labels))]}
 
 
+def _track(labels: Labels) -> Cases:
+    """DeepChange and OML: a match from the same camera counts if it is of another track."""
+    _need(labels, "track", "track")
+    return {"standard": [Case(*_sides(labels), apart="track")]}
+
+
 def _image_to_track(labels: Labels) -> Cases:
     """VeRi-776: every query image against the tracks of the gallery."""
     _need(labels, "track", "image_to_track")
@@ -167,7 +175,8 @@ def _clothes(labels: Labels, tracks: Literal["none", "mean"] = "none") -> Cases:
     rules: tuple[metrics.Protocol, ...] = ("market", "sc", "cc")
     names = ("standard", "sc", "cc")
     return {
-        name: [Case(query, gallery, rule, tracks)] for name, rule in zip(names, rules, strict=True)
+        name: [Case(query, gallery, rule, tracks=tracks)]
+        for name, rule in zip(names, rules, strict=True)
     }
 
 
@@ -227,6 +236,7 @@ def _cuhk03_classic(labels: Labels) -> Cases:
 
 PROTOCOLS: Mapping[str, Callable[[Labels], Cases]] = {
     "market": _market,
+    "track": _track,
     "image_to_track": _image_to_track,
     "clothes": _clothes,
     "ccvid": _ccvid,

@@ -206,6 +206,18 @@ def test_vc_clothes_takes_pairs_of_cameras_on_both_sides() -> None:
     assert len(found["all"][0].query) == 16
 
 
+def test_by_track_a_match_under_the_same_camera_counts() -> None:
+    rows = [{"identity": n % 2, "camera": 0, "track": f"q{n}", "split": "query"} for n in range(4)]
+    rows += [row | {"split": "gallery"} for row in rows]
+    rows += [{"identity": 0, "camera": 0, "track": "other", "split": "gallery"}]
+    labels = labels_of(rows)
+    (found,) = protocols.run("track", labels, random_embeddings(labels))["standard"]
+    # Its own image is junk, the other images of the identity are matches.
+    assert found.num_queries == 4
+    with pytest.raises(ValueError, match="no query has a true match in the gallery"):
+        protocols.run("market", labels, random_embeddings(labels))
+
+
 def test_image_to_track_has_a_gallery_of_tracks() -> None:
     rows = [{"identity": n % 3, "camera": 0, "split": "query"} for n in range(6)]
     rows += [
