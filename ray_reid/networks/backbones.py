@@ -27,22 +27,18 @@ class InstanceBatchNorm(nn.Module):
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         """Split a batch norm: either half keeps its scales and shifts."""
         super().__init__()
-        self.num_instance = norm.num_features // 2
-        self.IN = nn.InstanceNorm2d(self.num_instance, eps=norm.eps, affine=True)
-        self.BN = nn.BatchNorm2d(norm.num_features - self.num_instance, norm.eps, norm.momentum)
+        self.split = norm.num_features // 2
+        self.IN = nn.InstanceNorm2d(self.split, eps=norm.eps, affine=True)
+        self.BN = nn.BatchNorm2d(norm.num_features - self.split, norm.eps, norm.momentum)
         kept = norm.state_dict()
-        self.IN.load_state_dict(
-            {name: kept[name][: self.num_instance] for name in ("weight", "bias")}
-        )
+        self.IN.load_state_dict({name: kept[name][: self.split] for name in ("weight", "bias")})
         self.BN.load_state_dict(
-            {name: part[self.num_instance :] if part.ndim else part for name, part in kept.items()}
+            {name: part[self.split :] if part.ndim else part for name, part in kept.items()}
         )
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, C, h, w) to the same shape."""
-        return torch.cat(
-            [self.IN(maps[:, : self.num_instance]), self.BN(maps[:, self.num_instance :])], dim=1
-        )
+        return torch.cat([self.IN(maps[:, : self.split]), self.BN(maps[:, self.split :])], dim=1)
 
 
 def build(spec: config.Train) -> nn.Module:
