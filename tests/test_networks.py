@@ -32,7 +32,7 @@ def _spec(backbone: str = "resnet10t", size: tuple[int, int] = (64, 64), **more:
         ("seresnext101_32x4d", SHALLOW, 2048),
         ("seresnext101_32x8d", SHALLOW, 2048),
         ("legacy_senet154", SHALLOW, 2048),
-        ("densenet121", {"block_config": [1, 1, 1, 1]}, 92),
+        ("densenet121", {"block_config": [1, 1, 1, 1]}, 68),
         ("swin_tiny_patch4_window7_224", WINDOWS, 96),
         ("swinv2_tiny_window8_256", WINDOWS, 96),
         ("vit_tiny_patch16_224", {"depth": 1, "embed_dim": 24}, 24),

@@ -22,6 +22,8 @@ Description = Mapping[str, Any]
 
 OPEN_CLIP, TRANSFORMERS = "open_clip", "transformers"
 CONFIGS = {"open_clip_config.json": OPEN_CLIP, "config.json": TRANSFORMERS}
+# No weights from elsewhere, and one vector per image.
+PLAIN = {"timm_model_pretrained": False, "output_tokens": False}
 # A text side must be built with the image side; this one is thrown away.
 NO_TEXT = {"context_length": 4, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1}
 
@@ -136,7 +138,7 @@ def _described(model: Mapping[str, Any], preprocess: Mapping[str, Any]) -> Descr
         "library": OPEN_CLIP,
         "model": {
             "embed_dim": model["embed_dim"],
-            "vision_cfg": {**model["vision_cfg"], "timm_model_pretrained": False},
+            "vision_cfg": {**model["vision_cfg"], **PLAIN},
             "quick_gelu": model.get("quick_gelu", False),
         },
         "mean": list(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN),
