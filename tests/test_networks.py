@@ -66,6 +66,11 @@ def test_maps_of_a_vision_transformer_are_its_patches_where_they_lie() -> None:
                 assert torch.equal(maps[0, :, row, column], tokens[0, 1 + 2 * row + column])
 
 
+def test_a_backbone_without_a_map_is_refused() -> None:
+    with pytest.raises(ValueError, match="backbone 'gmlp_ti16_224' gives no feature map"):
+        ReidNetwork(_spec("gmlp_ti16_224", (224, 224)), 2)
+
+
 def test_a_vision_transformer_has_an_auxiliary_classifier() -> None:
     params = {"depth": 2, "embed_dim": 24}
     spec = _spec("vit_tiny_patch16_224", backbone_params=params, loss={"auxiliary": 1})

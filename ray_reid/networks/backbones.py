@@ -92,7 +92,8 @@ def as_maps(backbone: nn.Module, found: Tensor) -> Tensor:
 def gives_maps(backbone: nn.Module, found: Tensor) -> bool:
     """Whether `as_maps` can read what a backbone returned."""
     patches = getattr(getattr(backbone, "patch_embed", None), "grid_size", None)
-    return found.ndim == 4 or (found.ndim == 3 and patches is not None)
+    rows = patches is not None and hasattr(backbone, "num_prefix_tokens")
+    return found.ndim == 4 or (found.ndim == 3 and rows)
 
 
 def add_ibn(backbone: nn.Module, name: str) -> None:
