@@ -80,7 +80,7 @@ class Loss(Frozen):
     """Cross-entropy on the head plus a metric loss on the features."""
 
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    metric: Literal["triplet", "circle", "none"] = "triplet"
+    metric: Literal["triplet", "circle", "supcon", "none"] = "triplet"
     weight: float = Field(1.0, ge=0)
     """Weight of the metric loss."""
     auxiliary: float = Field(0.0, ge=0)
@@ -90,6 +90,23 @@ class Loss(Frozen):
     """Margin of the triplet (distance) or circle (similarity) loss."""
     gamma: float = Field(64.0, gt=0)
     """Scale of the circle loss."""
+    temperature: float = Field(0.1, gt=0)
+    """Of the supcon loss (Khosla et al., 2020); lower weighs the nearest images more."""
+    gather: bool = False
+    """Whether the metric loss compares the images of all workers, not of each by itself."""
+
+
+class Semantic(Frozen):
+    """What an image-text model sees, beside the backbone (CLIP-SENet, sections III-B and III-C)."""
+
+    encoder: str | None = None
+    """Its image encoder: `miniature:NAME`, a folder, a hub id of transformers (`hf-hub:` before
+    it for open_clip), or `NAME/PRETRAINED` of open_clip's own list; null builds none."""
+    width: int = Field(2048, ge=8)
+    """Width of the fused feature f_fuse."""
+    groups: int | None = Field(32, ge=1)
+    """Groups of the adaptive fine-grained enhancement (AFEM), a divisor of the encoder's width;
+    null leaves it out."""
 
 
 class Train(Frozen):
@@ -101,9 +118,21 @@ class Train(Frozen):
     """Take timm's weights for the backbone; needs the hub or its local cache."""
     backbone_params: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of timm.create_model."""
+    ibn: Literal["a"] | None = None
+    """IBN-a in a residual backbone (Pan et al., 2018); with `pretrained` the norms that it splits
+    keep their weights."""
+    ibn_weights: str | None = None
+    """File of the weights that IBN-Net's authors publish, `.pth` or `.safetensors`."""
     pooling: Literal["avg", "gem"] = "avg"
+    semantic: Semantic = Semantic()
+    head: Literal["bnneck", "vehiclenet"] = "bnneck"
+    """What makes embeddings of features: the strong baseline's BNNeck (Luo et al., 2019), or a
+    fully connected layer with a batch norm (VehicleNet, section IV-A)."""
     embedding_dim: int | None = Field(None, ge=8)
-    """Width of the embedding; null keeps the backbone's."""
+    """Width of the embedding; null keeps the backbone's, or with `vehiclenet` takes 512."""
+    side_weight: float = Field(0.0, ge=0)
+    """Weight of a learned vector per camera and view, which is added to the feature (TransReID);
+    0 builds none."""
     image_size: tuple[Side, Side] = (64, 64)
     """Height and width of the network's input in pixels."""
     sampler: Sampler = Sampler()
@@ -196,11 +225,20 @@ class Train(Frozen):
                 "has in a batch"
             )
         share //= self.accumulate
-        if share < 2 and self.loss.metric != "none":
+        if share < 2 and self.loss.metric != "none" and not self.loss.gather:
             raise ValueError(
                 f"sampler.num_identities {self.sampler.num_identities} over num_workers "
                 f"{self.num_workers} and accumulate {self.accumulate} leaves {share} identity in "
-                f"each part, and loss.metric {self.loss.metric!r} needs 2"
+                f"each part, and loss.metric {self.loss.metric!r} needs 2, or loss.gather"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> "Train":
+        if self.ibn_weights is not None and (self.ibn is None or self.pretrained):
+            raise ValueError(
+                f"ibn_weights {self.ibn_weights!r} need ibn 'a' and pretrained false, but they are "
+                f"{self.ibn!r} and {str(self.pretrained).lower()}"
             )
         return self
 

@@ -1,9 +1,11 @@
 """Training losses: label-smoothed cross-entropy on the head, a metric loss on the features."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from pytorch_metric_learning.losses import CircleLoss, TripletMarginLoss
+import torch.distributed as dist
+from pytorch_metric_learning.losses import CircleLoss, SupConLoss, TripletMarginLoss
 from pytorch_metric_learning.miners import BatchHardMiner
 from torch import Tensor, nn
 
@@ -11,10 +13,11 @@ from ray_reid import config
 
 
 class ReidLoss(nn.Module):
-    """Cross-entropy after the neck plus triplet or circle loss before it (Luo et al., 2019).
+    """Cross-entropy after the neck plus a metric loss before it (Luo et al., 2019).
 
     Triplet: batch-hard with Euclidean distance on the raw features (Hermans et al., 2017).
     Circle: cosine similarity (Sun et al., CVPR 2020).
+    SupCon: cosine similarity over a temperature (Khosla et al., NeurIPS 2020).
     An auxiliary classifier has the same losses (Vehicle-Diff, section III-D).
     """
 
@@ -30,6 +33,9 @@ class ReidLoss(nn.Module):
             self.miner = _euclidean(BatchHardMiner)
         elif spec.metric == "circle":
             self.metric = CircleLoss(m=spec.margin, gamma=spec.gamma)
+        elif spec.metric == "supcon":
+            self.metric = SupConLoss(temperature=spec.temperature)
+        self.gather = spec.gather
 
     def forward(
         self, features: Tensor, logits: Tensor, labels: Tensor, auxiliary: Sequence[Tensor] = ()
@@ -58,10 +64,43 @@ class ReidLoss(nn.Module):
         metric = torch.zeros_like(cross_entropy)
         if self.metric is not None:
             features = features.float()
+            if self.gather:
+                features, labels = gather(features, labels)
             hard = self.miner(features, labels) if self.miner is not None else None
             metric = self.metric(features, labels, hard)
         loss = cross_entropy + self.weight * metric
         return {"loss": loss, "cross_entropy": cross_entropy, "metric": metric}
+
+
+def gather(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Features and labels of all workers, each of equally many rows, in the workers' order.
+
+    A loss on them is the same number on every worker, and the mean of the workers' gradients,
+    which data-parallel training takes, is the gradient of that loss on the whole batch.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return features, labels
+    return _Gathered.apply(features), _all(labels)
+
+
+class _Gathered(torch.autograd.Function):
+    """Concatenation over the workers; backward gives each the gradients of its own rows."""
+
+    @staticmethod
+    def forward(_: Any, features: Tensor) -> Tensor:
+        return _all(features)
+
+    @staticmethod
+    def backward(_: Any, gradients: Tensor) -> Tensor:
+        workers = dist.get_world_size()
+        # Every worker has the same loss, so the sum of their gradients is a multiple of one.
+        return gradients.chunk(workers)[dist.get_rank()] * workers
+
+
+def _all(rows: Tensor) -> Tensor:
+    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
 
 
 def _euclidean(kind: type[nn.Module], **params: float) -> nn.Module:

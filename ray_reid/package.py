@@ -45,10 +45,8 @@ class Model:
         self.metrics: dict[str, Any] = json.loads(metrics.read_text()) if metrics.exists() else {}
         self.image_size = self.recipe.train.image_size
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        # The weights are in the package: nothing is to be fetched again.
-        spec = self.recipe.train.model_copy(update={"pretrained": False})
-        self.network = ReidNetwork(spec, len(self.identities))
-        self.network.load_state_dict(load_file(path / WEIGHTS))
+        weights = load_file(path / WEIGHTS)
+        self.network = ReidNetwork.restored(self.recipe.train, len(self.identities), weights)
         self.network.eval().to(self.device).to(memory_format=torch.channels_last)
 
     def embed(

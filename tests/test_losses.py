@@ -1,13 +1,16 @@
 """Losses against explicit loops."""
 
 import math
-from typing import Literal
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from ray_reid import config
-from ray_reid.losses import ReidLoss
+from ray_reid.losses import ReidLoss, gather
 
 
 @pytest.fixture
@@ -96,3 +99,94 @@ def test_without_a_metric_loss_only_cross_entropy_is_left(
     found = ReidLoss(config.Loss(metric="none"))(*batch)
     assert found["metric"].item() == 0
     assert torch.equal(found["loss"], found["cross_entropy"])
+
+
+def test_supcon_is_the_formula_of_a_loop(
+    batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
+    features, logits, labels = batch
+    temperature = 0.2
+    spec = config.Loss(metric="supcon", temperature=temperature)
+    found = ReidLoss(spec)(features, logits, labels)
+    unit = torch.nn.functional.normalize(features, dim=1)
+    similarity = (unit @ unit.T / temperature).tolist()
+    losses = []
+    for i in range(12):
+        others = [j for j in range(12) if j != i]
+        total = sum(math.exp(similarity[i][j]) for j in others)
+        positives = [j for j in others if labels[j] == labels[i]]
+        logs = [math.log(math.exp(similarity[i][j]) / total) for j in positives]
+        losses.append(-sum(logs) / len(positives))
+    assert found["metric"].item() == pytest.approx(sum(losses) / 12, rel=1e-5)
+
+
+METRICS: tuple[Literal["triplet", "circle", "supcon"], ...] = ("triplet", "circle", "supcon")
+
+
+def _inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Images of two workers, of which each has identities that the other has too."""
+    images = torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
+    weights = torch.randn(6, 5, generator=torch.Generator().manual_seed(2))
+    return images, weights, torch.tensor([0, 0, 1, 2, 2, 1, 3, 3])
+
+
+def _losses(
+    images: torch.Tensor, weights: torch.Tensor, labels: torch.Tensor, gathered: bool
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Losses and gradients of a linear network with two classifiers, by metric loss."""
+    found = {}
+    for metric in METRICS:
+        leaf = weights.clone().requires_grad_()
+        features = images @ leaf
+        loss = ReidLoss(config.Loss(metric=metric, gather=gathered, auxiliary=0.5, gamma=8.0))
+        losses = loss(features, features[:, :4], labels, [features.sin(), features[:, 1:]])
+        losses["loss"].backward()
+        assert leaf.grad is not None
+        values = {name: value.detach() for name, value in losses.items()}
+        found[metric] = {**values, "gradient": leaf.grad}
+    return found
+
+
+def _worker(rank: int, folder: str) -> None:
+    store, limit = f"file://{folder}/store", timedelta(seconds=60)
+    dist.init_process_group("gloo", store, timeout=limit, rank=rank, world_size=2)
+    images, weights, labels = _inputs()
+    share = slice(4 * rank, 4 * rank + 4)
+    found = _losses(images[share], weights, labels[share], gathered=True)
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_gathered_losses_of_two_workers_are_those_of_the_whole_batch(tmp_path: Path) -> None:
+    other = torch.multiprocessing.get_context("spawn").Process(
+        target=_worker, args=(1, str(tmp_path))
+    )
+    other.start()
+    _worker(0, str(tmp_path))
+    other.join()
+    workers = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    whole = _losses(*_inputs(), gathered=False)
+    for metric in METRICS:
+        first, second = (found[metric] for found in workers)
+        assert torch.equal(first["metric"], second["metric"])
+        assert torch.allclose(first["metric"], whole[metric]["metric"])
+        # Data-parallel training takes the mean of the workers' gradients.
+        for name in ("loss", "cross_entropy", "gradient"):
+            mean = (first[name] + second[name]) / 2
+            assert torch.allclose(mean, whole[metric][name], atol=1e-5), (metric, name)
+
+
+def test_one_worker_gathers_nothing(
+    batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
+    features, _, labels = batch
+    found = gather(features, labels)
+    assert found[0] is features
+    assert found[1] is labels
+
+
+def test_a_worker_may_have_one_identity_where_losses_are_gathered() -> None:
+    spread: dict[str, Any] = {"num_workers": 4, "sampler": {"num_identities": 4}}
+    with pytest.raises(ValueError, match=r"leaves 1 identity in each part, .* or loss\.gather"):
+        config.Train(**spread)
+    config.Train(**spread, loss={"gather": True})

@@ -1,18 +1,25 @@
-"""The strong baseline: backbone, pooling, BNNeck, classifier (Luo et al., TMM 2019)."""
+"""Backbone, pooling, neck, classifier: the strong baseline (Luo et al., TMM 2019) and its kin."""
 
-import difflib
+from collections.abc import Mapping
 from typing import Any, cast
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ray_reid import config
+from ray_reid.networks import backbones
+from ray_reid.networks.encoders import ImageEncoder, load_encoder
+from ray_reid.networks.facts import unpacked
+from ray_reid.networks.senet import SemanticEnhancement
+from ray_reid.networks.sides import SideEmbedding, Sides, known_in
 
 # Means and deviations of ImageNet: for weights from nothing, and for most of timm's.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+
+VEHICLENET_DIM = 512
+"""Width of VehicleNet's embedding where the recipe names none."""
 
 
 class GeneralizedMean(nn.Module):
@@ -59,36 +66,58 @@ class Auxiliary(nn.Module):
 
 
 class ReidNetwork(nn.Module):
-    """Images (B, 3, H, W) in [0, 1] to features, logits and embeddings."""
+    """Images (B, 3, H, W) in [0, 1] to features, logits and embeddings.
+
+    The head is the strong baseline's (BNNeck) or VehicleNet's: a fully connected layer and a
+    batch norm, whose output is the embedding, before the classifier (Zheng et al., TMM 2020).
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, spec: config.Train, num_classes: int) -> None:
+    def __init__(
+        self,
+        spec: config.Train,
+        num_classes: int,
+        sides: Sides | None = None,
+        encoder: ImageEncoder | None = None,
+    ) -> None:
         """Build the network.
 
+        Args:
+            spec: The recipe's section.
+            num_classes: Identities to tell apart.
+            sides: Cameras and views of the training images; none are known without.
+            encoder: In place of the one that the recipe refers to.
+
         Raises:
-            ValueError: If timm has no such backbone or it has no feature map.
+            ValueError: If timm has no such backbone, it has no feature map, or a part of the
+                recipe does not fit it.
         """
         super().__init__()
-        self.backbone = _backbone(spec)
+        self.backbone = backbones.build(spec)
         self.pool = POOLING[spec.pooling]()
         with torch.inference_mode():
             probe = self.backbone.eval()(torch.zeros(1, 3, *spec.image_size))
-        if probe.ndim != 4:
+        if not backbones.gives_maps(self.backbone, probe):
             raise ValueError(f"backbone {spec.backbone!r} gives no feature map (B, C, h, w)")
-        # Swin-like models put the channels last.
-        self.channels_last = getattr(self.backbone, "output_fmt", "NCHW") == "NHWC"
-        width = probe.shape[3] if self.channels_last else probe.shape[1]
-        dim = spec.embedding_dim or width
-        self.project = nn.Linear(width, dim, bias=False) if dim != width else nn.Identity()
-        self.neck = _neck(dim)
+        width = backbones.as_maps(self.backbone, probe).shape[1]
+        self.semantic: SemanticEnhancement | None = None
+        if spec.semantic.encoder is not None:
+            encoder = encoder or load_encoder(spec.semantic.encoder)
+            self.semantic = SemanticEnhancement(encoder, width, spec.semantic)
+            width = self.semantic.width
+        self.project, self.neck = _embedder(spec, width)
+        dim = self.neck.num_features
         self.head = _head(dim, num_classes)
         # Built last: without it, everything else begins with the same random numbers.
         self.auxiliary: Auxiliary | None = None
         if spec.loss.auxiliary > 0:
             maps = _earlier_map(self.backbone, spec)
             self.auxiliary = Auxiliary(spec.pooling, maps.shape[1], num_classes)
+        self.side: SideEmbedding | None = None
+        if spec.side_weight > 0:
+            self.side = SideEmbedding(sides or Sides(), dim, spec.side_weight)
         # Pretrained weights expect the input that they were trained on; saved with the weights,
         # because a package is built again without asking for pretrained ones.
         expected: dict[str, Any] = {"mean": MEAN, "std": STD}
@@ -97,53 +126,70 @@ class ReidNetwork(nn.Module):
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(expected[name]).view(1, 3, 1, 1))
 
+    @classmethod
+    def restored(
+        cls, spec: config.Train, num_classes: int, weights: Mapping[str, Tensor]
+    ) -> "ReidNetwork":
+        """Build a trained network from its recipe and its weights alone: nothing is fetched."""
+        spec = spec.model_copy(update={"pretrained": False, "ibn_weights": None})
+        sides = known_in(weights["side.known"]) if "side.known" in weights else None
+        described = weights.get("semantic.encoder.description")
+        encoder = ImageEncoder(unpacked(described)) if described is not None else None
+        network = cls(spec, num_classes, sides, encoder)
+        network.load_state_dict(weights)
+        return network
+
+    def replace_classifier(self, num_classes: int) -> None:
+        """Begin a second stage on other identities: new classifiers, everything else kept."""
+        for part in (self, self.auxiliary):
+            if part is not None:
+                old = part.head.weight
+                part.head = _head(old.shape[1], num_classes).to(old.device, old.dtype)
+
     def feature_map(self, images: Tensor) -> Tensor:
         """(B, C, h, w) of the backbone."""
-        maps: Tensor = self.backbone((images - self.mean) / self.std)
-        return maps.permute(0, 3, 1, 2) if self.channels_last else maps
+        found = self.backbone((images - self.mean) / self.std)
+        return backbones.as_maps(self.backbone, found)
 
-    def features(self, images: Tensor) -> Tensor:
-        """(B, D) before the neck: what the metric loss sees."""
-        features: Tensor = self.project(self.pool(self.feature_map(images)))
-        return features
+    def features(self, images: Tensor, side: Tensor | None = None) -> Tensor:
+        """(B, D) before the neck: what the metric loss sees.
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            side: (B,) int64 of `side_codes`, where the network has side information; without
+                it every camera is unknown.
+        """
+        return self._features(images, self.feature_map(images), side)
+
+    def forward(self, images: Tensor, side: Tensor | None = None) -> tuple[Tensor, ...]:
         """Features (B, D) and logits (B, classes), for training; then those of the auxiliary."""
         if self.auxiliary is None:
-            features = self.features(images)
+            features = self.features(images, side)
             return features, self.head(self.neck(features))
         last, (earlier,) = _maps(self.backbone, (images - self.mean) / self.std)
-        maps = last.permute(0, 3, 1, 2) if self.channels_last else last
-        features = self.project(self.pool(maps))
+        features = self._features(images, backbones.as_maps(self.backbone, last), side)
         return features, self.head(self.neck(features)), *self.auxiliary(earlier)
 
-    def embed(self, images: Tensor) -> Tensor:
+    def embed(self, images: Tensor, side: Tensor | None = None) -> Tensor:
         """(B, D) unit-norm embeddings: features after the neck, for retrieval."""
-        return F.normalize(self.neck(self.features(images)).float(), dim=1)
+        return F.normalize(self.neck(self.features(images, side)).float(), dim=1)
+
+    def _features(self, images: Tensor, maps: Tensor, side: Tensor | None) -> Tensor:
+        features: Tensor = self.pool(maps)
+        if self.semantic is not None:
+            features = self.semantic(images, features)
+        features = self.project(features)
+        return features if self.side is None else self.side(features, side)
 
 
-def check_backbone(name: str) -> None:
-    """Look a backbone up in timm before anything is built.
-
-    Raises:
-        ValueError: If timm has none of that name.
-    """
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=5)
-        raise ValueError(f"timm has no model {name!r}; near it: {near}")
-
-
-def _backbone(spec: config.Train) -> nn.Module:
-    check_backbone(spec.backbone)
-    params = dict(spec.backbone_params)
-    # Windows and position embeddings are built for one size of image.
-    expected = timm.models.get_pretrained_cfg(spec.backbone)
-    fixed = expected.input_size[1:] if expected and expected.fixed_input_size else spec.image_size
-    if tuple(fixed) != spec.image_size:
-        params.setdefault("img_size", spec.image_size)
-    return timm.create_model(
-        spec.backbone, pretrained=spec.pretrained, num_classes=0, global_pool="", **params
-    )
+def _embedder(spec: config.Train, width: int) -> tuple[nn.Module, nn.BatchNorm1d]:
+    """What makes features of what was pooled, and the neck after them."""
+    if spec.head == "vehiclenet":
+        dim = spec.embedding_dim or VEHICLENET_DIM
+        return nn.Linear(width, dim), nn.BatchNorm1d(dim)
+    dim = spec.embedding_dim or width
+    project = nn.Linear(width, dim, bias=False) if dim != width else nn.Identity()
+    return project, _neck(dim)
 
 
 def _neck(width: int) -> nn.BatchNorm1d:
