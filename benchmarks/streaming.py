@@ -29,8 +29,8 @@ JPEG = partial(encode, quality=95)
 # Seconds a row. Four generators are the bottleneck, as they are with real models.
 SLEEPS = {"generate": 0.2, "detection": 0.03, "colour": 0.01}
 GENERATORS = 4
-# 512 x 512 pixels are 786 kB: 1,200 rows are four stores, 12,000 are 37. Ray Data lets a stream fill
-# half of the store, which the few rows must reach as well: in one of 512 MB they end before.
+# 512 x 512 pixels are 786 kB: 1,200 rows are four stores, 12,000 are 37. Ray Data lets a stream
+# fill half of the store, which the few rows must reach as well: in one of 512 MB they end before.
 SIDE, STORE_MB, GROWTH = 512, 256, 10
 # Here the generators are faster than what follows, so that something must hold them back.
 MEMORY_SLEEPS = {"generate": 0.004, "detection": 0.008, "colour": 0.001}
