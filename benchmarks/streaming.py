@@ -29,9 +29,9 @@ JPEG = partial(encode, quality=95)
 # Seconds a row. Four generators are the bottleneck, as they are with real models.
 SLEEPS = {"generate": 0.2, "detection": 0.03, "colour": 0.01}
 GENERATORS = 4
-# 512 x 512 pixels are 786 kB: 600 rows that nothing holds back fill 472 MB, 6,000 nine stores.
-# Ray Data lets a stream fill half of the store, which the few rows must reach as well.
-SIDE, STORE_MB, GROWTH = 512, 512, 10
+# 512 x 512 pixels are 786 kB: 1,200 rows are four stores, 12,000 are 37. Ray Data lets a stream
+# fill half of the store, which the few rows must reach as well: in one of 512 MB they end before.
+SIDE, STORE_MB, GROWTH = 512, 256, 10
 # Here the generators are faster than what follows, so that something must hold them back.
 MEMORY_SLEEPS = {"generate": 0.004, "detection": 0.008, "colour": 0.001}
 # Limits on measured / reference, set before measuring.
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=parts, help="measure this part alone")
     parser.add_argument("--rows", type=int, default=2048, help="images of the real models")
     parser.add_argument("--sleeper-rows", type=int, default=800, help="rows of the sleepers")
-    parser.add_argument("--memory-rows", type=int, default=600, help="rows, and ten times as many")
+    parser.add_argument("--memory-rows", type=int, default=1200, help="rows, and ten times as many")
     parser.add_argument("--models", type=Path, help=f"folder of {', '.join(ROLES)}")
     parser.add_argument("--set", action="append", default=[], help="override of the recipe, a.b=c")
     options = parser.parse_args()
