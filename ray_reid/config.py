@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from ray_reid.resources import Resources, StageSpec
+from ray_reid.sampling import Sampler
 from ray_reid.sources import (
     FolderSource,
     Frozen,
@@ -39,15 +40,6 @@ class Ingest(Frozen):
     max_corrupt_fraction: float = Field(0.05, ge=0, lt=1)
     """A larger share of undecodable images stops the job; below it they are kept with a reason."""
     stage: StageSpec = StageSpec(actors=2, batch_size=64)
-
-
-class Sampler(Frozen):
-    """P x K: every batch holds P identities with K images each (Hermans et al., 2017)."""
-
-    num_identities: int = Field(16, ge=2)
-    """P, in one batch over all workers."""
-    num_instances: int = Field(4, ge=2)
-    """K; an identity with fewer images repeats them."""
 
 
 class Augment(Frozen):
@@ -133,25 +125,18 @@ class Train(Frozen):
     use_gpu: bool = False
     loader_processes: int = Field(0, ge=0)
     """Processes that decode images beside each worker; 0 decodes in the worker."""
+    loader: Literal["local", "ray_data"] = "local"
+    """Who decodes the planned images: each worker's own cores, or any free CPUs of the cluster
+    through Ray Data. The batches are the same; `compare` is always local."""
     checkpoint_batches: int | None = Field(None, ge=1)
     """Also checkpoint every so many batches; null does at the end of each epoch only."""
     max_failures: int = Field(2, ge=0)
     """Restarts after a lost worker, from the last checkpoint."""
 
     @model_validator(mode="after")
-    def _identities_divide(self) -> "Train":
-        if self.sampler.num_identities % self.num_workers:
-            raise ValueError(
-                f"sampler.num_identities {self.sampler.num_identities} must be a multiple of "
-                f"num_workers {self.num_workers}"
-            )
-        share = self.sampler.num_identities // self.num_workers
-        if share < 2 and self.loss.metric != "none":
-            raise ValueError(
-                f"sampler.num_identities {self.sampler.num_identities} over num_workers "
-                f"{self.num_workers} leaves {share} identity on each, and loss.metric "
-                f"{self.loss.metric!r} needs 2"
-            )
+    def _batches_can_be_made(self) -> "Train":
+        self.sampler.check_workers(self.num_workers, self.loss.metric)
+        self.sampler.check_mixing(self.mixing)
         return self
 
 

@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ray_reid import config, samplers
 from ray_reid.augment import augment, mix
 from ray_reid.config import Recipe
-from ray_reid.loader import TrainingRows, execute
+from ray_reid.loader import Labels, Rows
 from ray_reid.losses import ReidLoss
 from ray_reid.networks import ReidNetwork
 from ray_reid.networks.precision import use_bf16
+from ray_reid.sampling import P_X_K
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Fit:
     def __init__(
         self,
         recipe: Recipe,
-        rows: TrainingRows,
+        rows: Rows,
         *,
         device: torch.device,
         worker: int = 0,
@@ -65,7 +65,7 @@ class Fit:
         self.recipe, self.spec, self.rows = recipe, recipe.train, rows
         self.device, self.worker, self.world_size = device, worker, world_size
         torch.manual_seed(recipe.seed)
-        network = ReidNetwork(self.spec, len(rows.identities))
+        network = ReidNetwork(self.spec, len(rows.chosen.identities))
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.wrapped = wrap(self.network)
         self.optimizer = _optimizer(self.spec, self.network)
@@ -81,8 +81,7 @@ class Fit:
 
     def plan(self, epoch: int) -> samplers.Plan:
         """The plan of an epoch, the same on every worker."""
-        labels, synthetic = self.rows.labels, self.rows.synthetic
-        return plan(self.recipe, labels, synthetic, epoch, self.world_size)
+        return plan(self.recipe, self.rows.chosen, epoch, self.world_size)
 
     def run(self) -> Iterator[Progress]:
         """Train to the end, yielding after every batch; the last batch of an epoch closes it."""
@@ -93,9 +92,7 @@ class Fit:
         self._sums = self._sums.to(self.device)
         while progress.epoch < self.spec.epochs:
             plan = self.plan(progress.epoch)
-            processes = self.spec.loader_processes
-            batches = execute(self.rows, plan, self.worker, progress.batch, processes)
-            for images, labels in batches:
+            for images, labels in self.rows.batches(plan, self.worker, progress.batch):
                 self._sums += self._step(images, labels)
                 progress.batch += 1
                 if progress.batch == len(plan):
@@ -164,31 +161,53 @@ class Fit:
         self._sums.zero_()
 
 
-def plan(
-    recipe: Recipe,
-    labels: NDArray[np.int64],
-    synthetic: NDArray[np.bool_],
-    epoch: int,
-    world_size: int = 1,
-) -> samplers.Plan:
-    """The batches of an epoch, as the recipe mixes real and synthetic rows.
+def plan(recipe: Recipe, rows: Labels, epoch: int, world_size: int = 1) -> samplers.Plan:
+    """The batches of an epoch, as `train.sampler` and `train.mixing` make them of the rows.
 
     Raises:
         ValueError: If the rows cannot fill a batch, or the workers cannot share it.
     """
     spec = recipe.train
     shared: dict[str, Any] = {
-        "num_identities": spec.sampler.num_identities,
-        "num_instances": spec.sampler.num_instances,
         "epoch": epoch,
         "seed": recipe.seed,
         "world_size": world_size,
         "repeats": spec.repeats,
         "num_batches": spec.batches_per_epoch,
     }
+    if spec.sampler.kind in P_X_K:
+        shared["num_identities"] = spec.sampler.num_identities
+        shared["num_instances"] = spec.sampler.num_instances
+    else:
+        shared["batch_size"] = spec.sampler.batch_size
+    return PLANS[spec.sampler.kind](spec, rows, shared)
+
+
+def _identity(spec: config.Train, rows: Labels, shared: dict[str, Any]) -> samplers.Plan:
     if spec.mixing == "balanced":
-        return samplers.balanced(labels, synthetic, **shared)
-    return samplers.identity_balanced(labels, **shared)
+        return samplers.balanced(rows.labels, rows.synthetic, **shared)
+    return samplers.identity_balanced(rows.labels, **shared)
+
+
+def _naive(spec: config.Train, rows: Labels, shared: dict[str, Any]) -> samplers.Plan:
+    if spec.mixing == "balanced":
+        # The two origins are balanced as any two sources are.
+        return samplers.source_balanced(rows.synthetic.astype(np.int64), **shared)
+    return samplers.naive(len(rows.labels), **shared)
+
+
+def _progressive(spec: config.Train, rows: Labels, shared: dict[str, Any]) -> samplers.Plan:
+    kinship = rows.labels, rows.synthetic, rows.parents
+    return samplers.progressive_pairs(*kinship, widen_every=spec.sampler.widen_every, **shared)
+
+
+PLANS: dict[str, Callable[[config.Train, Labels, dict[str, Any]], samplers.Plan]] = {
+    "identity": _identity,
+    "naive": _naive,
+    "class_balanced": lambda _, rows, shared: samplers.class_balanced(rows.labels, **shared),
+    "source_balanced": lambda _, rows, shared: samplers.source_balanced(rows.sources, **shared),
+    "progressive": _progressive,
+}
 
 
 def schedule(spec: config.Train, epochs: float) -> float:

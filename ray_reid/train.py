@@ -3,7 +3,7 @@
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from ray_reid.run import Facts, Work
 # Ray Train's controller imports this module too; it has no use for torch and waits for it.
 if TYPE_CHECKING:
     from ray_reid.fit import Fit, Progress
-    from ray_reid.loader import Labels
+    from ray_reid.loader import Labels, Rows
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ RAY_RUN = "ray"
 
 def train_job(work: Work) -> Facts:
     """Train on the ingested and the generated table and write the model package `model/`."""
-    from ray_reid import loader, package
+    from ray_reid import loader, package, remote_loader
 
     spec = work.recipe.train
     check_network(spec)
@@ -45,6 +45,8 @@ def train_job(work: Work) -> Facts:
     chosen = loader.labels(tables, spec)
     check_plan(work.recipe, chosen, spec.num_workers)
     check_capacity("train.num_workers", spec.num_workers, spec.cpus_per_worker, spec.use_gpu)
+    if spec.loader == "ray_data":
+        remote_loader.check_free(spec)
     state = _train(work.recipe, tables, work.out.resolve())
     history = state["progress"]["history"]
     package.save(work.out / "model", work.recipe, chosen.identities, state["network"])
@@ -93,7 +95,7 @@ def check_plan(recipe: Recipe, chosen: "Labels", world_size: int = 1) -> int:
     from ray_reid import fit
 
     try:
-        return len(fit.plan(recipe, chosen.labels, chosen.synthetic, 0, world_size))
+        return len(fit.plan(recipe, chosen, 0, world_size))
     except ValueError as error:
         raise ValueError(f"train.sampler: {error}") from error
 
@@ -144,14 +146,12 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
     from ray.train.torch import get_device, prepare_model
 
     from ray_reid.fit import Fit
-    from ray_reid.loader import TrainingRows
 
     recipe = config.validate(arguments["recipe"])
     context = ray.train.get_context()
-    rows = TrainingRows(arguments["tables"], recipe.train)
     fit = Fit(
         recipe,
-        rows,
+        open_rows(arguments["tables"], recipe.train),
         device=get_device(),
         worker=context.get_world_rank(),
         world_size=context.get_world_size(),
@@ -169,6 +169,17 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
             arguments["meter"].set.remote(fit.batches_done, total)
         if _is_due(fit, progress):
             _report(fit, leader)
+
+
+def open_rows(tables: Sequence[str | Path], spec: config.Train) -> "Rows":
+    """The rows to train on, decoded where `train.loader` says."""
+    from ray_reid import loader, remote_loader
+
+    kinds: dict[str, Callable[..., Rows]] = {
+        "local": loader.TrainingRows,
+        "ray_data": remote_loader.RemoteRows,
+    }
+    return kinds[spec.loader](tables, spec)
 
 
 def load_state(directory: Path) -> dict[str, Any]:

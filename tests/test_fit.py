@@ -104,7 +104,7 @@ def test_the_loader_gives_the_planned_rows_with_their_labels(table: Path) -> Non
         for (pixels, labels), wanted in zip(batches, plan[:, worker], strict=True):
             expected = np.stack([images.decode(encoded[row]) for row in wanted])
             assert np.array_equal(pixels.permute(0, 2, 3, 1).numpy(), expected)
-            assert labels.tolist() == rows.labels[wanted].tolist()
+            assert labels.tolist() == rows.chosen.labels[wanted].tolist()
     resumed = list(loader.execute(rows, plan, 0, start=1))
     assert len(resumed) == 1
     assert torch.equal(resumed[0][0], list(loader.execute(rows, plan, 0))[1][0])
@@ -125,7 +125,8 @@ def test_training_learns_to_tell_colours_apart(table: Path) -> None:
     history = list(fit.run())[-1].history
     assert len(history) == 12
     assert history[-1]["cross_entropy"] < 0.7 * history[0]["cross_entropy"]
-    assert history[-1]["accuracy"] > 2 * history[0]["accuracy"]
+    # Chance is one of six.
+    assert history[-1]["accuracy"] > max(history[0]["accuracy"], 3 / 6)
 
 
 MIXED = ["train.mixing=balanced", "train.loss.auxiliary=0.5", "train.batches_per_epoch=2"]
@@ -267,7 +268,7 @@ def test_a_batch_of_two_tables_has_the_images_of_its_rows(table: Path, generated
     for number, row in enumerate(picked):
         expected = images.decode(stored[ids[row]][schema.IMAGE])
         assert np.array_equal(pixels[number].permute(1, 2, 0).numpy(), expected)
-        assert rows.identities[labels[number]] == stored[ids[row]][schema.IDENTITY]
+        assert rows.chosen.identities[labels[number]] == stored[ids[row]][schema.IDENTITY]
 
 
 def test_a_table_that_is_not_trained_on_is_not_copied(
