@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from ray_reid.fit import Fit
+    from ray_reid.loader import TrainingRows
 
 SIZE = (64, 64)
 CAMERAS, IMAGES_PER_CAMERA = 2, 2
@@ -69,7 +70,7 @@ def bare_step(fit: "Fit") -> Step:
     from ray_reid.networks import ReidNetwork
     from ray_reid.networks.precision import autocast
 
-    network = ReidNetwork(fit.spec, len(fit.rows.identities)).to(fit.device).train()
+    network = ReidNetwork(fit.spec, len(fit.rows.chosen.identities)).to(fit.device).train()
     network = network.to(memory_format=torch.channels_last)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=fit.spec.learning_rate)
@@ -88,11 +89,19 @@ def bare_step(fit: "Fit") -> Step:
     return step
 
 
+def opened(fit: "Fit") -> "TrainingRows":
+    """The rows of the training, which are decoded in this process."""
+    from ray_reid.loader import TrainingRows
+
+    assert isinstance(fit.rows, TrainingRows), "prepare opens the tables here"
+    return fit.rows
+
+
 def fixed_batch(fit: "Fit") -> "tuple[torch.Tensor, torch.Tensor]":
     """The first batch of the plan as the network sees it, without augmentation."""
     import torch
 
-    images, labels = fit.rows[fit.plan(0)[0, 0]]
+    images, labels = opened(fit)[fit.plan(0)[0, 0]]
     images = (images.to(fit.device).float() / 255).contiguous(memory_format=torch.channels_last)
     return images, labels.to(fit.device)
 
@@ -127,7 +136,7 @@ def parts(fit: "Fit") -> dict[str, Step]:
 
     from ray_reid.augment import augment
 
-    rows = fit.plan(0)[0, 0]
+    rows, planned = opened(fit), fit.plan(0)[0, 0]
     images, labels = fixed_batch(fit)
     with torch.no_grad():
         outputs = [output.requires_grad_() for output in fit.network(images)]
@@ -141,7 +150,7 @@ def parts(fit: "Fit") -> dict[str, Step]:
         torch.autograd.backward(loss)
         return float(loss.detach())
 
-    return {"decode": lambda: fit.rows[rows], "augment": augmented, "losses": losses}
+    return {"decode": lambda: rows[planned], "augment": augmented, "losses": losses}
 
 
 def measure(seconds: float, num_images: int, processes: int, threads: int) -> Iterator[Figure]:

@@ -149,7 +149,7 @@ def run_trial(
     cache = storage.RowCache(tables[0], loader.cache_directory(), TESTED)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "model"
-        package.save(path, recipe, rows.identities, fit.network.state_dict())
+        package.save(path, recipe, rows.chosen.identities, fit.network.state_dict())
         model = package.load(path, str(device))
     query, gallery = _sides(
         tables[0], lambda rows: model.embed([cache.image(row) for row in range(rows)])

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from ray_reid.resources import Resources, StageSpec
+from ray_reid.sampling import Sampler
 from ray_reid.sources import Frozen, MiniatureSource, Side, Source
 from ray_reid.synthesis import Adapt, Compare, FilterSpec, Frechet, Generate, Models, Prompts
 
@@ -34,15 +35,6 @@ class Ingest(Frozen):
     max_corrupt_fraction: float = Field(0.05, ge=0, lt=1)
     """A larger share of undecodable images stops the job; below it they are kept with a reason."""
     stage: StageSpec = StageSpec(actors=2, batch_size=64)
-
-
-class Sampler(Frozen):
-    """P x K: every batch holds P identities with K images each (Hermans et al., 2017)."""
-
-    num_identities: int = Field(16, ge=2)
-    """P, in one batch over all workers."""
-    num_instances: int = Field(4, ge=2)
-    """K; an identity with fewer images repeats them."""
 
 
 class Augment(Frozen):
@@ -109,8 +101,22 @@ class Semantic(Frozen):
     null leaves it out."""
 
 
+class TrainStage(Frozen):
+    """One of several trainings in a row."""
+
+    name: str = Field(pattern=r"[A-Za-z0-9][\w.-]*")
+    changes: dict[str, Any] = Field(default_factory=dict)
+    """Keys of `train`, dotted where they lie deeper, and what they are in this stage."""
+
+
 class Train(Frozen):
     """Images and labels to a model package."""
+
+    stages: tuple[TrainStage, ...] = ()
+    """Trainings one after the other, each from the weights of the one before, with classifiers of
+    its own (VehicleNet, section III-C); empty is a single one."""
+    sources: tuple[str, ...] = ()
+    """Names of the sources to train on; empty takes all."""
 
     backbone: str = "resnet18"
     """Any timm model name."""
@@ -185,10 +191,47 @@ class Train(Frozen):
     use_gpu: bool = False
     loader_processes: int = Field(0, ge=0)
     """Processes that decode images beside each worker; 0 decodes in the worker."""
+    loader: Literal["local", "ray_data"] = "local"
+    """Who decodes the planned images: each worker's own cores, or any free CPUs of the cluster
+    through Ray Data. The batches are the same; `compare` is always local."""
     checkpoint_batches: int | None = Field(None, ge=1)
     """Also checkpoint every so many batches; null does at the end of each epoch only."""
     max_failures: int = Field(2, ge=0)
     """Restarts after a lost worker, from the last checkpoint."""
+
+    def trainings(self) -> list[tuple[str, "Train"]]:
+        """Every stage by name, as a training of its own; without stages this one alone.
+
+        Raises:
+            ValueError: If a stage breaks a rule, or would need another network.
+        """
+        found = []
+        for number, stage in enumerate(self.stages):
+            shared = sorted(NETWORK & {key.partition(".")[0] for key in stage.changes})
+            if shared:
+                raise ValueError(
+                    f"stage {stage.name!r} changes {shared[0]!r}, but all stages train one network"
+                )
+            values = self.model_dump(mode="json") | {"stages": []}
+            for key, value in stage.changes.items():
+                _assign(values, key, value)
+            if number:
+                # The weights come from the stage before.
+                values |= {"pretrained": False, "ibn_weights": None}
+            try:
+                found.append((stage.name, Train.model_validate(values)))
+            except ValidationError as error:
+                raise ValueError(f"stage {stage.name!r}: {_sentence(error, Train)}") from error
+        return found or [("", self)]
+
+    @model_validator(mode="after")
+    def _stages_can_be_trained(self) -> "Train":
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages {names} need names of their own")
+        if self.stages:
+            self.trainings()
+        return self
 
     @model_validator(mode="after")
     def _schedule(self) -> "Train":
@@ -212,25 +255,11 @@ class Train(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _identities_divide(self) -> "Train":
-        if self.sampler.num_identities % self.num_workers:
-            raise ValueError(
-                f"sampler.num_identities {self.sampler.num_identities} must be a multiple of "
-                f"num_workers {self.num_workers}"
-            )
-        share = self.sampler.num_identities // self.num_workers
-        if share % self.accumulate:
-            raise ValueError(
-                f"accumulate {self.accumulate} must divide the {share} identities that a worker "
-                "has in a batch"
-            )
-        share //= self.accumulate
-        if share < 2 and self.loss.metric != "none" and not self.loss.gather:
-            raise ValueError(
-                f"sampler.num_identities {self.sampler.num_identities} over num_workers "
-                f"{self.num_workers} and accumulate {self.accumulate} leaves {share} identity in "
-                f"each part, and loss.metric {self.loss.metric!r} needs 2, or loss.gather"
-            )
+    def _batches_can_be_made(self) -> "Train":
+        self.sampler.check_workers(
+            self.num_workers, self.accumulate, alone=self.loss.metric == "none" or self.loss.gather
+        )
+        self.sampler.check_mixing(self.mixing)
         return self
 
     @model_validator(mode="after")
@@ -241,6 +270,13 @@ class Train(Frozen):
                 f"{self.ibn!r} and {str(self.pretrained).lower()}"
             )
         return self
+
+
+# What makes the network: the same in all stages.
+NETWORK = frozenset({
+    "stages", "backbone", "backbone_params", "ibn", "ibn_weights", "pretrained", "pooling",
+    "semantic", "head", "embedding_dim", "side_weight", "image_size",
+})  # fmt: skip
 
 
 class Embed(Frozen):
@@ -463,22 +499,22 @@ def _position(key: str, part: str, node: list[Any]) -> int:
     return int(part)
 
 
-def _sentence(error: ValidationError) -> str:
+def _sentence(error: ValidationError, of: type[BaseModel] | None = None) -> str:
     first = error.errors()[0]
     where = tuple(part for part in first["loc"])
     key = ".".join(str(part) for part in where)
     if first["type"] == "extra_forbidden":
-        return f"unknown recipe key {key!r}; choose from {_choices(where)}"
+        return f"unknown recipe key {key!r}; choose from {_choices(where, of or Recipe)}"
     rule = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         return f"recipe key {key!r}: {rule}"
     return f"recipe key {key!r} is {first['input']!r}: {rule}"
 
 
-def _choices(where: Sequence[int | str]) -> list[str]:
+def _choices(where: Sequence[int | str], of: type[BaseModel]) -> list[str]:
     """Names of the fields beside an unknown key."""
     readers = {kind.model_fields["reader"].default: kind for kind in get_args(get_args(Source)[0])}
-    model: type[BaseModel] = Recipe
+    model = of
     for part in (part for part in where[:-1] if isinstance(part, str)):
         field = model.model_fields.get(part)
         inner: Any = field.annotation if field is not None else readers.get(part)

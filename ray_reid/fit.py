@@ -7,7 +7,7 @@ the last bit on a CPU, up to the order in which its kernels add on a GPU.
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from ray_reid import config, samplers
 from ray_reid.augment import augment, blend, mix
 from ray_reid.config import Recipe
-from ray_reid.loader import TrainingRows, execute
+from ray_reid.loader import Labels, Rows
 from ray_reid.losses import ReidLoss
-from ray_reid.networks import ReidNetwork
+from ray_reid.networks import ReidNetwork, known_sides, side_codes
 from ray_reid.networks.precision import autocast, autocast_dtype
+from ray_reid.sampling import P_X_K
 
 log = logging.getLogger(__name__)
 
@@ -55,23 +56,36 @@ class Fit:
     def __init__(
         self,
         recipe: Recipe,
-        rows: TrainingRows,
+        rows: Rows,
         *,
         device: torch.device,
         worker: int = 0,
         world_size: int = 1,
         wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
+        start: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Build everything from the recipe; `wrap` makes the network distributed."""
+        """Build everything from the recipe.
+
+        Args:
+            rows: What is trained on.
+            device: Where.
+            worker: This worker's number of `world_size`.
+            wrap: Makes the network distributed.
+            start: Weights of an earlier stage, all of which are kept but the classifiers'.
+        """
         self.recipe, self.spec, self.rows = recipe, recipe.train, rows
         self.device, self.worker, self.world_size = device, worker, world_size
         torch.manual_seed(recipe.seed)
-        network = ReidNetwork(self.spec, len(rows.identities))
+        network = _network(self.spec, rows.chosen, start)
         self.layout = torch.channels_last if self.spec.channels_last else torch.contiguous_format
         self.network = network.to(device).to(memory_format=self.layout)
         self.wrapped: Any = wrap(self.network)
         if self.spec.compile:
             self.wrapped = torch.compile(self.wrapped)
+        self.codes: NDArray[np.int64] | None = None
+        if self.network.side is not None:
+            chosen, known = rows.chosen, self.network.side.sides
+            self.codes = side_codes(chosen.cameras, chosen.views, known)
         self.optimizer = _optimizer(self.spec, self.network)
         self.loss = ReidLoss(self.spec.loss)
         self._compute_in(autocast_dtype(self.spec.precision, device))
@@ -85,8 +99,7 @@ class Fit:
 
     def plan(self, epoch: int) -> samplers.Plan:
         """The plan of an epoch, the same on every worker."""
-        labels, synthetic = self.rows.labels, self.rows.synthetic
-        return plan(self.recipe, labels, synthetic, epoch, self.world_size)
+        return plan(self.recipe, self.rows.chosen, epoch, self.world_size)
 
     def run(self) -> Iterator[Progress]:
         """Train to the end, yielding after every batch; the last batch of an epoch closes it."""
@@ -97,10 +110,8 @@ class Fit:
         self._sums = self._sums.to(self.device)
         while progress.epoch < self.spec.epochs:
             plan = self.plan(progress.epoch)
-            processes = self.spec.loader_processes
-            batches = execute(self.rows, plan, self.worker, progress.batch, processes)
-            for images, labels in batches:
-                self._sums += self._step(images, labels)
+            for images, labels in self.rows.batches(plan, self.worker, progress.batch):
+                self._sums += self._step(images, labels, plan[progress.batch, self.worker])
                 progress.batch += 1
                 if progress.batch == len(plan):
                     self._close_epoch()
@@ -131,7 +142,7 @@ class Fit:
         # Gradients of small losses vanish in float16 alone.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
 
-    def _step(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _step(self, images: Tensor, labels: Tensor, rows: NDArray[np.int64]) -> Tensor:
         """Train on one batch; returns `MEASURED` as float64, averaged over the workers."""
         progress = self.progress
         place = (self.recipe.seed, progress.epoch, progress.batch, self.worker)
@@ -140,23 +151,29 @@ class Fit:
         images = images.to(self.device, non_blocking=True).float() / 255
         images = augment(images, self.spec.augment, place)
         labels = labels.to(self.device, non_blocking=True)
-        images, shares = blend(images, labels, len(self.rows.identities), self.spec.augment, place)
+        images, shares = blend(
+            images, labels, len(self.rows.chosen.identities), self.spec.augment, place
+        )
         images = images.contiguous(memory_format=self.layout)
         self.optimizer.zero_grad(set_to_none=True)
+        side = None if self.codes is None else torch.from_numpy(self.codes[rows]).to(self.device)
         parts = self._parts(len(images))
         values = torch.zeros(len(MEASURED), dtype=torch.float64, device=self.device)
-        for number, rows in enumerate(parts):
+        for number, part in enumerate(parts):
+            seen = (images[part],) if side is None else (images[part], side[part])
             with self._synchronised(number == len(parts) - 1):
-                values += self._backward(images[rows], shares[rows], labels[rows], len(parts))
+                values += self._backward(seen, shares[part], labels[part], len(parts))
         self._update()
         if self.world_size > 1:
             torch.distributed.all_reduce(values)
         return values / self.world_size
 
-    def _backward(self, images: Tensor, shares: Tensor, labels: Tensor, parts: int) -> Tensor:
+    def _backward(
+        self, seen: tuple[Tensor, ...], shares: Tensor, labels: Tensor, parts: int
+    ) -> Tensor:
         """Add the gradients of one part of a batch; returns its share of `MEASURED`."""
         with autocast(self.dtype, self.device):
-            features, logits, *auxiliary = self.wrapped(images)
+            features, logits, *auxiliary = self.wrapped(*seen)
         losses = self.loss(features, logits, shares, auxiliary)
         self.scaler.scale(losses["loss"] / parts).backward()
         accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
@@ -165,9 +182,10 @@ class Fit:
 
     def _parts(self, size: int) -> list[Tensor]:
         """Rows of a worker's batch that are computed together; identities go round the parts."""
-        each = self.spec.sampler.num_instances if self.spec.accumulate > 1 else 1
+        sampler, count = self.spec.sampler, self.spec.accumulate
+        each = sampler.num_instances if sampler.kind in P_X_K and count > 1 else 1
         groups = torch.arange(size, device=self.device).view(-1, each)
-        return [groups[n :: self.spec.accumulate].flatten() for n in range(self.spec.accumulate)]
+        return [groups[n::count].flatten() for n in range(count)]
 
     def _synchronised(self, last: bool) -> Any:
         """Workers exchange gradients once a batch, with its last part."""
@@ -202,31 +220,63 @@ class Fit:
         self._sums.zero_()
 
 
-def plan(
-    recipe: Recipe,
-    labels: NDArray[np.int64],
-    synthetic: NDArray[np.bool_],
-    epoch: int,
-    world_size: int = 1,
-) -> samplers.Plan:
-    """The batches of an epoch, as the recipe mixes real and synthetic rows.
+def _network(spec: config.Train, chosen: Labels, start: Mapping[str, Tensor] | None) -> ReidNetwork:
+    """A new network, or an earlier stage's with classifiers for these identities."""
+    num_classes = len(chosen.identities)
+    if start is None:
+        return ReidNetwork(spec, num_classes, known_sides(chosen.cameras, chosen.views))
+    network = ReidNetwork.restored(spec, len(start["head.weight"]), start)
+    network.replace_classifier(num_classes)
+    return network
+
+
+def plan(recipe: Recipe, rows: Labels, epoch: int, world_size: int = 1) -> samplers.Plan:
+    """The batches of an epoch, as `train.sampler` and `train.mixing` make them of the rows.
 
     Raises:
         ValueError: If the rows cannot fill a batch, or the workers cannot share it.
     """
     spec = recipe.train
     shared: dict[str, Any] = {
-        "num_identities": spec.sampler.num_identities,
-        "num_instances": spec.sampler.num_instances,
         "epoch": epoch,
         "seed": recipe.seed,
         "world_size": world_size,
         "repeats": spec.repeats,
         "num_batches": spec.batches_per_epoch,
     }
+    if spec.sampler.kind in P_X_K:
+        shared["num_identities"] = spec.sampler.num_identities
+        shared["num_instances"] = spec.sampler.num_instances
+    else:
+        shared["batch_size"] = spec.sampler.batch_size
+    return PLANS[spec.sampler.kind](spec, rows, shared)
+
+
+def _identity(spec: config.Train, rows: Labels, shared: dict[str, Any]) -> samplers.Plan:
     if spec.mixing == "balanced":
-        return samplers.balanced(labels, synthetic, **shared)
-    return samplers.identity_balanced(labels, **shared)
+        return samplers.balanced(rows.labels, rows.synthetic, **shared)
+    return samplers.identity_balanced(rows.labels, **shared)
+
+
+def _naive(spec: config.Train, rows: Labels, shared: dict[str, Any]) -> samplers.Plan:
+    if spec.mixing == "balanced":
+        # The two origins are balanced as any two sources are.
+        return samplers.source_balanced(rows.synthetic.astype(np.int64), **shared)
+    return samplers.naive(len(rows.labels), **shared)
+
+
+def _progressive(spec: config.Train, rows: Labels, shared: dict[str, Any]) -> samplers.Plan:
+    kinship = rows.labels, rows.synthetic, rows.parents
+    return samplers.progressive_pairs(*kinship, widen_every=spec.sampler.widen_every, **shared)
+
+
+PLANS: dict[str, Callable[[config.Train, Labels, dict[str, Any]], samplers.Plan]] = {
+    "identity": _identity,
+    "naive": _naive,
+    "class_balanced": lambda _, rows, shared: samplers.class_balanced(rows.labels, **shared),
+    "source_balanced": lambda _, rows, shared: samplers.source_balanced(rows.sources, **shared),
+    "progressive": _progressive,
+}
 
 
 def schedule(spec: config.Train, epochs: float) -> float:

@@ -2,9 +2,10 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,16 @@ from ray_reid.samplers import Plan
 TRAINABLE = storage.TRAINABLE
 # Where a row comes from: the number of its table, and its number among the trainable rows there.
 TABLE, ROW = "table", "row"
+CAMERA_OF = (schema.SOURCE, schema.CAMERA)
+DECIDING = (
+    schema.OBSERVATION_ID,
+    schema.IDENTITY,
+    schema.ORIGIN,
+    schema.SOURCE,
+    schema.PARENT,
+    schema.CAMERA,
+    schema.VIEW,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +45,13 @@ class Labels:
     """(N,) True where the row's `origin` is synthetic, whatever table it is in."""
     places: NDArray[np.int64]
     """(N, 2) number of the row's table, and the row's number among the trainable ones there."""
+    sources: NDArray[np.int64]
+    """(N,) number of the row's source, in the order of their names."""
+    parents: NDArray[np.int64]
+    """(N,) the real row that a row was made from; -1 where there is none among the chosen."""
+    cameras: list[str | None]
+    """Of the rows; names that are unique over all sources."""
+    views: list[str | None]
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Images and identities by origin."""
@@ -51,7 +69,7 @@ def labels(tables: Sequence[str | Path], spec: config.Train) -> Labels:
         ValueError: If an origin that `spec.mixing` needs is missing, or fewer than two
             identities are left.
     """
-    found = _trainable(tables)
+    found = _of_sources(_trainable(tables), spec.sources)
     synthetic = pc.equal(found[schema.ORIGIN], "synthetic")
     sides = {"real": found.filter(pc.invert(synthetic)), "synthetic": found.filter(synthetic)}
     _check_origins(spec.mixing, {name: side.num_rows for name, side in sides.items()})
@@ -61,17 +79,33 @@ def labels(tables: Sequence[str | Path], spec: config.Train) -> Labels:
     if spec.mixing != "real":
         chosen.append(_share_of_each(sides["synthetic"], spec.synthetic_fraction))
     rows = pa.concat_tables(chosen)
-    identity = rows[schema.IDENTITY].to_pylist()
-    names = sorted(set(identity))
+    names, numbers = _numbered(rows[schema.IDENTITY])
     if len(names) < 2:
         raise ValueError(f"training needs at least 2 identities; the table has {len(names)}")
-    label_of = {name: label for label, name in enumerate(names)}
+    synthetic = pc.equal(rows[schema.ORIGIN], "synthetic").to_numpy()
+    # Real rows come first, so a place among them is a row number.
+    real = rows[schema.OBSERVATION_ID].slice(0, int(np.count_nonzero(~synthetic)))
+    parents = pc.index_in(rows[schema.PARENT], value_set=pc.cast(real, pa.string()))
     return Labels(
         identities=names,
-        labels=np.array([label_of[name] for name in identity], dtype=np.int64),
-        synthetic=pc.equal(rows[schema.ORIGIN], "synthetic").to_numpy(),
+        labels=numbers,
+        synthetic=synthetic,
         places=np.stack([rows[name].to_numpy() for name in (TABLE, ROW)], axis=1),
+        sources=_numbered(rows[schema.SOURCE])[1],
+        parents=pc.fill_null(parents, -1).to_numpy().astype(np.int64),
+        cameras=schema.qualified_cameras(*(rows[c].to_pylist() for c in CAMERA_OF)),
+        views=rows[schema.VIEW].to_pylist(),
     )
+
+
+class Rows(Protocol):
+    """Rows that can be trained on, wherever their images are decoded."""
+
+    chosen: Labels
+
+    def batches(self, plan: Plan, worker: int, start: int = 0) -> Iterable[tuple[Tensor, Tensor]]:
+        """A worker's batches of a plan in order, from batch `start` on."""
+        ...
 
 
 class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
@@ -82,26 +116,36 @@ class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
 
         Trainings on different shares of the same tables have their caches in common.
         """
-        chosen = labels(tables, spec)
-        self.identities, self.labels = chosen.identities, chosen.labels
-        self.synthetic, self._places = chosen.synthetic, chosen.places
+        self.chosen = labels(tables, spec)
         # A table of which no row is chosen is not copied.
         self._caches = {
             int(number): storage.RowCache(tables[number], cache_directory(), TRAINABLE)
-            for number in np.unique(chosen.places[:, 0])
+            for number in np.unique(self.chosen.places[:, 0])
         }
-        self._size = spec.image_size
+        self._size, self._processes = spec.image_size, spec.loader_processes
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.chosen.labels)
 
     def __getitem__(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """A batch: images (B, 3, H, W) uint8 and labels (B,) int64."""
-        places = self._places[rows].tolist()
+        return to_tensors(self.decode(rows), self.chosen.labels[rows])
+
+    def decode(self, rows: Sequence[int]) -> images.Pixels:
+        """The images of a batch, (B, H, W, 3)."""
+        places = self.chosen.places[rows].tolist()
         encoded = [self._caches[table].image(row) for table, row in places]
-        pixels = images.decode_batch(encoded, self._size)
-        # Channels last in memory, which is what both CPU and GPU convolutions like.
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(self.labels[rows])
+        return images.decode_batch(encoded, self._size)
+
+    def batches(self, plan: Plan, worker: int, start: int = 0) -> Iterable[tuple[Tensor, Tensor]]:
+        """A worker's batches of a plan in order, from batch `start` on."""
+        return execute(self, plan, worker, start, self._processes)
+
+
+def to_tensors(pixels: images.Pixels, labels: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """Images (B, H, W, 3) and labels (B,) as the network takes them, without a copy."""
+    # Channels last in memory, which is what both CPU and GPU convolutions like.
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(labels)
 
 
 def execute(
@@ -130,11 +174,10 @@ def cache_directory() -> Path:
 
 
 def _trainable(tables: Sequence[str | Path]) -> pa.Table:
-    """Id, identity, origin and place of every row that could be trained on, by id."""
-    columns = [schema.OBSERVATION_ID, schema.IDENTITY, schema.ORIGIN]
+    """What decides about each row that could be trained on, and its place; rows by id."""
     parts = []
     for number, path in enumerate(tables):
-        part = storage.read(path, columns, TRAINABLE)
+        part = storage.read(path, DECIDING, TRAINABLE)
         place = {TABLE: np.full(len(part), number), ROW: np.arange(len(part))}
         for name, values in place.items():
             part = part.append_column(name, pa.array(values, pa.int64()))
@@ -143,6 +186,26 @@ def _trainable(tables: Sequence[str | Path]) -> pa.Table:
     order = [(schema.OBSERVATION_ID, "ascending"), (TABLE, "ascending")]
     # Writers differ in what they call nullable.
     return pa.concat_tables(parts, promote_options="permissive").sort_by(order)
+
+
+def _of_sources(rows: pa.Table, wanted: Sequence[str]) -> pa.Table:
+    if not wanted:
+        return rows
+    there = sorted(set(rows[schema.SOURCE].to_pylist()))
+    unknown = sorted(set(wanted) - set(there))
+    if unknown:
+        raise ValueError(
+            f"train.sources names {unknown[0]!r}, which has no train images; choose from {there}"
+        )
+    return rows.filter(pc.is_in(rows[schema.SOURCE], value_set=pa.array(wanted)))
+
+
+def _numbered(names: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
+    """The names that occur, sorted, and the number of each row's (N,)."""
+    values = names.to_pylist()
+    found = sorted(set(values))
+    number_of = {name: number for number, name in enumerate(found)}
+    return found, np.array([number_of[value] for value in values], dtype=np.int64)
 
 
 def _check_origins(mixing: str, there: dict[str, int]) -> None:

@@ -93,6 +93,12 @@ def qualified_identity(source: str, identity: str) -> str:
     return f"{source}:{identity}"
 
 
+def qualified_cameras(sources: Sequence[str], cameras: Sequence[str | None]) -> list[str | None]:
+    """Name cameras across sources, `source:camera`; none stays none."""
+    pairs = zip(sources, cameras, strict=True)
+    return [None if camera is None else f"{source}:{camera}" for source, camera in pairs]
+
+
 def observations(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Build a table with every column of the record; absent columns are null or the default.
 

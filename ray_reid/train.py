@@ -3,7 +3,7 @@
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,36 +27,60 @@ from ray_reid.run import Facts, Work
 # Ray Train's controller imports this module too; it has no use for torch and waits for it.
 if TYPE_CHECKING:
     from ray_reid.fit import Fit, Progress
-    from ray_reid.loader import Labels
+    from ray_reid.loader import Labels, Rows
 
 log = logging.getLogger(__name__)
 
-STATE = "state.pt"
+STATE, START = "state.pt", "weights.pt"
 RAY_RUN = "ray"
 
 
 def train_job(work: Work) -> Facts:
-    """Train on the ingested and the generated table and write the model package `model/`."""
-    from ray_reid import loader, package
+    """Train on the ingested and the generated table and write the model package `model/`.
+
+    Raises:
+        ValueError: If a stage cannot be trained.
+    """
+    from ray_reid import loader, package, remote_loader
 
     spec = work.recipe.train
     check_network(spec)
     tables = training_tables(work)
-    chosen = loader.labels(tables, spec)
-    check_plan(work.recipe, chosen, spec.num_workers)
+    stages = [
+        (name, work.recipe.model_copy(update={"train": own}), loader.labels(tables, own))
+        for name, own in spec.trainings()
+    ]
+    for _, recipe, chosen in stages:
+        check_plan(recipe, chosen, recipe.train.num_workers)
     check_capacity("train.num_workers", spec.num_workers, spec.cpus_per_worker, spec.use_gpu)
-    state = _train(work.recipe, tables, work.out.resolve())
-    history = state["progress"]["history"]
-    package.save(work.out / "model", work.recipe, chosen.identities, state["network"])
+    if spec.loader == "ray_data":
+        remote_loader.check_free(spec)
+    history: list[dict[str, float]] = []
+    told, state, before = [], {}, None
+    for number, (name, recipe, chosen) in enumerate(stages):
+        place = work.out.resolve() / RAY_RUN / str(number)
+        state = _train(recipe, tables, place, name, before)
+        before = place / START
+        own = state["progress"]["history"]
+        # Epochs count on, so that one curve shows all stages.
+        history += [entry | {"epoch": len(history) + entry["epoch"]} for entry in own]
+        told.append({"name": name, "epochs": len(own), **_count(chosen)})
+    _, recipe, chosen = stages[-1]
+    package.save(work.out / "model", recipe, chosen.identities, state["network"])
     return {
         "history": history,
-        "counts": {
-            "images": len(chosen.labels),
-            "identities": len(chosen.identities),
-            "by_origin": chosen.counts(),
-        },
+        "stages": told if spec.stages else [],
+        "counts": _count(chosen),
         "metrics": {f"final_{name}": history[-1][name] for name in ("loss", "accuracy")},
         "precision": state["precision"],
+    }
+
+
+def _count(chosen: "Labels") -> dict[str, Any]:
+    return {
+        "images": len(chosen.labels),
+        "identities": len(chosen.identities),
+        "by_origin": chosen.counts(),
     }
 
 
@@ -93,20 +117,44 @@ def check_plan(recipe: Recipe, chosen: "Labels", world_size: int = 1) -> int:
     from ray_reid import fit
 
     try:
-        return len(fit.plan(recipe, chosen.labels, chosen.synthetic, 0, world_size))
+        return len(fit.plan(recipe, chosen, 0, world_size))
     except ValueError as error:
         raise ValueError(f"train.sampler: {error}") from error
 
 
-def _train(recipe: Recipe, tables: Sequence[Path], out: Path) -> dict[str, Any]:
-    """Run or resume the Ray Train run under `out` and return its last checkpoint's state."""
+def _train(
+    recipe: Recipe, tables: Sequence[Path], place: Path, stage_name: str, before: Path | None
+) -> dict[str, Any]:
+    """Run or resume one Ray Train run under `place`; returns its last checkpoint's state.
+
+    What comes after may start from the weights that it leaves there.
+    """
+    done = place / STATE
+    if done.is_file():
+        return load_state(place)
+    state = _run(recipe, tables, place, stage_name, before)
+    place.mkdir(parents=True, exist_ok=True)
+    aside = place / f".{STATE}"
+    _save(state, aside)
+    _save(state["network"], place / START)
+    aside.rename(done)
+    return state
+
+
+def _run(
+    recipe: Recipe, tables: Sequence[Path], place: Path, stage_name: str, before: Path | None
+) -> dict[str, Any]:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     # The controller polls its workers this often; the default of 2 s delays every report.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
     spec = recipe.train
-    arguments = {"recipe": recipe.model_dump(mode="json"), "tables": list(map(str, tables))}
-    with metered("train", "batch") as meter:
+    arguments = {
+        "recipe": recipe.model_dump(mode="json"),
+        "tables": list(map(str, tables)),
+        "start": None if before is None else str(before),
+    }
+    with metered(f"train {stage_name}".strip(), "batch") as meter:
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={**arguments, "meter": meter},
@@ -119,7 +167,7 @@ def _train(recipe: Recipe, tables: Sequence[Path], out: Path) -> dict[str, Any]:
             run_config=RunConfig(
                 # The same name under the same path resumes from the last checkpoint.
                 name=RAY_RUN,
-                storage_path=str(out),
+                storage_path=str(place),
                 failure_config=FailureConfig(max_failures=spec.max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),
@@ -144,18 +192,17 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
     from ray.train.torch import get_device, prepare_model
 
     from ray_reid.fit import Fit
-    from ray_reid.loader import TrainingRows
 
     recipe = config.validate(arguments["recipe"])
     context = ray.train.get_context()
-    rows = TrainingRows(arguments["tables"], recipe.train)
     fit = Fit(
         recipe,
-        rows,
+        open_rows(arguments["tables"], recipe.train),
         device=get_device(),
         worker=context.get_world_rank(),
         world_size=context.get_world_size(),
         wrap=prepare_model,
+        start=None if arguments["start"] is None else _load(Path(arguments["start"])),
     )
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
@@ -171,12 +218,33 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
             _report(fit, leader)
 
 
+def open_rows(tables: Sequence[str | Path], spec: config.Train) -> "Rows":
+    """The rows to train on, decoded where `train.loader` says."""
+    from ray_reid import loader, remote_loader
+
+    kinds: dict[str, Callable[..., Rows]] = {
+        "local": loader.TrainingRows,
+        "ray_data": remote_loader.RemoteRows,
+    }
+    return kinds[spec.loader](tables, spec)
+
+
 def load_state(directory: Path) -> dict[str, Any]:
     """Read a checkpoint; tensors and plain values only, never arbitrary pickles."""
+    return _load(directory / STATE)
+
+
+def _load(file: Path) -> dict[str, Any]:
     import torch
 
-    state: dict[str, Any] = torch.load(directory / STATE, map_location="cpu", weights_only=True)
-    return state
+    found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    return found
+
+
+def _save(values: Mapping[str, Any], file: Path) -> None:
+    import torch
+
+    torch.save(dict(values), file)
 
 
 def _is_due(fit: "Fit", progress: "Progress") -> bool:
@@ -185,7 +253,6 @@ def _is_due(fit: "Fit", progress: "Progress") -> bool:
 
 
 def _report(fit: "Fit", leader: bool) -> None:
-    import torch
 
     progress = fit.progress
     metrics = {"epoch": progress.epoch, "batch": progress.batch}
@@ -193,5 +260,5 @@ def _report(fit: "Fit", leader: bool) -> None:
         ray.train.report(metrics)
         return
     with tempfile.TemporaryDirectory() as directory:
-        torch.save(fit.state(), Path(directory) / STATE)
+        _save(fit.state(), Path(directory) / STATE)
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(directory))

@@ -1,6 +1,8 @@
 """Recipes: what a person may type, and what is said when it is wrong."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -95,3 +97,35 @@ def test_every_shipped_profile_is_valid() -> None:
     for file in config.RECIPES.glob("*.yaml"):
         for profile in config.read_yaml(file).get("profiles", {}):
             assert config.load(file.stem, profile).profile == profile
+
+
+def test_stages_are_trainings_that_differ_in_what_they_change() -> None:
+    recipe = config.load("vehiclenet", "miniature")
+    (one, first), (two, second) = recipe.train.trainings()
+    assert (one, two) == ("I", "II")
+    assert (first.epochs, second.epochs) == (12, 6)
+    assert (first.sources, second.sources) == ((), ("target",))
+    assert second.stages == ()
+    assert second.head == first.head == "vehiclenet"
+    alone = config.Train()
+    assert alone.trainings() == [("", alone)]
+
+
+@pytest.mark.parametrize(
+    ("stages", "sentence"),
+    [
+        ([{"name": "I"}, {"name": "I"}], r"stages \['I', 'I'\] need names of their own"),
+        ([{"name": "I", "changes": {"head": "bnneck"}}], "stage 'I' changes 'head', but all"),
+        (
+            [{"name": "I", "changes": {"epoch": 3}}],
+            "stage 'I': unknown recipe key 'epoch'; choose from .*'epochs'",
+        ),
+        ([{"name": "I", "changes": {"epochs": 0}}], "stage 'I': recipe key 'epochs' is 0"),
+        ([{"name": "I", "changes": {"loss.metrics": "none"}}], "unknown recipe key 'loss.metrics'"),
+    ],
+)
+def test_stages_that_cannot_be_trained_are_one_sentence(
+    stages: list[dict[str, Any]], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        config.load("baseline", None, [f"train.stages={json.dumps(stages)}"])

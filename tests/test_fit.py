@@ -104,7 +104,7 @@ def test_the_loader_gives_the_planned_rows_with_their_labels(table: Path) -> Non
         for (pixels, labels), wanted in zip(batches, plan[:, worker], strict=True):
             expected = np.stack([images.decode(encoded[row]) for row in wanted])
             assert np.array_equal(pixels.permute(0, 2, 3, 1).numpy(), expected)
-            assert labels.tolist() == rows.labels[wanted].tolist()
+            assert labels.tolist() == rows.chosen.labels[wanted].tolist()
     resumed = list(loader.execute(rows, plan, 0, start=1))
     assert len(resumed) == 1
     assert torch.equal(resumed[0][0], list(loader.execute(rows, plan, 0))[1][0])
@@ -125,7 +125,8 @@ def test_training_learns_to_tell_colours_apart(table: Path) -> None:
     history = list(fit.run())[-1].history
     assert len(history) == 12
     assert history[-1]["cross_entropy"] < 0.7 * history[0]["cross_entropy"]
-    assert history[-1]["accuracy"] > 2 * history[0]["accuracy"]
+    # Chance is one of six.
+    assert history[-1]["accuracy"] > max(history[0]["accuracy"], 3 / 6)
 
 
 MIXED = ["train.mixing=balanced", "train.loss.auxiliary=0.5", "train.batches_per_epoch=2"]
@@ -200,16 +201,16 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(table: Path) -> None:
         # No identity is divided.
         assert sum(len(set(labels[part].tolist())) for part in parts) == 4
         for rows in parts:
-            fit._backward(images[rows], labels[rows], labels[rows], len(parts))
+            fit._backward((images[rows],), labels[rows], labels[rows], len(parts))
         found.append([p.grad.clone() for p in fit.network.parameters() if p.grad is not None])
     for whole, parts in zip(*found, strict=True):
         assert torch.allclose(whole, parts, atol=1e-6)
 
 
 def test_a_batch_that_cannot_be_parted_is_refused() -> None:
-    with pytest.raises(ValueError, match="accumulate 3 must divide the 16 identities"):
+    with pytest.raises(ValueError, match="16 must be a multiple of num_workers 1 and accumulate 3"):
         config.Train(accumulate=3)
-    with pytest.raises(ValueError, match="accumulate 16 leaves 1 identity in each part"):
+    with pytest.raises(ValueError, match="and accumulate 16 leaves 1 identity in each part"):
         config.Train(accumulate=16)
 
 
@@ -361,7 +362,7 @@ def test_a_batch_of_two_tables_has_the_images_of_its_rows(table: Path, generated
     for number, row in enumerate(picked):
         expected = images.decode(stored[ids[row]][schema.IMAGE])
         assert np.array_equal(pixels[number].permute(1, 2, 0).numpy(), expected)
-        assert rows.identities[labels[number]] == stored[ids[row]][schema.IDENTITY]
+        assert rows.chosen.identities[labels[number]] == stored[ids[row]][schema.IDENTITY]
 
 
 def test_a_table_that_is_not_trained_on_is_not_copied(
@@ -463,3 +464,51 @@ def test_a_swin_transformer_trains_with_an_auxiliary_classifier(table: Path) -> 
     assert history[-1]["loss"] < history[0]["loss"]
     for name, parameter in fit.network.named_parameters():
         assert parameter.grad is not None or not parameter.requires_grad, name
+
+
+def test_a_second_stage_keeps_everything_but_the_classifiers(table: Path, generated: Path) -> None:
+    recipe = _recipe("train.mixing=shuffled", "train.loss.auxiliary=0.5", "train.head=vehiclenet")
+    first = _fit(table, recipe, generated)
+    next(iter(first.run()))
+    weights = first.state()["network"]
+    real = _recipe("train.mixing=real", "train.loss.auxiliary=0.5", "train.head=vehiclenet")
+    rows = TrainingRows([table, generated], real.train)
+    second = Fit(real, rows, device=torch.device("cpu"), start=weights)
+    assert len(rows.chosen.identities) < len(first.rows.chosen.identities)
+    for name, tensor in second.network.state_dict().items():
+        if "head" not in name:
+            assert torch.equal(tensor, weights[name]), name
+        else:
+            assert len(tensor) == len(rows.chosen.identities)
+    list(second.run())
+
+
+def test_sources_say_whose_images_are_trained_on(
+    table: Path, generated: Path, tmp_path: Path
+) -> None:
+    rows = storage.read(generated, schema.OBSERVATION.names)
+    place = rows.column_names.index(schema.SOURCE)
+    storage.write(
+        tmp_path / "g", rows.set_column(place, schema.SOURCE, pa.array(["g"] * len(rows)))
+    )
+    both = _chosen([table, tmp_path / "g"], mixing="shuffled")
+    assert len(both.identities) == 11
+    one = _chosen([table, tmp_path / "g"], mixing="synthetic", sources=["g"])
+    assert one.identities == [f"g:{number}" for number in range(5)]
+    with pytest.raises(ValueError, match=r"train\.sources names 'x', which has no train images"):
+        _chosen([table], sources=["x"])
+
+
+def test_side_information_reaches_the_network(table: Path, tmp_path: Path) -> None:
+    rows = storage.read(table, schema.OBSERVATION.names)
+    cameras = pa.array([None if n % 4 == 0 else f"c{n % 4}" for n in range(len(rows))], pa.string())
+    rows = rows.set_column(rows.column_names.index(schema.CAMERA), schema.CAMERA, cameras)
+    storage.write(tmp_path / "sided", rows)
+    fit = _fit(tmp_path / "sided", _recipe("train.side_weight=1.0"))
+    assert fit.network.side is not None
+    assert fit.network.side.sides.cameras == ("s:c1", "s:c2", "s:c3")
+    assert fit.codes is not None
+    assert set(fit.codes) == {0, 1, 2, 3}
+    list(fit.run())
+    vectors = fit.network.side.vectors.weight
+    assert (vectors[1:].abs().sum(dim=1) > 0).all()

@@ -82,7 +82,8 @@ def test_a_second_run_skips_every_job(run: Path) -> None:
 def test_two_workers_train_the_same_number_of_batches(run: Path, home: Path) -> None:
     path = home / "two"
     shutil.copytree(run / "ingest", path / "ingest")
-    recipe = _recipe("train.num_workers=2", "train.epochs=1", "train.cpus_per_worker=0.5")
+    shared = ("train.num_workers=2", "train.cpus_per_worker=0.5", "train.loader=ray_data")
+    recipe = _recipe(*shared, "train.epochs=1")
     pipeline.perform(recipe, path, pipeline.PIPELINES["baseline"][:2])
     one, two = (read_manifest(at, "train").facts for at in (run, path))
     assert len(two["history"]) == 1

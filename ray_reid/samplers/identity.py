@@ -1,15 +1,11 @@
-"""Samplers are pure functions that return a plan: which rows make which batch on which worker.
-
-A plan is an int64 array of shape (batches, workers, rows). It is the same on every machine for
-the same arguments, so training resumes at any (epoch, batch) by skipping what was done.
-"""
+"""P x K batches (Hermans et al., 2017), and the same half real, half synthetic (Vehicle-Diff)."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-Plan = NDArray[np.int64]
+from ray_reid.samplers.dealing import Plan, rows_by_label
 
 
 def identity_balanced(
@@ -48,7 +44,7 @@ def identity_balanced(
         raise ValueError(
             f"num_identities {num_identities} must be a multiple of the {world_size} workers"
         )
-    rows_of = _rows_by_label(labels)
+    rows_of = rows_by_label(labels)
     if len(rows_of) < num_identities:
         raise ValueError(
             f"num_identities is {num_identities} but only {len(rows_of)} identities can be "
@@ -154,7 +150,7 @@ def _batches(
     repeats: int = 1,
 ) -> Plan:
     """Deal the images out `repeats` times and spread them: (B, P, K) row numbers."""
-    rows_of = _rows_by_label(labels)
+    rows_of = rows_by_label(labels)
     groups = [
         group
         for _ in range(repeats)
@@ -162,12 +158,6 @@ def _batches(
         for group in _deal(rng.permutation(rows), num_instances)
     ]
     return _spread(np.array(groups), labels, num_identities, rng)
-
-
-def _rows_by_label(labels: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    order = np.argsort(labels, kind="stable")
-    _, starts = np.unique(labels[order], return_index=True)
-    return np.split(order, starts[1:])
 
 
 def _deal(rows: NDArray[np.int64], size: int) -> Sequence[NDArray[np.int64]]:
@@ -198,7 +188,8 @@ def _spread(
         # Random priority among equals, so that company in a batch changes every epoch.
         priority = left + rng.random(len(left))
         chosen = np.argpartition(priority, -num_identities)[-num_identities:]
-        chosen = rng.permutation(chosen)
+        # Partitioning leaves them in an order that depends on the processor.
+        chosen = rng.permutation(np.sort(chosen))
         batches.append([queues[int(label)].pop() for label in chosen])
         left[chosen] -= 1
     shuffled = rng.permutation(len(batches))
