@@ -96,6 +96,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_run_options(run)
     run.set_defaults(command=_run)
 
+    tune = commands.add_parser("tune", help="try values of a recipe, on several seeds each")
+    tune.add_argument("sweep", help="name in jobs/sweeps (backbones) or .yaml file")
+    _add_run_options(tune)
+    tune.set_defaults(command=_tune)
+
     doctor = commands.add_parser("doctor", help="look at a data set: may training start?")
     doctor.add_argument("path", type=Path, help="folder of the data set")
     doctor.add_argument("--reader", help="how to read it (default: the layout it has)")
@@ -176,7 +181,11 @@ def _local_path(text: str) -> Path:
 
 
 def _recipe(options: argparse.Namespace) -> config.Recipe:
-    overrides = list(options.overrides)
+    return config.load(options.recipe, options.profile, _overrides(options))
+
+
+def _overrides(options: argparse.Namespace) -> list[str]:
+    overrides: list[str] = list(options.overrides)
     if options.data is not None:
         source = {"reader": "folder", "root": str(options.data)}
         if options.pattern is not None:
@@ -185,7 +194,7 @@ def _recipe(options: argparse.Namespace) -> config.Recipe:
         overrides.insert(0, f"ingest.sources={json.dumps([source])}")
     elif options.pattern is not None:
         raise ValueError("--pattern names the images of a folder; give the folder with --data")
-    return config.load(options.recipe, options.profile, overrides)
+    return overrides
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -194,6 +203,12 @@ def _run(options: argparse.Namespace) -> None:
     from jobs import pipeline
 
     pipeline.run(recipe, options.run, options.address)
+
+
+def _tune(options: argparse.Namespace) -> None:
+    from jobs import tune
+
+    tune.run(options.sweep, options.run, options.profile, _overrides(options), options.address)
 
 
 def _doctor(options: argparse.Namespace) -> int:

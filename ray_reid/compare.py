@@ -9,13 +9,12 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.exceptions
@@ -28,9 +27,13 @@ from ray_reid.pictures import Side
 from ray_reid.progress import watched
 from ray_reid.run import Facts, Work
 from ray_reid.train import check_network, check_plan, training_tables
+from ray_reid.validation import Validation, sides
 
 if TYPE_CHECKING:
     import torch
+
+    from ray_reid.fit import Fit
+    from ray_reid.package import Model
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +105,7 @@ def compare_job(work: Work) -> Facts:
         return {"table": [], "summary": []}
     tables = training_tables(work)
     # Refused here, before anything is trained.
-    _sides(tables[0], lambda rows: np.zeros((rows, 1), np.float32))
+    search_sides(tables[0], lambda rows: np.zeros((rows, 1), np.float32))
     arms = [_arm(work.recipe, name, changes, tables) for name, changes in spec.arms.items()]
     check_capacity("compare.num_cpus and num_gpus:", 1, spec.num_cpus, spec.num_gpus)
     folder = work.out / TRIALS
@@ -130,32 +133,50 @@ def run_trial(
     tables: Sequence[Path],
     device: "torch.device",
     report: Callable[[int], None] = lambda _: None,
+    held_out: Collection[str] = (),
+    validate: Callable[[int, Mapping[str, float]], None] | None = None,
+    source: str | None = None,
 ) -> dict[str, float]:
     """Train by a recipe, then embed and score the test images of the first table.
 
     Args:
         report: Is told after every batch how many are done.
+        held_out: Identities that are not trained on.
+        validate: Is told after every epoch its number, from 0, and the `METRICS` of a search
+            among the real images of `held_out`. The training is the same with it and without.
+        source: Name of the source whose test images are scored; null takes all.
 
     Returns:
         `METRICS` by name, each a share between 0 and 1.
     """
-    from ray_reid import loader, package
+    from ray_reid import loader
     from ray_reid.fit import Fit
 
-    rows = loader.TrainingRows(tables, recipe.train)
+    rows = loader.TrainingRows(tables, recipe.train, held_out)
     fit = Fit(recipe, rows, device=device)
-    for _ in fit.run():
+    validation = Validation(tables[0], held_out, recipe.evaluate) if validate else None
+    for progress in fit.run():
         report(fit.batches_done)
-    cache = storage.RowCache(tables[0], loader.cache_directory(), TESTED)
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "model"
-        package.save(path, recipe, rows.chosen.identities, fit.network.state_dict())
-        model = package.load(path, str(device))
-    query, gallery = _sides(
-        tables[0], lambda rows: model.embed([cache.image(row) for row in range(rows)])
+        if validate is not None and validation is not None and progress.batch == 0:
+            found = validation.score(_model(fit, recipe, rows.chosen.identities).embed)
+            validate(progress.epoch - 1, {name: found[name] for name in METRICS})
+    cache = storage.RowCache(tables[0], loader.cache_directory(), tested(source))
+    model = _model(fit, recipe, rows.chosen.identities)
+    query, gallery = search_sides(
+        tables[0], lambda rows: model.embed([cache.image(row) for row in range(rows)]), source
     )
     found = evaluate.flatten(evaluate.score(query, gallery, schema.EMBEDDING, recipe.evaluate))
     return {name: found[name] for name in METRICS}
+
+
+def _model(fit: "Fit", recipe: Recipe, identities: Sequence[str]) -> "Model":
+    """The network as the package that will be served: what it embeds is what is scored."""
+    from ray_reid import package
+
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "model"
+        package.save(path, recipe, identities, fit.network.state_dict())
+        return package.load(path, str(fit.device))
 
 
 def summary(table: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -280,19 +301,23 @@ def _finish(finished: Any, trial: Trial) -> None:
     storage.write_text(trial.file, json.dumps({**values, **found}, indent=2) + "\n")
 
 
-def _sides(table: Path, embedded: Callable[[int], NDArray[np.float32]]) -> tuple[Side, Side]:
-    """Queries and gallery of a table; `embedded` gives the vectors of its tested rows, by id."""
-    tested = storage.read(table, embed.COLUMNS, TESTED)
-    vectors = schema.to_table({schema.EMBEDDING: embedded(len(tested))})[schema.EMBEDDING]
-    # The floor without learning belongs to the images and is the same for every arm.
-    nothing = schema.to_table({schema.REFERENCE_EMBEDDING: np.zeros((len(tested), 1), np.float32)})
-    columns: dict[str, pa.ChunkedArray] = {
-        schema.EMBEDDING: vectors,
-        schema.REFERENCE_EMBEDDING: nothing[schema.REFERENCE_EMBEDDING],
-    }
-    for name, values in columns.items():
-        tested = tested.append_column(name, values)
-    return evaluate.read_sides(tested)
+def tested(source: str | None) -> pc.Expression:
+    """Which rows are query or gallery, of one source or of all."""
+    return TESTED if source is None else TESTED & (pc.field(schema.SOURCE) == source)
+
+
+def search_sides(
+    table: Path,
+    embedded: Callable[[int], NDArray[np.float32]],
+    source: str | None = None,
+) -> tuple[Side, Side]:
+    """Queries and gallery of a table; `embedded` gives the vectors of its tested rows, by id.
+
+    Raises:
+        ValueError: If one of them is empty.
+    """
+    rows = storage.read(table, embed.COLUMNS, tested(source))
+    return sides(rows, embedded(len(rows)))
 
 
 def _row(arm: Arm, trials: Sequence[Trial]) -> dict[str, Any]:

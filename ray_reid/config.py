@@ -450,8 +450,8 @@ def _find(recipe: str) -> dict[str, Any]:
     return read_yaml(path)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a recipe file as it is written.
+def read_yaml(path: Path, kind: str = "recipe") -> dict[str, Any]:
+    """Read a recipe file as it is written, or a file of another `kind`.
 
     Raises:
         ValueError: If it is not a YAML mapping.
@@ -459,10 +459,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{kind} {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(
-            f"recipe {path} must be a mapping of sections, not {type(values).__name__}"
+            f"{kind} {path} must be a mapping of sections, not {type(values).__name__}"
         )
     return values
 

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -62,14 +62,22 @@ class Labels:
         }
 
 
-def labels(tables: Sequence[str | Path], spec: config.Train) -> Labels:
+def labels(
+    tables: Sequence[str | Path], spec: config.Train, held_out: Collection[str] = ()
+) -> Labels:
     """Choose the rows that `spec` trains on (`mixing` and the two fractions), and label them.
+
+    Args:
+        held_out: Identities to do without, real and generated images alike.
 
     Raises:
         ValueError: If an origin that `spec.mixing` needs is missing, or fewer than two
             identities are left.
     """
     found = _of_sources(_trainable(tables), spec.sources)
+    if held_out:
+        unwanted = pc.is_in(found[schema.IDENTITY], value_set=pa.array(sorted(held_out)))
+        found = found.filter(pc.invert(unwanted))
     synthetic = pc.equal(found[schema.ORIGIN], "synthetic")
     sides = {"real": found.filter(pc.invert(synthetic)), "synthetic": found.filter(synthetic)}
     _check_origins(spec.mixing, {name: side.num_rows for name, side in sides.items()})
@@ -111,12 +119,14 @@ class Rows(Protocol):
 class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
     """The rows of some tables that are trained on, as `labels` numbers them."""
 
-    def __init__(self, tables: Sequence[str | Path], spec: config.Train) -> None:
+    def __init__(
+        self, tables: Sequence[str | Path], spec: config.Train, held_out: Collection[str] = ()
+    ) -> None:
         """Open the row caches of the tables, which hold all rows that could be trained on.
 
         Trainings on different shares of the same tables have their caches in common.
         """
-        self.chosen = labels(tables, spec)
+        self.chosen = labels(tables, spec, held_out)
         # A table of which no row is chosen is not copied.
         self._caches = {
             int(number): storage.RowCache(tables[number], cache_directory(), TRAINABLE)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_reid import config, figures, storage
+from ray_reid import config, figures, storage, sweeps
 from ray_reid.config import Recipe
 from ray_reid.evaluate import FILE, RANKS
 from ray_reid.run import MANIFEST, Manifest, read_manifest
@@ -59,13 +59,13 @@ def summary_table(run: Path) -> str:
     result = _result(run)
     if result is None:
         nothing = "nothing is evaluated yet, or not since the data or the model changed"
-        return "\n\n".join([nothing, *map(_aligned, tables(run))])
+        return "\n\n".join([nothing, *map(aligned, tables(run))])
     lines = ["".join([f"{'':<32}", *(f"{name:>9}" for name in HEADLINE)])]
     for name, cells in _rows(result):
         lines.append("".join([f"{name:<32}", *(f"{cell:>9}" for cell in cells)]))
     drawn = [DRAWN] if "miniature" in result["stamp"]["sources"] else []
     first = "\n".join([*lines, _sentence(result["stamp"]), *drawn])
-    return "\n\n".join([first, *map(_aligned, tables(run))])
+    return "\n\n".join([first, *map(aligned, tables(run))])
 
 
 def tables(run: Path) -> list[Table]:
@@ -81,7 +81,42 @@ def tables(run: Path) -> list[Table]:
         _reasons(jobs["filter"].get("counts", {})),
         _compared(jobs["compare"].get("table", []), drawn),
     ]
-    return [table for table in found if table is not None]
+    swept = [sweep_table(result, drawn) for result in _sweeps(run).values()]
+    return [table for table in [*found, *swept] if table is not None]
+
+
+def sweep_table(result: Mapping[str, Any], drawn: str = "") -> Table:
+    """What a sweep found, as its `table.json` holds it."""
+    names = [name for name in HEADLINE if name in result["rows"][0]]
+    measured = [*names, *(["validation"] if result["validated"] else [])]
+    rows = tuple(
+        (
+            row["setting"],
+            str(len(row["seeds"])),
+            *(_spread(row[name]) for name in measured),
+            _unfinished(row),
+        )
+        for row in result["rows"]
+    )
+    metric = result["metric"]
+    by = f"validation {metric}" if result["validated"] else f"{metric} of the test images"
+    best = f" Highest {by}: {result['best']}." if result["best"] else ""
+    if not result["comparable"]:
+        best = " The settings are tested on unlike images: their figures do not compare."
+    note = f"Mean over the seeds, and their standard deviation where there are several.{best}"
+    title = f"Sweep {result['sweep']}"
+    return Table(title, ("setting", "seeds", *measured, ""), rows, note + drawn)
+
+
+def aligned(table: Table) -> str:
+    """A table as text: the first column to the left, numbers to the right."""
+    lines = [table.header, *table.rows]
+    wide = [max(len(line[column]) for line in lines) for column in range(len(table.header))]
+    texts = [
+        "  ".join([line[0].ljust(wide[0]), *map(str.rjust, line[1:], wide[1:])]).rstrip()
+        for line in lines
+    ]
+    return "\n".join([*texts, *([table.note] if table.note else [])])
 
 
 def headline(run: Path) -> dict[str, float]:
@@ -103,6 +138,25 @@ def _result(run: Path) -> dict[str, Any] | None:
 def _facts(run: Path, job: str) -> Mapping[str, Any]:
     """What a published job says of itself; empty if it is absent or older than its inputs."""
     return read_manifest(run, job).facts if _is_current(run, job) else {}
+
+
+def _sweeps(run: Path) -> dict[Path, Mapping[str, Any]]:
+    """What sweeps of a run found, by their folders; not those of tables replaced since."""
+    files = sorted(run.glob(f"tune-*/{sweeps.TABLE}"))
+    found = {file.parent: json.loads(file.read_text()) for file in files}
+    return {
+        folder: result
+        for folder, result in found.items()
+        if all(
+            _is_current(run, job) and read_manifest(run, job).key == key
+            for job, key in result["inputs"].items()
+        )
+    }
+
+
+def _unfinished(row: Mapping[str, Any]) -> str:
+    counts = {name: len(row[name]) for name in ("stopped", "failed")}
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
 def _is_current(run: Path, job: str) -> bool:
@@ -197,6 +251,11 @@ def _pictures(run: Path, manifests: Sequence[Manifest]) -> list[dict[str, str]]:
                 kind = "jpeg" if file.suffix == ".jpg" else "png"
                 data = _embedded(file.read_bytes(), kind)
                 shown.append({"title": title, "caption": captions.get(name, ""), "data": data})
+    for folder, result in _sweeps(run).items():
+        if (folder / sweeps.PICTURE).is_file():
+            data = _embedded((folder / sweeps.PICTURE).read_bytes())
+            caption = f"{result['metric']} of each setting; lines are deviations over the seeds."
+            shown.append({"title": f"Sweep {result['sweep']}", "caption": caption, "data": data})
     return shown
 
 
@@ -316,14 +375,3 @@ def _spread(metric: Mapping[str, Any] | None) -> str:
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _aligned(table: Table) -> str:
-    """A table as text: the first column to the left, numbers to the right."""
-    lines = [table.header, *table.rows]
-    wide = [max(len(line[column]) for line in lines) for column in range(len(table.header))]
-    texts = [
-        "  ".join([line[0].ljust(wide[0]), *map(str.rjust, line[1:], wide[1:])]).rstrip()
-        for line in lines
-    ]
-    return "\n".join([*texts, *([table.note] if table.note else [])])

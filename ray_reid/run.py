@@ -94,6 +94,10 @@ class Run:
         self.tracker = tracker
         self._prepare = prepare
 
+    def beside(self, path: Path, recipe: Recipe) -> "Run":
+        """Another directory of jobs, under the same lock and with the same MLflow run."""
+        return Run(path, recipe, self.tracker, self._prepare)
+
     def manifests(self) -> list[Manifest]:
         """Manifests of the jobs published here, in dataflow order."""
         published = [read_manifest(self.path, name) for name in _published(self.path)]
@@ -231,6 +235,13 @@ def _hold(lock: int, path: Path) -> None:
         raise ValueError(f"process {holder} is already working on run {str(path)!r}") from None
     os.ftruncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
+
+
+def content_key(
+    name: str, recipe: Recipe, sections: tuple[str, ...], inputs: Mapping[str, str]
+) -> str:
+    """Hash of what a result is made from: its part of the recipe, its inputs and the version."""
+    return _key(name, _sections(recipe, sections), inputs)
 
 
 def _sections(recipe: Recipe, names: tuple[str, ...]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """MLflow: one parent run per pipeline, a child per job. The only module that imports mlflow.
 
-A job's facts say what is logged: `metrics` (name to number), `history` (one mapping per epoch),
-`fingerprint` (of the table it published), `pictures` (file names) and `model` (a directory).
+A job's facts say what is logged: `params` (name to value), `metrics` (name to number), `history`
+(one mapping per epoch), `fingerprint` (of the table it published), `pictures` (file names) and
+`model` (a directory).
 """
 
 import json
@@ -74,6 +75,8 @@ class Child:
             self._log_dataset(fingerprint, "input")
 
     def _log(self, facts: Mapping[str, Any], out: Path) -> None:
+        for name, value in facts.get("params", {}).items():
+            self._client.log_param(self._run, name, value)
         for name, value in facts.get("metrics", {}).items():
             self._client.log_metric(self._run, _metric(name), float(value))
         for step in facts.get("history", []):

@@ -1,0 +1,295 @@
+"""What a sweep trains: its settings resolved to recipes, their tables made, and its trials.
+
+All that can be refused is refused here: the recipes before anything runs, and what depends on the
+tables before anything is trained.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_reid import compare, config, schema, storage, sweeps, validation
+from ray_reid.config import Recipe
+from ray_reid.run import Job, Run, Work, content_key
+from ray_reid.sweeps import Setting, Sweep
+from ray_reid.train import check_network, check_plan, training_tables
+
+SCORED = ("train", "embed", "evaluate")
+"""Jobs of a pipeline that a trial does in one process; what they need is made before."""
+TRIALS, INPUTS = "trials", "inputs"
+VALIDATION, HISTORY = "validation", "history"
+"""Entries of a trial's result: begins the names of what was validated; one mapping per epoch."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A setting and the recipe that it makes."""
+
+    setting: Setting
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Tables that the prerequisite jobs have published for some variants."""
+
+    tables: tuple[Path, ...]
+    keys: Mapping[str, str]
+    """Key of each published job."""
+    facts: tuple[Mapping[str, Any], ...]
+    """What the jobs said of themselves."""
+    held_out: frozenset[str]
+    """Identities that validate and are not trained on."""
+    test_set: str
+    """Hash of the ids of the test images."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a worker needs for a trial."""
+
+    name: str
+    recipe: Mapping[str, Any]
+    tables: tuple[str, ...]
+    held_out: tuple[str, ...]
+    source: str | None
+    num_cpus: float
+    num_gpus: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: a variant and a seed."""
+
+    variant: Variant
+    seed: int
+    inputs: Inputs
+    batches: int
+    file: Path
+    """Holds its result once it is done."""
+    stopped: Path
+    """Says how far it came when the scheduler stopped it."""
+
+    @property
+    def key(self) -> str:
+        """Hash of what its result is made from."""
+        return self.file.stem
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"{self.variant.setting.name!r} with seed {self.seed}"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was trained to the end, or stopped, before."""
+        return self.file.exists() or self.stopped.exists()
+
+    def read(self) -> dict[str, Any]:
+        """What its file holds."""
+        file = self.file if self.file.exists() else self.stopped
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
+
+
+def variants(sweep: Sweep, recipe: Recipe, jobs: Sequence[Job]) -> list[Variant]:
+    """Resolve every setting against the sweep's recipe, refusing what could not be trained.
+
+    Raises:
+        ValueError: Names the setting and the rule that it breaks.
+    """
+    allowed = _sections(jobs)
+    found = []
+    for setting in sweeps.settings(sweep):
+        try:
+            _check_keys(setting, allowed)
+            changed = config.override(recipe, setting.changes)
+            for job in prerequisites(jobs):
+                if job.check is not None:
+                    job.check(changed)
+            check_network(changed.train)
+            _check_epochs(sweep, changed)
+        except ValueError as error:
+            raise ValueError(f"sweep {sweep.name!r}: {setting.name!r}: {error}") from error
+        found.append(Variant(setting, changed))
+    return found
+
+
+def prerequisites(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs of a pipeline that its training rests on, in their order."""
+    return _before(jobs, next(job for job in jobs if job.name == "train"))
+
+
+def make_inputs(
+    held: Run, sweep: Sweep, found: Sequence[Variant], jobs: Sequence[Job], folder: Path
+) -> dict[str, Inputs]:
+    """Perform the prerequisites of all variants, each distinct one once.
+
+    What is made as the sweep's recipe says is published in the run directory itself, as a
+    pipeline would; what a variant changes in directories of the sweep, with links to the rest.
+
+    Returns:
+        The inputs by the name of the setting.
+    """
+    needed = prerequisites(jobs)
+    made: dict[str, Run] = {}
+    inputs: dict[str, Inputs] = {}
+    by_setting = {}
+    own = _digests(needed, held.recipe)
+    for variant in found:
+        digests = _digests(needed, variant.recipe)
+        whole = "-".join(digests.values())
+        if whole not in inputs:
+            home = held
+            if digests != own:
+                name = content_key("", variant.recipe, (), digests)
+                home = held.beside(folder / INPUTS / name, variant.recipe)
+            for job in needed:
+                digest = digests[job.name]
+                if digest not in made:
+                    made[digest] = held if digest == own[job.name] else home
+                    made[digest].perform(job)
+                _link(made[digest].path / job.name, home.path / job.name)
+            inputs[whole] = _inputs(home, sweep, jobs)
+        by_setting[variant.setting.name] = inputs[whole]
+    return by_setting
+
+
+def expand(
+    sweep: Sweep,
+    found: Sequence[Variant],
+    made: Mapping[str, Inputs],
+    jobs: Sequence[Job],
+    folder: Path,
+) -> dict[tuple[str, int], Trial]:
+    """Every trial by setting and seed; checks each variant against its tables.
+
+    Raises:
+        ValueError: If the rows of a variant cannot fill its batches; the setting is named.
+    """
+    sections = ("seed", *{part for job in jobs if job.name in SCORED for part in job.sections})
+    places = folder / TRIALS
+    places.mkdir(parents=True, exist_ok=True)
+    trials = {}
+    judged = f"{sweep.scheduler!r} {sweep.metric}"
+    # By seed first: all settings are seen early.
+    for seed in sweep.seeds:
+        for variant in found:
+            inputs = made[variant.setting.name]
+            seeded = config.override(variant.recipe, {"seed": seed})
+            batches = _batches(sweep, variant, seeded, inputs)
+            judged_on = {"validation": sorted(inputs.held_out), "tested": sweep.tested}
+            parts = {**inputs.keys, "judged_on": json.dumps(judged_on)}
+            key = content_key("trial", seeded, tuple(sorted(set(sections))), parts)
+            rule = content_key("stop", seeded, (), {"scheduler": judged, "key": key})
+            stopped = places / f"{rule}.stopped.json"
+            trials[variant.setting.name, seed] = Trial(
+                Variant(variant.setting, seeded),
+                seed,
+                inputs,
+                batches,
+                places / f"{key}.json",
+                stopped,
+            )
+    return trials
+
+
+def task(sweep: Sweep, trial: Trial) -> Task:
+    """A trial as workers get it."""
+    return Task(
+        name=trial.key,
+        recipe=trial.variant.recipe.model_dump(mode="json"),
+        tables=tuple(map(str, trial.inputs.tables)),
+        held_out=tuple(sorted(trial.inputs.held_out)),
+        source=sweep.tested,
+        num_cpus=sweep.num_cpus,
+        num_gpus=sweep.num_gpus,
+    )
+
+
+def _sections(jobs: Sequence[Job]) -> list[str]:
+    """The sections of a recipe that a trial depends on."""
+    named = [job for job in jobs if job.name in SCORED]
+    found = [part.split(".")[0] for job in [*prerequisites(jobs), *named] for part in job.sections]
+    return sorted(set(found) - {"seed"})
+
+
+def _check_keys(setting: Setting, allowed: Sequence[str]) -> None:
+    for key in setting.changes:
+        if key == "seed":
+            raise ValueError("'seed' is not a parameter; list the sweep's seeds under 'seeds'")
+        if key.split(".")[0] not in allowed and key.split(".")[0] in Recipe.model_fields:
+            raise ValueError(f"{key!r} changes no trial; choose from the sections {list(allowed)}")
+
+
+def _check_epochs(sweep: Sweep, recipe: Recipe) -> None:
+    grace, epochs = sweep.scheduler.grace, recipe.train.epochs
+    if sweep.scheduler.kind == "asha" and grace >= epochs:
+        raise ValueError(
+            f"scheduler.grace {grace} must be less than train.epochs {epochs}: no trial could be "
+            "stopped"
+        )
+
+
+def _before(jobs: Sequence[Job], job: Job) -> list[Job]:
+    """What a job rests on, directly or through others."""
+    needed = set(job.needs)
+    for other in reversed(jobs):
+        if other.name in needed:
+            needed |= set(other.needs)
+    return [other for other in jobs if other.name in needed]
+
+
+def _digests(jobs: Sequence[Job], recipe: Recipe) -> dict[str, str]:
+    """By job, the hash of all of a recipe that its result depends on, through others too."""
+    found = {}
+    for job in jobs:
+        parts = [*_before(jobs, job), job]
+        every = tuple(sorted({part for one in parts for part in one.sections}))
+        found[job.name] = content_key(job.name, recipe, every, {})
+    return found
+
+
+def _link(published: Path, place: Path) -> None:
+    """Let a directory of the sweep show what another one holds."""
+    if published == place:
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    target = os.path.relpath(published, place.parent)
+    if place.is_symlink() and os.readlink(place) != target:
+        place.unlink()
+    if not place.exists():
+        place.symlink_to(target)
+
+
+def _inputs(home: Run, sweep: Sweep, jobs: Sequence[Job]) -> Inputs:
+    train = next(job for job in jobs if job.name == "train")
+    there = {name: home.path / name for name in train.needs}
+    tables = tuple(training_tables(Work(home.recipe, home.path, there, {})))
+    kept = frozenset[str]()
+    # Refused here, before anything is trained.
+    compare.search_sides(tables[0], lambda rows: np.zeros((rows, 1), np.float32), sweep.tested)
+    if sweep.validation:
+        kept = validation.held_out(tables[0], sweep.validation, sweep.tested)
+        validation.Validation(tables[0], kept, home.recipe.evaluate)
+    manifests = [one for one in home.manifests() if one.job in there]
+    keys = {manifest.job: manifest.key for manifest in manifests}
+    facts = tuple(manifest.facts for manifest in manifests)
+    found = storage.read(tables[0], [schema.OBSERVATION_ID], compare.tested(sweep.tested))
+    test_set = schema.observation_id(*found[schema.OBSERVATION_ID].to_pylist())
+    return Inputs(tables, keys, facts, kept, test_set)
+
+
+def _batches(sweep: Sweep, variant: Variant, recipe: Recipe, inputs: Inputs) -> int:
+    from ray_reid import loader
+
+    try:
+        chosen = loader.labels(inputs.tables, recipe.train, inputs.held_out)
+        return check_plan(recipe, chosen) * recipe.train.epochs
+    except ValueError as error:
+        raise ValueError(f"sweep {sweep.name!r}: {variant.setting.name!r}: {error}") from error
