@@ -14,8 +14,11 @@ from ray_reid.run import Job, open_run
 
 log = logging.getLogger(__name__)
 
+SUPERVISED = (ingest.JOB, train.JOB, embed.JOB, evaluate.JOB, index.JOB)
 PIPELINES: dict[str, tuple[Job, ...]] = {
-    "baseline": (ingest.JOB, train.JOB, embed.JOB, evaluate.JOB, index.JOB),
+    "baseline": SUPERVISED,
+    "vehiclenet": (*SUPERVISED, replace(compare.JOB, needs=("ingest",))),
+    "clip_senet": (*SUPERVISED, replace(compare.JOB, needs=("ingest",))),
     "vehicle_diff": (
         ingest.JOB,
         adapt.JOB,
