@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ray_reid import config
+from ray_reid.networks.variants import vary
 
 # Means and deviations of ImageNet: for weights from nothing, and for most of timm's.
 MEAN = (0.485, 0.456, 0.406)
@@ -36,7 +37,23 @@ class AveragePool(nn.Module):
         return maps.mean(dim=(2, 3))
 
 
-POOLING: dict[str, type[nn.Module]] = {"avg": AveragePool, "gem": GeneralizedMean}
+class MaxAveragePool(nn.Module):
+    """The maximum and the mean over the feature map, side by side (CAL; Gu et al., CVPR 2022)."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, 2 C)."""
+        return torch.cat([maps.amax(dim=(2, 3)), maps.mean(dim=(2, 3))], dim=1)
+
+
+POOLING: dict[str, type[nn.Module]] = {
+    "avg": AveragePool,
+    "gem": GeneralizedMean,
+    "max_avg": MaxAveragePool,
+    # The backbone gives the token alone.
+    "token": AveragePool,
+}
+WIDENED = {"max_avg": 2}
+"""Poolings that give more than a value per channel."""
 
 
 class Auxiliary(nn.Module):
@@ -49,6 +66,7 @@ class Auxiliary(nn.Module):
         """Build pooling, neck and head for maps of `width` channels."""
         super().__init__()
         self.pool = POOLING[pooling]()
+        width *= WIDENED.get(pooling, 1)
         self.neck = _neck(width)
         self.head = _head(width, num_classes)
 
@@ -80,6 +98,7 @@ class ReidNetwork(nn.Module):
         # Swin-like models put the channels last.
         self.channels_last = getattr(self.backbone, "output_fmt", "NCHW") == "NHWC"
         width = probe.shape[3] if self.channels_last else probe.shape[1]
+        width *= WIDENED.get(spec.pooling, 1)
         dim = spec.embedding_dim or width
         self.project = nn.Linear(width, dim, bias=False) if dim != width else nn.Identity()
         self.neck = _neck(dim)
@@ -141,9 +160,10 @@ def _backbone(spec: config.Train) -> nn.Module:
     fixed = expected.input_size[1:] if expected and expected.fixed_input_size else spec.image_size
     if tuple(fixed) != spec.image_size:
         params.setdefault("img_size", spec.image_size)
-    return timm.create_model(
+    backbone = timm.create_model(
         spec.backbone, pretrained=spec.pretrained, num_classes=0, global_pool="", **params
     )
+    return vary(backbone, spec)
 
 
 def _neck(width: int) -> nn.BatchNorm1d:
