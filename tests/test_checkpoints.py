@@ -517,13 +517,14 @@ def test_peers_variants_are_refused_where_the_backbone_has_nothing_to_vary() -> 
         ReidNetwork(config.Train(**dilated), 2)
 
 
-def test_the_last_stride_is_not_timms_output_stride() -> None:
+@pytest.mark.parametrize("name", ["resnet18", "resnet10t"])
+def test_the_last_stride_is_not_timms_output_stride(name: str) -> None:
     size = (64, 32)
-    spec = config.Train(backbone="resnet18", image_size=size)
+    spec = config.Train(backbone=name, image_size=size)
     weights = randomise(ReidNetwork(spec, 2)).state_dict()
     maps = []
     for changes in ({"last_stride": 1}, {"backbone_params": {"output_stride": 16}}):
-        spec = config.Train(backbone="resnet18", image_size=size, **changes)
+        spec = config.Train(backbone=name, image_size=size, **changes)
         network = ReidNetwork(spec, 2).eval()
         network.load_state_dict(weights)
         with torch.inference_mode():

@@ -32,16 +32,19 @@ def vary(backbone: nn.Module, spec: config.Train) -> nn.Module:
 def _keep_last_size(backbone: nn.Module, spec: config.Train) -> None:
     stage = getattr(backbone, "layer4", None)
     first = list(stage[0].modules()) if isinstance(stage, nn.Sequential) else []
-    halving = [part for part in first if isinstance(part, nn.Conv2d) and part.stride == (2, 2)]
+    layers = [part for part in first if isinstance(part, (nn.Conv2d, nn.AvgPool2d))]
+    halving = [part for part in layers if part.stride in (2, (2, 2))]
+    # The main path and the shortcut; timm's output_stride would have taken both, and dilated.
     if len(halving) != 2:
-        # The main path and the shortcut; timm's output_stride would have taken both, and dilated.
         raise ValueError(
             f"train.last_stride is 1, but backbone {spec.backbone!r} with backbone_params "
-            f"{spec.backbone_params} has no last stage that two convolutions halve; choose a plain "
+            f"{spec.backbone_params} has no last stage that begins by halving its maps; choose a "
             "ResNet without output_stride, or set it to 2"
         )
-    for convolution in halving:
-        convolution.stride = (1, 1)
+    for part in halving:
+        part.stride = (1, 1)
+        if isinstance(part, nn.AvgPool2d):
+            part.kernel_size = 1
 
 
 def _pool_inside(backbone: nn.Module, name: str) -> None:
