@@ -1,10 +1,10 @@
 """Query and gallery images to embeddings."""
 
 from ray_reid.cli import job_main
-from ray_reid.embed import embed_job
+from ray_reid.embed import check, embed_job
 from ray_reid.run import Job
 
-JOB = Job("embed", embed_job, needs=("ingest", "train"), sections=("embed",))
+JOB = Job("embed", embed_job, needs=("ingest", "train"), sections=("embed",), check=check)
 
 if __name__ == "__main__":
     job_main(JOB)

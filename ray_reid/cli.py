@@ -19,6 +19,7 @@ INTERRUPTED = 130
 MISTAKE = 2
 UNFIT = 1
 """Exit code of a doctor who says that training may not start."""
+PEERS = ("fastreid", "torchreid", "transreid", "clipreid", "solider", "cal")
 LAYOUTS = ("vehiclex", "market1501", "imagefolder", "parquet")
 
 
@@ -150,10 +151,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.set_defaults(command=_export)
 
+    bring = commands.add_parser("import", help="make a model package of a peer's checkpoint")
+    bring.add_argument("checkpoint", type=Path)
+    bring.add_argument("folder", type=Path, help="new folder of the package")
+    bring.add_argument("--from", choices=PEERS, required=True, dest="peer")
+    bring.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", dest="overrides",
+        help="what differs from the peer's published models, such as train.backbone=resnet101",
+    )  # fmt: skip
+    bring.set_defaults(command=_import)
+
+    onnx = commands.add_parser("export-onnx", help="write a model as an ONNX file")
+    onnx.add_argument("run", type=Path, help="run directory or model package")
+    onnx.add_argument("file", type=Path, help="new file")
+    onnx.set_defaults(command=_export_onnx)
+
     fingerprint = commands.add_parser("fingerprint", help="hash the tables under a directory")
     fingerprint.add_argument("directory", type=Path)
     fingerprint.set_defaults(command=_fingerprint)
-    for command in (doctor, search, show, serve, ui, export, fingerprint):
+    for command in (doctor, search, show, serve, ui, export, bring, onnx, fingerprint):
         _add_traceback(command)
     for command in commands.choices.values():
         command.set_defaults(parser=command)
@@ -300,6 +316,26 @@ def _export(options: argparse.Namespace) -> None:
     )
     for reason, count in done.skipped.items():
         print(f"left out: {count} images ({reason})")
+
+
+def _import(options: argparse.Namespace) -> None:
+    from ray_reid.checkpoints import import_checkpoint
+
+    done = import_checkpoint(options.checkpoint, options.folder, options.peer, options.overrides)
+    print(f"{options.folder}: a model package of {done.identities} identities")
+    if done.left_out:
+        groups = ", ".join(f"{name} ({count})" for name, count in done.left_out.items())
+        print(f"left out: {groups}")
+
+
+def _export_onnx(options: argparse.Namespace) -> None:
+    from ray_reid import onnx_export, package
+
+    done = onnx_export.export(package.load(options.run, "cpu"), options.file)
+    print(
+        f"{options.file}: embeddings of {done.dimension} numbers; lowest cosine with PyTorch's "
+        f"{done.cosine:.6f} over {done.images} images"
+    )
 
 
 def _fingerprint(options: argparse.Namespace) -> None:

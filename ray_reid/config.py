@@ -6,7 +6,7 @@ mechanism as `--set` on the command line. The resolved recipe is saved with the 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -129,7 +129,15 @@ class Train(Frozen):
     keep their weights."""
     ibn_weights: str | None = None
     """File of the weights that IBN-Net's authors publish, `.pth` or `.safetensors`."""
-    pooling: Literal["avg", "gem"] = "avg"
+    last_stride: Literal[1, 2] = 2
+    """Stride of a ResNet's last stage; 1 doubles the feature map without the dilation that timm's
+    `output_stride: 16` brings (the strong baseline; Luo et al., 2019)."""
+    stem_pool: Literal["padded", "ceil"] = "padded"
+    """First max-pooling of a ResNet: timm's, or fast-reid's, which has no padding."""
+    window_pad: Literal["after_shift", "before_shift"] = "after_shift"
+    """When a Swin transformer pads its maps to whole windows: as timm does, or as SOLIDER."""
+    pooling: Literal["avg", "gem", "max_avg", "token"] = "avg"
+    """`token` takes the class token of a vision transformer."""
     semantic: Semantic = Semantic()
     head: Literal["bnneck", "vehiclenet"] = "bnneck"
     """What makes embeddings of features: the strong baseline's BNNeck (Luo et al., 2019), or a
@@ -275,7 +283,8 @@ class Train(Frozen):
 # What makes the network: the same in all stages.
 NETWORK = frozenset({
     "stages", "backbone", "backbone_params", "ibn", "ibn_weights", "pretrained", "pooling",
-    "semantic", "head", "embedding_dim", "side_weight", "image_size",
+    "semantic", "head", "embedding_dim", "side_weight", "image_size", "last_stride", "stem_pool",
+    "window_pad",
 })  # fmt: skip
 
 
@@ -284,6 +293,8 @@ class Embed(Frozen):
 
     flip: bool = True
     """Average each embedding with that of the mirrored image."""
+    scales: tuple[Annotated[float, Field(gt=0, le=4)], ...] = Field((1.0,), min_length=1)
+    """Average over the input resized by each of these (VehicleNet: 1, 0.9 and 0.8)."""
     stage: StageSpec = StageSpec(actors=2, batch_size=128)
 
 
@@ -382,12 +393,24 @@ def load(recipe: str, profile: str | None = None, overrides: Sequence[str] = ())
         raise ValueError(f"unknown profile {profile!r} of {recipe!r}; choose from {list(profiles)}")
     for key, value in (profiles.get(profile or "") or {}).items():
         _assign(values, key, value)
+    for key, value in assignments(overrides):
+        _assign(values, key, value)
+    return validate(values | ({"profile": profile} if profile else {}))
+
+
+def assignments(overrides: Sequence[str]) -> list[tuple[str, Any]]:
+    """Read `key.path=value` overrides in order, the values as YAML.
+
+    Raises:
+        ValueError: If one is not of that form.
+    """
+    found = []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise ValueError(f"--set {override!r} is not of the form key.path=value")
-        _assign(values, key, _parse(key, text))
-    return validate(values | ({"profile": profile} if profile else {}))
+        found.append((key, _parse(key, text)))
+    return found
 
 
 def validate(values: Mapping[str, Any]) -> Recipe:

@@ -1,12 +1,14 @@
 """The embed job: a model package over query and gallery images, streaming on Ray Data."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_reid import images, schema, stage, storage
+from ray_reid.config import Recipe
 from ray_reid.run import Facts, Work
 from ray_reid.schema import Batch
 
@@ -24,16 +26,17 @@ COLUMNS = (
 class Embed:
     """Add the unit-norm `embedding` column of a model package."""
 
-    def __init__(self, package: str, flip: bool) -> None:
-        """Load the package once per actor; `flip` averages with the mirrored image."""
+    def __init__(self, package: str, flip: bool, scales: Sequence[float] = (1.0,)) -> None:
+        """Load the package once per actor; `flip` and `scales` say over which views to average."""
         from ray_reid import package as packages
 
         self.model = packages.load(package)
-        self.flip = flip
+        self.flip, self.scales = flip, scales
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
         """Embed the `image` column."""
-        embedding = self.model.embed(list(batch[schema.IMAGE]), flip=self.flip)
+        encoded = list(batch[schema.IMAGE])
+        embedding = self.model.embed(encoded, flip=self.flip, scales=self.scales)
         return {**batch, schema.EMBEDDING: embedding}
 
 
@@ -68,13 +71,21 @@ class ColourHistogram:
         return unit
 
 
+def check(recipe: Recipe) -> None:
+    """Refuse scales that the backbone cannot take, before anything is trained."""
+    if set(recipe.embed.scales) != {1}:
+        from ray_reid import views
+
+        views.check_scales(recipe.train.backbone, recipe.embed.scales)
+
+
 def embed_job(work: Work) -> Facts:
     """Embed query and gallery images into the table `embeddings`."""
     spec = work.recipe.embed
     out = work.out / "embeddings"
     model = str((work.inputs["train"] / "model").resolve())
     steps = [
-        stage.Step(Embed, {"package": model, "flip": spec.flip}, spec.stage),
+        stage.Step(Embed, {"package": model, "flip": spec.flip, "scales": spec.scales}, spec.stage),
         stage.Step(ColourHistogram, {}, spec.stage.model_copy(update={"num_gpus": 0.0})),
     ]
     table = work.inputs["ingest"] / "observations"

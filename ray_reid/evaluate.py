@@ -196,6 +196,7 @@ def _stamp(work: Work, table: pa.Table, query: Side, gallery: Side, found: Found
         "dropped": ingest.get("dropped", {}),
         "both_directions": spec.both_directions,
         "flip_averaging": work.recipe.embed.flip,
+        "scales": list(work.recipe.embed.scales),
         "re_ranking": False,
         "seed": work.recipe.seed,
         "source_seeds": [source.get("seed") for source in sources],

@@ -8,7 +8,7 @@ similarity = embeddings @ embeddings.T
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ray_reid import config, images, tracking
+from ray_reid import config, images, tracking, views
 from ray_reid.config import Recipe
 from ray_reid.networks import ReidNetwork
 from ray_reid.networks.precision import autocast, autocast_dtype
@@ -50,7 +50,11 @@ class Model:
         self.network.eval().to(self.device).to(memory_format=torch.channels_last)
 
     def embed(
-        self, inputs: Sequence[Any], flip: bool | None = None, batch_size: int = BATCH_SIZE
+        self,
+        inputs: Sequence[Any],
+        flip: bool | None = None,
+        batch_size: int = BATCH_SIZE,
+        scales: Sequence[float] | None = None,
     ) -> NDArray[np.float32]:
         """Embed images.
 
@@ -58,22 +62,23 @@ class Model:
             inputs: Encoded bytes, paths or PIL images.
             flip: Average with the mirrored image; null does what the recipe says.
             batch_size: Images decoded and on the device at a time.
+            scales: Average over the input resized by each of these; null does what the recipe says.
 
         Returns:
             (N, D) float32, unit norm: the dot product is the cosine similarity.
 
         Raises:
-            ValueError: If an image cannot be decoded, or one is given instead of a list.
+            ValueError: If an image cannot be decoded, one is given instead of a list, or the
+                backbone takes one size of image and `scales` asks for others.
         """
         flip = self.recipe.embed.flip if flip is None else flip
-
-        def embeddings(pixels: Tensor) -> Tensor:
-            summed = self.network.embed(pixels)
-            if flip:
-                summed = summed + self.network.embed(pixels.flip(3))
-            return torch.nn.functional.normalize(summed.float(), dim=1)
-
-        return self._over(embeddings, inputs, batch_size)
+        scales = self.recipe.embed.scales if scales is None else scales
+        views.check_scales(self.recipe.train.backbone, scales)
+        return self._over(
+            lambda pixels: views.average(self.network.embed, pixels, flip, scales),
+            inputs,
+            batch_size,
+        )
 
     def activation_maps(
         self, inputs: Sequence[Any], batch_size: int = BATCH_SIZE
@@ -120,16 +125,57 @@ class Model:
         return autocast(dtype, self.device)
 
 
-def load(path: str | Path, device: str | None = None) -> Model:
-    """Load a model package.
+class Ensemble:
+    """Several models as one: their embeddings side by side (VehicleNet; Zheng et al., 2020)."""
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        """Join models, which may differ in all but the images that they take.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        if not models:
+            raise ValueError("an ensemble needs one model or more, and none are given")
+        self.models = tuple(models)
+
+    def embed(
+        self,
+        inputs: Sequence[Any],
+        flip: bool | None = None,
+        batch_size: int = BATCH_SIZE,
+        scales: Sequence[float] | None = None,
+    ) -> NDArray[np.float32]:
+        """Embed images as `Model.embed` does, D being the sum of the models' widths."""
+        found = [model.embed(inputs, flip, batch_size, scales) for model in self.models]
+        # Each part has unit norm.
+        joined: NDArray[np.float32] = np.concatenate(found, axis=1) / np.float32(len(found) ** 0.5)
+        return joined
+
+
+@overload
+def load(path: str | Path, device: str | None = None) -> Model: ...
+
+
+@overload
+def load(path: list[Any] | tuple[Any, ...], device: str | None = None) -> Ensemble: ...
+
+
+def load(
+    path: str | Path | list[Any] | tuple[Any, ...], device: str | None = None
+) -> Model | Ensemble:
+    """Load a model package, or several as an ensemble.
 
     Args:
         path: A package directory, a run directory, or a registered model `models:/NAME@ALIAS`
-            (in the store of `MLFLOW_TRACKING_URI` or `runs/mlflow.db`).
+            (in the store of `MLFLOW_TRACKING_URI` or `runs/mlflow.db`); a list of these is an
+            ensemble.
+        device: Default: the GPU if there is one.
 
     Raises:
         ValueError: If there is no package.
     """
+    if isinstance(path, (list, tuple)):
+        return Ensemble([load(one, device) for one in path])
     if str(path).startswith("models:/"):
         return Model(tracking.download_model(str(path), Path("runs")), device)
     root = Path(path)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 import ray_reid
-from ray_reid import config, package
+from ray_reid import config, embed, package
 from ray_reid.networks import ReidNetwork
 from ray_reid.networks.bnneck import GeneralizedMean
 
@@ -68,6 +69,67 @@ def test_flip_averaging_makes_mirrored_images_equal(saved: Path) -> None:
     assert np.allclose(both[0], both[1], atol=1e-5)
     apart = model.embed([picture, mirrored], flip=False)
     assert not np.allclose(apart[0], apart[1], atol=1e-3)
+
+
+def test_scales_average_the_embeddings_of_resized_inputs(saved: Path) -> None:
+    model = ray_reid.load(saved, "cpu")
+    pixels = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    pictures = [
+        Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().numpy()) for image in pixels
+    ]
+    pixels = torch.stack([torch.tensor(np.asarray(one)).permute(2, 0, 1) for one in pictures]) / 255
+    summed = torch.zeros(2, 24)
+    with torch.inference_mode():
+        for size in ((32, 48), (29, 43), (26, 38)):
+            view = torch.nn.functional.interpolate(pixels, size, mode="bilinear", antialias=True)
+            summed += model.network.embed(view) + model.network.embed(view.flip(3))
+    expected = summed / summed.norm(dim=1, keepdim=True)
+    found = model.embed(pictures, flip=True, scales=(1, 0.9, 0.8))
+    assert np.allclose(found, expected, atol=1e-5)
+    assert not np.allclose(model.embed(pictures, flip=True), found, atol=1e-4)
+    for scales in ((), (0.0,), (5,)):
+        with pytest.raises(ValueError, match="must be one or more numbers in"):
+            model.embed(pictures, scales=scales)
+
+
+def test_the_recipe_says_which_scales_are_averaged(saved: Path, tmp_path: Path) -> None:
+    recipe = config.override(ray_reid.load(saved).recipe, {"embed.scales": [1, 0.8]})
+    shutil.copytree(saved, tmp_path / "model")
+    (tmp_path / "model" / "recipe.yaml").write_text(config.dump(recipe))
+    model = ray_reid.load(tmp_path / "model", "cpu")
+    encoded = _jpegs(2)
+    assert np.array_equal(model.embed(encoded), model.embed(encoded, scales=(1, 0.8)))
+    assert not np.allclose(model.embed(encoded), model.embed(encoded, scales=(1,)), atol=1e-4)
+
+
+def test_scales_are_refused_before_training_where_the_backbone_has_one_size() -> None:
+    changes = {"train.backbone": "swin_tiny_patch4_window7_224", "embed.scales": [1, 0.9]}
+    recipe = config.override(config.load("baseline"), changes)
+    with pytest.raises(ValueError, match=r"embed\.scales are \[1\.0, 0\.9\], but backbone 'swin_"):
+        embed.check(recipe)
+    embed.check(config.override(recipe, {"embed.scales": [1]}))
+    with pytest.raises(ValueError, match=r"embed\.scales"):
+        config.override(recipe, {"embed.scales": [0]})
+
+
+def test_an_ensemble_joins_embeddings_so_that_similarities_are_their_mean(
+    saved: Path, tmp_path: Path
+) -> None:
+    recipe = config.override(ray_reid.load(saved).recipe, {"train.embedding_dim": 16})
+    torch.manual_seed(1)
+    other = ReidNetwork(recipe.train, 2).state_dict()
+    package.save(tmp_path / "other", recipe, ["t:a", "t:b"], other)
+    encoded = _jpegs(4)
+    both = ray_reid.load([saved, str(tmp_path / "other")], "cpu")
+    found = both.embed(encoded)
+    assert found.shape == (4, 40)
+    assert found.dtype == np.float32
+    parts = [ray_reid.load(path, "cpu").embed(encoded) for path in (saved, tmp_path / "other")]
+    similarity = [part @ part.T for part in parts]
+    assert np.allclose(found @ found.T, (similarity[0] + similarity[1]) / 2, atol=1e-5)
+    assert both.embed([]).shape == (0, 40)
+    with pytest.raises(ValueError, match="needs one model or more"):
+        ray_reid.load([])
 
 
 def test_the_package_says_what_it_is_without_our_code(saved: Path) -> None:

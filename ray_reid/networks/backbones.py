@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ray_reid import config
+from ray_reid.networks.variants import vary
 
 IBN_STAGES = ("layer1", "layer2", "layer3")
 """Residual stages with IBN; the last one keeps its batch norms."""
@@ -45,7 +46,7 @@ def build(spec: config.Train) -> nn.Module:
     """Build the recipe's backbone, which gives what `as_maps` reads.
 
     Raises:
-        ValueError: If timm has no such model, it cannot take IBN, or the weights do not fit.
+        ValueError: If timm has no such model, it cannot be varied as asked, or weights do not fit.
     """
     check_backbone(spec.backbone)
     params = dict(spec.backbone_params)
@@ -61,7 +62,7 @@ def build(spec: config.Train) -> nn.Module:
         add_ibn(backbone, spec.backbone)
     if spec.ibn_weights is not None:
         load_ibn_weights(backbone, Path(spec.ibn_weights))
-    return backbone
+    return vary(backbone, spec)
 
 
 def check_backbone(name: str) -> None:

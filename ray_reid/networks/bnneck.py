@@ -43,7 +43,23 @@ class AveragePool(nn.Module):
         return maps.mean(dim=(2, 3))
 
 
-POOLING: dict[str, type[nn.Module]] = {"avg": AveragePool, "gem": GeneralizedMean}
+class MaxAveragePool(nn.Module):
+    """The maximum and the mean over the feature map, side by side (CAL; Gu et al., CVPR 2022)."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, 2 C)."""
+        return torch.cat([maps.amax(dim=(2, 3)), maps.mean(dim=(2, 3))], dim=1)
+
+
+POOLING: dict[str, type[nn.Module]] = {
+    "avg": AveragePool,
+    "gem": GeneralizedMean,
+    "max_avg": MaxAveragePool,
+    # The backbone gives the token alone.
+    "token": AveragePool,
+}
+WIDENED = {"max_avg": 2}
+"""Poolings that give more than a value per channel."""
 
 
 class Auxiliary(nn.Module):
@@ -56,6 +72,7 @@ class Auxiliary(nn.Module):
         """Build pooling, neck and head for maps of `width` channels."""
         super().__init__()
         self.pool = POOLING[pooling]()
+        width *= WIDENED.get(pooling, 1)
         self.neck = _neck(width)
         self.head = _head(width, num_classes)
 
@@ -102,6 +119,7 @@ class ReidNetwork(nn.Module):
         if not backbones.gives_maps(self.backbone, probe):
             raise ValueError(f"backbone {spec.backbone!r} gives no feature map (B, C, h, w)")
         width = backbones.as_maps(self.backbone, probe).shape[1]
+        width *= WIDENED.get(spec.pooling, 1)
         self.semantic: SemanticEnhancement | None = None
         if spec.semantic.encoder is not None:
             encoder = encoder or load_encoder(spec.semantic.encoder)
