@@ -33,7 +33,7 @@ similarity = model.embed(["query.jpg"]) @ model.embed(["other.jpg"]).T
 ```
 
 Without ray-reid: `model.safetensors` holds the weights, `preprocessing.json` what is done to an
-image, `recipe.yaml` the network and its training, `labels.json` the identities of the classifier."""
+image, `recipe.yaml` the network and its training, `labels.json` the classifier's identities."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def write(
 def _title(recipe: Recipe, imported: Mapping[str, str] | None) -> str:
     spec = recipe.train
     height, width = spec.image_size
-    made = f"ray-reid {ray_reid.__version__}, recipe `{recipe.name}`"
+    made = f"Made with ray-reid {ray_reid.__version__}, recipe `{recipe.name}`"
     if recipe.profile != "none":
         made += f", profile `{recipe.profile}`"
     if imported is not None:
@@ -83,7 +83,7 @@ def _title(recipe: Recipe, imported: Mapping[str, str] | None) -> str:
     return (
         f"# {recipe.name}\n\nA re-identification model: images of {height} x {width} pixels to "
         f"embeddings of unit norm, whose dot product is their similarity. Backbone "
-        f"`{spec.backbone}`, pooling `{spec.pooling}`. Made with {made}."
+        f"`{spec.backbone}`, pooling `{spec.pooling}`. {made}."
     )
 
 
