@@ -13,8 +13,7 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 import ray_reid
-from ray_reid import config, pictures, protocols, schema, storage
-from ray_reid.config import Recipe
+from ray_reid import card, config, pictures, protocols, schema, storage
 from ray_reid.metrics import Metrics
 from ray_reid.pictures import Side
 from ray_reid.run import Facts, Work
@@ -23,6 +22,8 @@ RANKS = (1, 5, 10)
 REFERENCE = "reference_"
 """Begins the names of what the colour histogram scores: the floor, with no learning in it."""
 FILE = "metrics.json"
+RANKED = "ranked_list.jpg"
+INHERITED = "those of the images that the generator was adapted to, if it was"
 FORWARD = "forward"
 Found = Mapping[str, Sequence[Metrics]]
 COLUMNS = (
@@ -63,7 +64,8 @@ def evaluate_job(work: Work) -> Facts:
     (work.out / FILE).write_text(text)
     captions = _draw(work, query, gallery)
     bar.update()
-    _write_package(work.inputs["train"] / "model", work.out / "model", work.recipe, text)
+    page = card.write(work.recipe, _trained_on(work), result, RANKED)
+    _write_package(work, text, page)
     bar.update()
     bar.close()
     floor = {f"{REFERENCE}{name}": value for name, value in result["reference"].items()}
@@ -247,14 +249,42 @@ def _load(path: Path) -> pictures.Maps:
     return package.load(path)
 
 
-def _write_package(source: Path, target: Path, recipe: Recipe, text: str) -> None:
-    """Copy the trained package, with the recipe it was evaluated by and the stamped metrics."""
+def _trained_on(work: Work) -> list[card.Source]:
+    """The training images by source, origin and licence."""
+    by = [schema.SOURCE, schema.ORIGIN, schema.LICENCE]
+    observations = work.inputs["ingest"] / "observations"
+    table = storage.read(observations, [*by, schema.IDENTITY], where=storage.TRAINABLE)
+    counted = table.group_by(by).aggregate(
+        [(schema.IDENTITY, "count"), (schema.IDENTITY, "count_distinct")]
+    )
+    found = [
+        card.Source(
+            row[schema.SOURCE],
+            row[schema.ORIGIN],
+            row[f"{schema.IDENTITY}_count"],
+            row[f"{schema.IDENTITY}_count_distinct"],
+            row[schema.LICENCE],
+        )
+        for row in counted.sort_by([(name, "ascending") for name in by]).to_pylist()
+    ]
+    made = work.facts["train"].get("counts", {}).get("by_origin", {}).get("synthetic")
+    if made is not None and made["images"]:
+        terms = work.recipe.generate.licence or INHERITED
+        found.append(card.Source("generated", "synthetic", **made, licence=terms))
+    return found
+
+
+def _write_package(work: Work, text: str, page: str) -> None:
+    """Copy the trained package; add the recipe and figures of its evaluation, and a card."""
+    target = work.out / "model"
     # A killed attempt may have left half a copy.
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target, copy_function=_link)
+    shutil.copytree(work.inputs["train"] / "model", target, copy_function=_link)
     # This replaces the file: writing in place would reach through a hard link.
     storage.write_text(target / FILE, text)
-    storage.write_text(target / "recipe.yaml", config.dump(recipe))
+    storage.write_text(target / "recipe.yaml", config.dump(work.recipe))
+    storage.write_text(target / card.FILE, page)
+    _link(str(work.out / RANKED), str(target / RANKED))
 
 
 def _link(source: str, target: str) -> None:

@@ -483,6 +483,10 @@ def test_the_package_keeps_the_peers_preprocessing_and_what_it_came_from(tmp_pat
     source = json.loads((tmp_path / "model" / "imported.json").read_text())
     assert source["peer"] == "fast-reid"
     assert len(source["sha256"]) == 64
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "from a checkpoint of fast-reid" in card
+    assert f"SHA-256 is `{source['sha256']}`" in card
+    assert "Not evaluated here." in card
     assert ray_reid.load(tmp_path / "model").embed([np.zeros((0,))][:0]).shape == (0, 512)
 
 

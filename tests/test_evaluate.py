@@ -142,6 +142,40 @@ def test_the_job_writes_metrics_pictures_and_the_stamped_package(tmp_path):
     assert (work.inputs["train"] / "model" / "metrics.json").read_text() == "{}"
 
 
+def test_the_package_has_a_card_with_the_terms_of_its_training_images_and_the_picture(tmp_path):
+    work = make_run(tmp_path, num_maps=0, max_tsne=0)
+    train = [
+        {
+            schema.OBSERVATION_ID: schema.observation_id("shop", str(number)),
+            schema.IMAGE: images.encode(np.zeros((8, 8, 3), np.uint8)),
+            schema.IDENTITY: f"shop:{number // 2}",
+            schema.SPLIT: "train",
+            schema.ROLE: "normal",
+            schema.ORIGIN: "real",
+            schema.SOURCE: "shop",
+            schema.LICENCE: "CC BY 4.0" if number < 4 else None,
+        }
+        for number in range(6)
+    ]
+    observations = tmp_path / "ingest" / "observations"
+    table = storage.read(observations, schema.OBSERVATION.names)
+    shutil.rmtree(observations)
+    storage.write(observations, pa.concat_tables([table, schema.observations(train)]))
+    made = {"real": {"images": 6, "identities": 3}, "synthetic": {"images": 40, "identities": 10}}
+    work.facts["train"]["counts"] = {"by_origin": made}
+    evaluate.evaluate_job(work)
+    package = work.out / "model"
+    card = (package / "README.md").read_text()
+    assert (package / "ranked_list.jpg").read_bytes() == (work.out / "ranked_list.jpg").read_bytes()
+    assert "](ranked_list.jpg)" in card
+    assert "| shop | real | 4 | 2 | CC BY 4.0 |" in card
+    assert "| shop | real | 2 | 1 | unknown: ask those who gave the images |" in card
+    assert "| generated | synthetic | 40 | 10 | those of the images that the generator" in card
+    figures = json.loads((package / "metrics.json").read_text())["metrics"]
+    assert f"| mAP | {figures['mAP']:.4f} |" in card
+    assert "| protocol | market |" in card
+
+
 def test_the_stamp_says_what_the_figures_were_measured_on(tmp_path):
     stamp = evaluate.evaluate_job(make_run(tmp_path, num_maps=0, max_tsne=0))["stamp"]
     assert stamp["protocol"] == "market"

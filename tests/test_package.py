@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import ray_reid
-from ray_reid import config, embed, package
+from ray_reid import card, config, embed, package
 from ray_reid.networks import ReidNetwork
 from ray_reid.networks.bnneck import GeneralizedMean
 
@@ -300,3 +300,48 @@ def test_the_shift_of_the_neck_stays_zero() -> None:
     network = ReidNetwork(config.Train(backbone="resnet10t"), 2)
     assert not network.neck.bias.requires_grad
     assert network.neck.bias.abs().sum() == 0
+
+
+def test_the_card_names_terms_figures_and_the_stamp_that_they_hold_for() -> None:
+    recipe = config.override(config.load("baseline"), {"train.image_size": [256, 128]})
+    sources = [
+        card.Source("shop|one", "real", 1200, 30, "CC BY 4.0"),
+        card.Source("street", "real", 5, 2, None),
+    ]
+    side = {"images": 3400, "identities": 750}
+    result = {
+        "metrics": {"mAP": 0.81234, "rank-1": 0.9, "cases_mAP": 0.5},
+        "reference": {"mAP": 0.1, "rank-1": 0.25},
+        "stamp": {
+            "protocol": "market",
+            "scales": [1.0, 0.9],
+            "re_ranking": False,
+            "query": side,
+            "gallery": {**side, "images": 15913},
+        },
+    }
+    page = card.write(recipe, sources, result, picture="ranked_list.jpg")
+    for line in (
+        "![queries and the images found for them](ranked_list.jpg)",
+        "| shop\\|one | real | 1,200 | 30 | CC BY 4.0 |",
+        "| street | real | 5 | 2 | unknown: ask those who gave the images |",
+        "| mAP | 0.8123 | 0.1000 |",
+        "| cases_mAP | 0.5000 | - |",
+        "| protocol | market |",
+        "| scales | 1.0, 0.9 |",
+        "| re ranking | no |",
+        "| gallery | 15,913 images, 750 identities |",
+    ):
+        assert line in page.splitlines(), line
+    assert "256 x 128 pixels" in page
+
+
+def test_the_code_on_the_card_loads_the_package(saved: Path, tmp_path: Path) -> None:
+    page = card.write(ray_reid.load(saved).recipe, [])
+    code = page.partition("```python\n")[2].partition("```")[0]
+    for name, encoded in zip(("query.jpg", "other.jpg"), _jpegs(2), strict=True):
+        (tmp_path / name).write_bytes(encoded)
+        code = code.replace(name, str(tmp_path / name))
+    found: dict[str, Any] = {}
+    exec(code.replace("path/of/this/folder", str(saved)), found)
+    assert found["similarity"].shape == (1, 1)

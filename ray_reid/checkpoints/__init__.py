@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ray_reid import config, package, storage
+from ray_reid import card, config, package, storage
 from ray_reid.checkpoints import residual, swin, vision
 from ray_reid.checkpoints.peer import Converted, Peer
 from ray_reid.networks import ReidNetwork
@@ -194,5 +194,6 @@ def _write(
     shutil.rmtree(aside, ignore_errors=True)
     aside.parent.mkdir(parents=True, exist_ok=True)
     package.save(aside, recipe, identities, weights)
+    storage.write_text(aside / card.FILE, card.write(recipe, (), imported=source))
     storage.write_text(aside / SOURCE, json.dumps(dict(source), indent=2) + "\n")
     aside.rename(folder)
