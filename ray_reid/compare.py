@@ -162,9 +162,14 @@ def run_trial(
             validate(progress.epoch - 1, {name: found[name] for name in METRICS})
     cache = storage.RowCache(tables[0], loader.cache_directory(), tested(source))
     model = _model(fit, recipe, rows.chosen.identities)
-    query, gallery = search_sides(
-        tables[0], lambda rows: model.embed([cache.image(row) for row in range(rows)]), source
-    )
+    named = storage.read(tables[0], [schema.SOURCE, schema.CAMERA, schema.VIEW], tested(source))
+    owner, camera, view = (column.to_pylist() for column in named.columns)
+    sides = schema.qualified_cameras(owner, camera), view
+
+    def embedded(rows: int) -> NDArray[np.float32]:
+        return model.embed([cache.image(row) for row in range(rows)], sides=sides)
+
+    query, gallery = search_sides(tables[0], embedded, source)
     found = evaluate.flatten(evaluate.score(query, gallery, schema.EMBEDDING, recipe.evaluate))
     return {name: found[name] for name in METRICS}
 

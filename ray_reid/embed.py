@@ -16,8 +16,10 @@ COLUMNS = (
     schema.OBSERVATION_ID,
     schema.IDENTITY,
     schema.CAMERA,
+    schema.VIEW,
     schema.CLOTHES,
     schema.TRACK,
+    schema.SOURCE,
     schema.SPLIT,
     schema.ROLE,
 )
@@ -36,7 +38,9 @@ class Embed:
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
         """Embed the `image` column."""
         encoded = list(batch[schema.IMAGE])
-        embedding = self.model.embed(encoded, flip=self.flip, scales=self.scales)
+        cameras = schema.qualified_cameras(batch[schema.SOURCE], batch[schema.CAMERA])
+        sides = cameras, list(batch[schema.VIEW])
+        embedding = self.model.embed(encoded, flip=self.flip, scales=self.scales, sides=sides)
         return {**batch, schema.EMBEDDING: embedding}
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ray_reid import config, images, tracking, views
 from ray_reid.config import Recipe
-from ray_reid.networks import ReidNetwork
+from ray_reid.networks import ReidNetwork, side_codes
 from ray_reid.networks.precision import autocast, autocast_dtype
 
 WEIGHTS, RECIPE, LABELS, PREPROCESSING, METRICS = (
@@ -31,6 +31,7 @@ WEIGHTS, RECIPE, LABELS, PREPROCESSING, METRICS = (
 )
 
 BATCH_SIZE = 128
+Names = Sequence[str | None]
 
 
 class Model:
@@ -55,6 +56,7 @@ class Model:
         flip: bool | None = None,
         batch_size: int = BATCH_SIZE,
         scales: Sequence[float] | None = None,
+        sides: tuple[Names, Names] | None = None,
     ) -> NDArray[np.float32]:
         """Embed images.
 
@@ -63,6 +65,8 @@ class Model:
             flip: Average with the mirrored image; null does what the recipe says.
             batch_size: Images decoded and on the device at a time.
             scales: Average over the input resized by each of these; null does what the recipe says.
+            sides: Cameras (`source:camera`) and views of the images, for a network that learned a
+                vector of each; null, like a camera that it never saw, is unknown.
 
         Returns:
             (N, D) float32, unit norm: the dot product is the cosine similarity.
@@ -74,11 +78,15 @@ class Model:
         flip = self.recipe.embed.flip if flip is None else flip
         scales = self.recipe.embed.scales if scales is None else scales
         views.check_scales(self.recipe.train.backbone, scales)
-        return self._over(
-            lambda pixels: views.average(self.network.embed, pixels, flip, scales),
-            inputs,
-            batch_size,
-        )
+        codes = None
+        if sides is not None and self.network.side is not None:
+            codes = torch.from_numpy(side_codes(*sides, self.network.side.sides)).to(self.device)
+
+        def embeddings(pixels: Tensor, rows: slice) -> Tensor:
+            side = None if codes is None else codes[rows]
+            return views.average(lambda one: self.network.embed(one, side), pixels, flip, scales)
+
+        return self._over(embeddings, inputs, batch_size)
 
     def activation_maps(
         self, inputs: Sequence[Any], batch_size: int = BATCH_SIZE
@@ -89,7 +97,7 @@ class Model:
             ValueError: If an image cannot be decoded, or one is given instead of a list.
         """
 
-        def maps(pixels: Tensor) -> Tensor:
+        def maps(pixels: Tensor, _: slice) -> Tensor:
             norms = self.network.feature_map(pixels).float().norm(dim=1)
             low, high = norms.amin(dim=(1, 2), keepdim=True), norms.amax(dim=(1, 2), keepdim=True)
             return (norms - low) / (high - low).clamp(min=1e-9)
@@ -97,21 +105,20 @@ class Model:
         return self._over(maps, inputs, batch_size)
 
     def _over(
-        self, forward: Callable[[Tensor], Tensor], inputs: Sequence[Any], batch_size: int
+        self, forward: Callable[[Tensor, slice], Tensor], inputs: Sequence[Any], batch_size: int
     ) -> NDArray[np.float32]:
-        """Apply `forward` to the images in batches; none give its shape with no rows."""
+        """Apply `forward` to the images of some rows at a time; none give its shape."""
         if isinstance(inputs, (str, bytes, bytearray, Path, Image.Image)):
             raise ValueError(f"give a list of images, not one {type(inputs).__name__}")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, but must be at least 1")
         with torch.inference_mode(), self._autocast():
-            results = [
-                forward(self._pixels(inputs[start : start + batch_size])).cpu()
-                for start in range(0, len(inputs), batch_size)
-            ]
+            starts = range(0, len(inputs), batch_size)
+            parts = [slice(start, min(start + batch_size, len(inputs))) for start in starts]
+            results = [forward(self._pixels(inputs[rows]), rows).cpu() for rows in parts]
             if not results:
-                black = torch.zeros((1, 3, *self.image_size), device=self.device)
-                results = [forward(black).cpu()[:0]]
+                black = torch.zeros((0, 3, *self.image_size), device=self.device)
+                results = [forward(black, slice(0, 0)).cpu()]
         joined: NDArray[np.float32] = torch.cat(results).numpy()
         return joined
 
@@ -144,9 +151,10 @@ class Ensemble:
         flip: bool | None = None,
         batch_size: int = BATCH_SIZE,
         scales: Sequence[float] | None = None,
+        sides: tuple[Names, Names] | None = None,
     ) -> NDArray[np.float32]:
         """Embed images as `Model.embed` does, D being the sum of the models' widths."""
-        found = [model.embed(inputs, flip, batch_size, scales) for model in self.models]
+        found = [model.embed(inputs, flip, batch_size, scales, sides) for model in self.models]
         # Each part has unit norm.
         joined: NDArray[np.float32] = np.concatenate(found, axis=1) / np.float32(len(found) ** 0.5)
         return joined

@@ -4,7 +4,7 @@ Column names and types live here and nowhere else; modules meet in these columns
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,7 @@ def qualified_identity(source: str, identity: str) -> str:
     return f"{source}:{identity}"
 
 
-def qualified_cameras(sources: Sequence[str], cameras: Sequence[str | None]) -> list[str | None]:
+def qualified_cameras(sources: Iterable[str], cameras: Iterable[str | None]) -> list[str | None]:
     """Name cameras across sources, `source:camera`; none stays none."""
     pairs = zip(sources, cameras, strict=True)
     return [None if camera is None else f"{source}:{camera}" for source, camera in pairs]
