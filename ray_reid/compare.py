@@ -105,7 +105,7 @@ def compare_job(work: Work) -> Facts:
         return {"table": [], "summary": []}
     tables = training_tables(work)
     # Refused here, before anything is trained.
-    tested_sides(tables[0], lambda rows: np.zeros((rows, 1), np.float32))
+    scored_sides(tables[0], lambda rows: np.zeros((rows, 1), np.float32))
     arms = [_arm(work.recipe, name, changes, tables) for name, changes in spec.arms.items()]
     check_capacity("compare.num_cpus and num_gpus:", 1, spec.num_cpus, spec.num_gpus)
     folder = work.out / TRIALS
@@ -160,9 +160,9 @@ def run_trial(
         if validate is not None and validation is not None and progress.batch == 0:
             found = validation.score(_model(fit, recipe, rows.identities).embed)
             validate(progress.epoch - 1, {name: found[name] for name in METRICS})
-    cache = storage.RowCache(tables[0], loader.cache_directory(), tested(source))
+    cache = storage.RowCache(tables[0], loader.cache_directory(), scored_rows(source))
     model = _model(fit, recipe, rows.identities)
-    query, gallery = tested_sides(
+    query, gallery = scored_sides(
         tables[0], lambda rows: model.embed([cache.image(row) for row in range(rows)]), source
     )
     found = evaluate.flatten(evaluate.score(query, gallery, schema.EMBEDDING, recipe.evaluate))
@@ -301,12 +301,12 @@ def _finish(finished: Any, trial: Trial) -> None:
     storage.write_text(trial.file, json.dumps({**values, **found}, indent=2) + "\n")
 
 
-def tested(source: str | None) -> pc.Expression:
+def scored_rows(source: str | None) -> pc.Expression:
     """Which rows are query or gallery, of one source or of all."""
     return TESTED if source is None else TESTED & (pc.field(schema.SOURCE) == source)
 
 
-def tested_sides(
+def scored_sides(
     table: Path,
     embedded: Callable[[int], NDArray[np.float32]],
     source: str | None = None,
@@ -316,7 +316,7 @@ def tested_sides(
     Raises:
         ValueError: If one of them is empty.
     """
-    rows = storage.read(table, embed.COLUMNS, tested(source))
+    rows = storage.read(table, embed.COLUMNS, scored_rows(source))
     return sides(rows, embedded(len(rows)))
 
 
