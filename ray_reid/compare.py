@@ -105,7 +105,7 @@ def compare_job(work: Work) -> Facts:
         return {"table": [], "summary": []}
     tables = training_tables(work)
     # Refused here, before anything is trained.
-    search_sides(tables[0], lambda rows: np.zeros((rows, 1), np.float32))
+    scored_sides(tables[0], lambda rows: np.zeros((rows, 1), np.float32))
     arms = [_arm(work.recipe, name, changes, tables) for name, changes in spec.arms.items()]
     check_capacity("compare.num_cpus and num_gpus:", 1, spec.num_cpus, spec.num_gpus)
     folder = work.out / TRIALS
@@ -160,16 +160,18 @@ def run_trial(
         if validate is not None and validation is not None and progress.batch == 0:
             found = validation.score(_model(fit, recipe, rows.chosen.identities).embed)
             validate(progress.epoch - 1, {name: found[name] for name in METRICS})
-    cache = storage.RowCache(tables[0], loader.cache_directory(), tested(source))
+    cache = storage.RowCache(tables[0], loader.cache_directory(), scored_rows(source))
     model = _model(fit, recipe, rows.chosen.identities)
-    named = storage.read(tables[0], [schema.SOURCE, schema.CAMERA, schema.VIEW], tested(source))
+    named = storage.read(
+        tables[0], [schema.SOURCE, schema.CAMERA, schema.VIEW], scored_rows(source)
+    )
     owner, camera, view = (column.to_pylist() for column in named.columns)
     sides = schema.qualified_cameras(owner, camera), view
 
     def embedded(rows: int) -> NDArray[np.float32]:
         return model.embed([cache.image(row) for row in range(rows)], sides=sides)
 
-    query, gallery = search_sides(tables[0], embedded, source)
+    query, gallery = scored_sides(tables[0], embedded, source)
     found = evaluate.flatten(evaluate.score(query, gallery, schema.EMBEDDING, recipe.evaluate))
     return {name: found[name] for name in METRICS}
 
@@ -306,12 +308,12 @@ def _finish(finished: Any, trial: Trial) -> None:
     storage.write_text(trial.file, json.dumps({**values, **found}, indent=2) + "\n")
 
 
-def tested(source: str | None) -> pc.Expression:
+def scored_rows(source: str | None) -> pc.Expression:
     """Which rows are query or gallery, of one source or of all."""
     return TESTED if source is None else TESTED & (pc.field(schema.SOURCE) == source)
 
 
-def search_sides(
+def scored_sides(
     table: Path,
     embedded: Callable[[int], NDArray[np.float32]],
     source: str | None = None,
@@ -321,7 +323,7 @@ def search_sides(
     Raises:
         ValueError: If one of them is empty.
     """
-    rows = storage.read(table, embed.COLUMNS, tested(source))
+    rows = storage.read(table, embed.COLUMNS, scored_rows(source))
     return sides(rows, embedded(len(rows)))
 
 

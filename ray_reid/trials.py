@@ -273,14 +273,14 @@ def _inputs(home: Run, sweep: Sweep, jobs: Sequence[Job]) -> Inputs:
     tables = tuple(training_tables(Work(home.recipe, home.path, there, {})))
     kept = frozenset[str]()
     # Refused here, before anything is trained.
-    compare.search_sides(tables[0], lambda rows: np.zeros((rows, 1), np.float32), sweep.tested)
+    compare.scored_sides(tables[0], lambda rows: np.zeros((rows, 1), np.float32), sweep.tested)
     if sweep.validation:
         kept = validation.held_out(tables[0], sweep.validation, sweep.tested)
         validation.Validation(tables[0], kept, home.recipe.evaluate)
     manifests = [one for one in home.manifests() if one.job in there]
     keys = {manifest.job: manifest.key for manifest in manifests}
     facts = tuple(manifest.facts for manifest in manifests)
-    found = storage.read(tables[0], [schema.OBSERVATION_ID], compare.tested(sweep.tested))
+    found = storage.read(tables[0], [schema.OBSERVATION_ID], compare.scored_rows(sweep.tested))
     test_set = schema.observation_id(*found[schema.OBSERVATION_ID].to_pylist())
     return Inputs(tables, keys, facts, kept, test_set)
 
