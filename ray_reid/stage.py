@@ -99,30 +99,15 @@ def stream(
     # whole CPU and 1 GiB: on two cores a resumed stream waits for ever.
     _adopt(out)
     done = _written(out)
-    wanted = None if where is None else where.to_pyarrow()
     whole = storage.dataset(source) if isinstance(source, Path) else pads.dataset(source)
-    total = whole.count_rows(filter=wanted)
+    total = whole.count_rows(filter=None if where is None else where.to_pyarrow())
     if len(done) == total > 0:
         return
-    # A name of its own: workers of a killed driver may live on for a moment and write.
-    aside = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
-    counted: dict[Path, int] = {}
-
-    def progress() -> tuple[int, int]:
-        for file in aside.glob("*.parquet"):
-            if file not in counted and _is_whole(file):
-                counted[file] = pq.read_metadata(file).num_rows
-        return len(done) + sum(counted.values()), total
-
-    # Pools start with one actor each at least, all at once.
-    check_capacity(f"{name}: num_gpus:", 1, 0.0, sum(step.spec.num_gpus for step in steps))
     if len(done):
         log.info("%d rows were written before and are kept", len(done))
-    if isinstance(source, Path):
-        dataset = _read(source, columns, where, done, steps[0].spec.block_rows)
-    else:
-        rest = _without(whole.to_table(list(columns), wanted), done)
-        dataset = ray.data.from_arrow(_blocks(rest, steps[0].spec.block_rows))
+    # Pools start with one actor each at least, all at once.
+    check_capacity(f"{name}: num_gpus:", 1, 0.0, sum(step.spec.num_gpus for step in steps))
+    dataset = _rows(source, columns, where, done, steps[0].spec.block_rows)
     dataset.set_name(name)
     fitted = _fitted(steps)
     at_once = _fit_at_once(fitted)
@@ -135,12 +120,27 @@ def stream(
         dataset = dataset.map_batches(
             last, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
         )
-    with watched(name, "row", progress):
+    # A name of its own: workers of a killed driver may live on for a moment and write.
+    aside = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
+    with watched(name, "row", _progress(aside, len(done), total)):
         try:
             dataset.write_parquet(str(aside.resolve()), **storage.PARQUET)
         except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
             raise ValueError(f"{name}: {reason(error).removeprefix('ValueError: ')}") from error
     _adopt(out)
+
+
+def _progress(aside: Path, before: int, total: int) -> Callable[[], tuple[int, int]]:
+    """What counts the rows of an attempt that are written, and those `before` it."""
+    counted: dict[Path, int] = {}
+
+    def progress() -> tuple[int, int]:
+        for file in aside.glob("*.parquet"):
+            if file not in counted and _is_whole(file):
+                counted[file] = pq.read_metadata(file).num_rows
+        return before + sum(counted.values()), total
+
+    return progress
 
 
 def reason(error: BaseException) -> str:
@@ -159,15 +159,26 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[-1].strip()}"
 
 
-def _read(
-    source: Path, columns: Sequence[str], where: Expr | None, done: pa.Array, block_rows: int
+def _rows(
+    source: Path | pa.Table,
+    columns: Sequence[str],
+    where: Expr | None,
+    done: pa.Array,
+    block_rows: int,
 ) -> "ray.data.Dataset":
+    """The rows that are left to stream, in blocks."""
+    rest: Any = partial(_without, done=done)
+    if not isinstance(source, Path):
+        chosen = source if where is None else source.filter(where.to_pyarrow())
+        table = rest(chosen.select(list(columns)))
+        # One block at least, which tells the columns of a table without rows.
+        starts = range(0, max(table.num_rows, 1), block_rows)
+        return ray.data.from_arrow([table.slice(start, block_rows) for start in starts])
     dataset = ray.data.read_parquet(str(source.resolve()))
     if where is not None:
         dataset = dataset.filter(expr=where)
     dataset = dataset.select_columns(list(columns))
     if len(done):
-        rest: Any = partial(_without, done=done)
         dataset = dataset.map_batches(rest, batch_size=None, batch_format="pyarrow")
     # read_parquet coalesces small files into one block, which would run on one core.
     return dataset.repartition(target_num_rows_per_block=block_rows)
@@ -273,10 +284,6 @@ def _written(out: Path) -> pa.Array:
     columns = [pq.read_table(file, columns=[schema.OBSERVATION_ID]).column(0) for file in files]
     chunks = [chunk for column in columns for chunk in column.chunks]
     return pa.concat_arrays(chunks) if chunks else pa.array([], pa.string())
-
-
-def _blocks(table: pa.Table, rows: int) -> list[pa.Table]:
-    return [table.slice(start, rows) for start in range(0, table.num_rows, rows)]
 
 
 def _without(table: pa.Table, done: pa.Array) -> pa.Table:
