@@ -4,6 +4,10 @@ import csv
 import io
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -564,16 +568,20 @@ def test_settings_that_were_tested_on_unlike_images_are_not_ranked() -> None:
     assert "Highest mAP" in report.sweep_table({**result, "comparable": True}).note
 
 
-@pytest.mark.slow
-def test_a_real_sweep_ends_in_a_table_and_a_report(tmp_path: Path, ray_local: None) -> None:
-    overrides = dict(override.split("=", 1) for override in SMALL)
+def _small_file(tmp_path: Path, rates: list[float], **overrides: Any) -> str:
+    common = dict(override.split("=", 1) for override in SMALL)
     values = {
         "recipe": "baseline",
-        "overrides": {key: yaml.safe_load(text) for key, text in overrides.items()},
-        "parameters": {RATE: [1e-3, 1e-2]},
+        "overrides": {key: yaml.safe_load(text) for key, text in common.items()} | overrides,
+        "parameters": {RATE: rates},
         "seeds": [0],
     }
-    file, path = _file(tmp_path, yaml.safe_dump(values)), tmp_path / "runs" / "r"
+    return _file(tmp_path, yaml.safe_dump(values))
+
+
+@pytest.mark.slow
+def test_a_real_sweep_ends_in_a_table_and_a_report(tmp_path: Path, ray_local: None) -> None:
+    file, path = _small_file(tmp_path, [1e-3, 1e-2]), tmp_path / "runs" / "r"
     tune_script.run(file, path)
     table = json.loads((path / "tune-mine" / "table.json").read_text())
     assert [0 < row["mAP"]["mean"] <= 1 for row in table["rows"]] == [True, True]
@@ -582,3 +590,36 @@ def test_a_real_sweep_ends_in_a_table_and_a_report(tmp_path: Path, ray_local: No
     assert len(times) == 2
     tune_script.run(file, path)
     assert {one: one.stat().st_mtime_ns for one in times} == times
+
+
+INTERRUPTED = """
+import signal, sys
+from ray_reid.cli import main
+# A process started in the background may have been told to ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main(["tune", sys.argv[1], "--run", sys.argv[2]]))
+"""
+
+
+@pytest.mark.slow
+def test_an_interrupted_sweep_keeps_its_finished_trials_and_goes_on(
+    tmp_path: Path, ray_local: None
+) -> None:
+    many = {"train.batches_per_epoch": 60}
+    file, path = _small_file(tmp_path, [1e-2, 1e-3, 1e-4], **many), tmp_path / "runs" / "r"
+    command = [sys.executable, "-c", INTERRUPTED, file, str(path)]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 240
+    while not list(path.glob("tune-mine/trials/*.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == cli.INTERRUPTED
+    kept = {one: one.stat().st_mtime_ns for one in path.glob("tune-mine/trials/*.json")}
+    assert 0 < len(kept) < 3
+    assert not (path / "tune-mine" / "table.json").exists()
+    tune_script.run(file, path)
+    assert {one: one.stat().st_mtime_ns for one in kept} == kept
+    table = json.loads((path / "tune-mine" / "table.json").read_text())
+    assert [row["seeds"] for row in table["rows"]] == [[0], [0], [0]]
