@@ -166,6 +166,11 @@ def _parser() -> argparse.ArgumentParser:
     onnx.add_argument("file", type=Path, help="new file")
     onnx.set_defaults(command=_export_onnx)
 
+    submission = commands.add_parser("submission", help="write a run as AI City's track2.txt")
+    submission.add_argument("run", type=Path)
+    submission.add_argument("file", type=Path, help="new file")
+    submission.set_defaults(command=_submission)
+
     fingerprint = commands.add_parser("fingerprint", help="hash the tables under a directory")
     fingerprint.add_argument("directory", type=Path)
     fingerprint.set_defaults(command=_fingerprint)
@@ -336,6 +341,13 @@ def _export_onnx(options: argparse.Namespace) -> None:
         f"{options.file}: embeddings of {done.dimension} numbers; lowest cosine with PyTorch's "
         f"{done.cosine:.6f} over {done.images} images"
     )
+
+
+def _submission(options: argparse.Namespace) -> None:
+    from ray_reid import submission
+
+    queries = submission.write(options.run, options.file)
+    print(f"{options.file}: {queries} queries, the nearest {submission.TOP} images of each")
 
 
 def _fingerprint(options: argparse.Namespace) -> None:

@@ -19,6 +19,8 @@ TRAIN, LABELS = "image_train", "train_label.xml"
 FOLDERS = {"train": TRAIN, "query": "image_query", "gallery": "image_test"}
 LISTS = {"train": "name_train.txt", "query": "name_query.txt", "gallery": "name_test.txt"}
 ITEMS = {"train": LABELS, "query": "query_label.xml", "gallery": "test_label.xml"}
+IMAGE_NUMBER = "image_number"
+"""Attribute of the official test images: their name without its ending."""
 # No file says which tracks the queries are of.
 TRACKS = {"train": "train_track.txt", "gallery": "test_track.txt"}
 
@@ -126,6 +128,8 @@ def _row(
         track=tracks.get(file.stem),
         licence=source.licence,
         split=split,
+        # What a submission calls a test image.
+        attributes={IMAGE_NUMBER: file.stem} if vehicle is None else None,
     )
 
 
