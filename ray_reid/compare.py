@@ -26,7 +26,7 @@ from ray_reid.config import Recipe
 from ray_reid.pictures import Side
 from ray_reid.progress import watched
 from ray_reid.run import Facts, Work
-from ray_reid.train import check_network, check_plan, training_tables
+from ray_reid.train import check_network, num_batches, stages_of, training_tables
 from ray_reid.validation import Validation, sides
 
 if TYPE_CHECKING:
@@ -152,14 +152,18 @@ def run_trial(
     from ray_reid import loader
     from ray_reid.fit import Fit
 
-    rows = loader.TrainingRows(tables, recipe.train, held_out)
-    fit = Fit(recipe, rows, device=device)
     validation = Validation(tables[0], held_out, recipe.evaluate) if validate else None
-    for progress in fit.run():
-        report(fit.batches_done)
-        if validate is not None and validation is not None and progress.batch == 0:
-            found = validation.score(_model(fit, recipe, rows.chosen.identities).embed)
-            validate(progress.epoch - 1, {name: found[name] for name in METRICS})
+    start, batches, epochs = None, 0, 0
+    for _, stage_recipe in stages_of(recipe):
+        rows = loader.TrainingRows(tables, stage_recipe.train, held_out)
+        fit = Fit(stage_recipe, rows, device=device, start=start)
+        for progress in fit.run():
+            report(batches + fit.batches_done)
+            if validate is not None and validation is not None and progress.batch == 0:
+                found = validation.score(_model(fit, recipe, rows.chosen.identities).embed)
+                validate(epochs + progress.epoch - 1, {name: found[name] for name in METRICS})
+        start = fit.network.state_dict()
+        batches, epochs = batches + fit.batches_done, epochs + progress.epoch
     cache = storage.RowCache(tables[0], loader.cache_directory(), scored_rows(source))
     model = _model(fit, recipe, rows.chosen.identities)
     named = storage.read(
@@ -220,11 +224,13 @@ def _arm(recipe: Recipe, name: str, changes: Mapping[str, Any], tables: Sequence
         _check_changes(name, changes)
         changed = config.override(recipe, changes)
         check_network(changed.train)
-        chosen = loader.labels(tables, changed.train)
-        batches = check_plan(changed, chosen)
+        batches = num_batches(changed, tables)
+        # Of the first stage, which sees the most.
+        _, first = stages_of(changed)[0]
+        counts = loader.labels(tables, first.train).counts()
     except ValueError as error:
         raise ValueError(f"compare.arms: arm {name!r}: {error}") from error
-    return Arm(name, changes, changed, chosen.counts(), batches * changed.train.epochs)
+    return Arm(name, changes, changed, counts, batches)
 
 
 def _check_changes(name: str, changes: Mapping[str, Any]) -> None:

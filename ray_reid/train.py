@@ -3,7 +3,7 @@
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +47,8 @@ def train_job(work: Work) -> Facts:
     check_network(spec)
     tables = training_tables(work)
     stages = [
-        (name, work.recipe.model_copy(update={"train": own}), loader.labels(tables, own))
-        for name, own in spec.trainings()
+        (name, recipe, loader.labels(tables, recipe.train))
+        for name, recipe in stages_of(work.recipe)
     ]
     for _, recipe, chosen in stages:
         check_plan(recipe, chosen, recipe.train.num_workers)
@@ -82,6 +82,27 @@ def _count(chosen: "Labels") -> dict[str, Any]:
         "identities": len(chosen.identities),
         "by_origin": chosen.counts(),
     }
+
+
+def stages_of(recipe: Recipe) -> list[tuple[str, Recipe]]:
+    """Every stage of a training by its name, as a recipe of its own."""
+    return [
+        (name, recipe.model_copy(update={"train": own})) for name, own in recipe.train.trainings()
+    ]
+
+
+def num_batches(recipe: Recipe, tables: Sequence[Path], held_out: Collection[str] = ()) -> int:
+    """Batches of all stages and epochs on one worker.
+
+    Raises:
+        ValueError: If the rows of a stage cannot fill a batch.
+    """
+    from ray_reid import loader
+
+    return sum(
+        check_plan(own, loader.labels(tables, own.train, held_out)) * own.train.epochs
+        for _, own in stages_of(recipe)
+    )
 
 
 def training_tables(work: Work) -> list[Path]:

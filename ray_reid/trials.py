@@ -17,7 +17,7 @@ from ray_reid import compare, config, schema, storage, sweeps, validation
 from ray_reid.config import Recipe
 from ray_reid.run import Job, Run, Work, content_key
 from ray_reid.sweeps import Setting, Sweep
-from ray_reid.train import check_network, check_plan, training_tables
+from ray_reid.train import check_network, num_batches, training_tables
 
 SCORED = ("train", "embed", "evaluate")
 """Jobs of a pipeline that a trial does in one process; what they need is made before."""
@@ -286,10 +286,7 @@ def _inputs(home: Run, sweep: Sweep, jobs: Sequence[Job]) -> Inputs:
 
 
 def _batches(sweep: Sweep, variant: Variant, recipe: Recipe, inputs: Inputs) -> int:
-    from ray_reid import loader
-
     try:
-        chosen = loader.labels(inputs.tables, recipe.train, inputs.held_out)
-        return check_plan(recipe, chosen) * recipe.train.epochs
+        return num_batches(recipe, inputs.tables, inputs.held_out)
     except ValueError as error:
         raise ValueError(f"sweep {sweep.name!r}: {variant.setting.name!r}: {error}") from error

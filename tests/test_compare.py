@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from ray_reid import compare, config, figures, figures_compare, schema, storage
+from ray_reid import compare, config, figures, figures_compare, schema, storage, train
 from ray_reid.config import Recipe
 from ray_reid.miniature import street_observations
 from ray_reid.run import Work
@@ -154,6 +154,18 @@ def test_the_same_trial_gives_the_same_figures_and_counts_its_batches(
     assert done == [1, 2]
     assert set(first) == set(compare.METRICS)
     assert compare.run_trial(recipe, tables, device) == first
+
+
+def test_a_trial_trains_all_stages(inputs: dict[str, Path]) -> None:
+    stages = "train.stages=[{name: I}, {name: II, changes: {mixing: real}}]"
+    recipe = _recipe("train.mixing=shuffled", stages)
+    tables = [inputs[name] / "observations" for name in ("ingest", "generate")]
+    done: list[int] = []
+    found = compare.run_trial(recipe, tables, torch.device("cpu"), done.append)
+    assert done == list(range(1, train.num_batches(recipe, tables) + 1))
+    alone = _recipe("train.mixing=shuffled")
+    assert len(done) > train.num_batches(alone, tables)
+    assert found != compare.run_trial(alone, tables, torch.device("cpu"))
 
 
 def _line(arm: str, images: int, *values: float) -> dict[str, Any]:
