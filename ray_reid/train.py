@@ -187,8 +187,8 @@ def _run(
             ),
             run_config=RunConfig(
                 # The same name under the same path resumes from the last checkpoint.
-                name=RAY_RUN,
-                storage_path=str(place),
+                name=place.name,
+                storage_path=str(place.parent),
                 failure_config=FailureConfig(max_failures=spec.max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),

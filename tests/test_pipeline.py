@@ -160,7 +160,7 @@ def test_a_run_killed_in_train_and_in_embed_ends_like_an_undisturbed_one(
     # Ingest is killed in test_stage.py; here its result stands for the first job.
     shutil.copytree(run / "ingest", path / "ingest")
     process = _start(path)
-    _wait(process, lambda: bool(list(path.glob(".work/train-*/ray/checkpoint_*/state.pt"))), log)
+    _wait(process, lambda: bool(list(path.glob(".work/train-*/ray/0/checkpoint_*/state.pt"))), log)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (path / "train").exists()
