@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
-from ray_reid import config
+from ray_reid import learning
 
 
-def augment(images: Tensor, spec: config.Augment, seed: tuple[int, ...]) -> Tensor:
+def augment(images: Tensor, spec: learning.Augment, seed: tuple[int, ...]) -> Tensor:
     """Change a batch (B, 3, H, W) in [0, 1]; the same seed changes it in the same way.
 
     Args:
@@ -32,7 +32,7 @@ def augment(images: Tensor, spec: config.Augment, seed: tuple[int, ...]) -> Tens
 
 
 def blend(
-    images: Tensor, labels: Tensor, num_classes: int, spec: config.Augment, seed: tuple[int, ...]
+    images: Tensor, labels: Tensor, num_classes: int, spec: learning.Augment, seed: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
     """Mixup or CutMix of a batch (B, 3, H, W) and its labels (B,).
 
@@ -59,7 +59,7 @@ def mix(seed: tuple[int, ...]) -> int:
     return mixed
 
 
-def _rand_augment(images: Tensor, spec: config.Augment, seed: int) -> Tensor:
+def _rand_augment(images: Tensor, spec: learning.Augment, seed: int) -> Tensor:
     transform = v2.RandAugment(spec.rand_augment, spec.rand_augment_magnitude)
     bytes_ = (images * 255).round().to(torch.uint8)
     with torch.random.fork_rng(devices=[]):
@@ -84,7 +84,7 @@ def _uniform(size: int, reach: float, generator: torch.Generator) -> Tensor:
     return (torch.rand(size, generator=generator) * 2 - 1) * reach
 
 
-def _warp(images: Tensor, spec: config.Augment, generator: torch.Generator) -> Tensor:
+def _warp(images: Tensor, spec: learning.Augment, generator: torch.Generator) -> Tensor:
     count, _, height, width = images.shape
     mirror = torch.where(torch.rand(count, generator=generator) < spec.flip, -1.0, 1.0)
     zoom_x = 1 + _uniform(count, spec.scale, generator)
@@ -100,7 +100,7 @@ def _warp(images: Tensor, spec: config.Augment, generator: torch.Generator) -> T
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def _colour(images: Tensor, spec: config.Augment, generator: torch.Generator) -> Tensor:
+def _colour(images: Tensor, spec: learning.Augment, generator: torch.Generator) -> Tensor:
     count = len(images)
 
     def factor(reach: float) -> Tensor:
@@ -126,7 +126,7 @@ def _hue_rotation(angle: Tensor) -> Tensor:
     return cosine * torch.eye(3) + sine * skew + (1 - cosine) * third
 
 
-def _erase(images: Tensor, spec: config.Augment, generator: torch.Generator) -> Tensor:
+def _erase(images: Tensor, spec: learning.Augment, generator: torch.Generator) -> Tensor:
     count, _, height, width = images.shape
     chosen = torch.rand(count, generator=generator) < spec.erase
     area = torch.empty(count).uniform_(0.02, 0.25, generator=generator) * height * width

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ray_reid import config, samplers
+from ray_reid import learning, samplers
 from ray_reid.augment import augment, blend, mix
 from ray_reid.config import Recipe
 from ray_reid.loader import Labels, Rows
@@ -220,7 +220,9 @@ class Fit:
         self._sums.zero_()
 
 
-def _network(spec: config.Train, chosen: Labels, start: Mapping[str, Tensor] | None) -> ReidNetwork:
+def _network(
+    spec: learning.Train, chosen: Labels, start: Mapping[str, Tensor] | None
+) -> ReidNetwork:
     """A new network, or an earlier stage's with classifiers for these identities."""
     num_classes = len(chosen.identities)
     if start is None:
@@ -252,25 +254,25 @@ def plan(recipe: Recipe, rows: Labels, epoch: int, world_size: int = 1) -> sampl
     return PLANS[spec.sampler.kind](spec, rows, shared)
 
 
-def _identity(spec: config.Train, rows: Labels, shared: dict[str, Any]) -> samplers.Plan:
+def _identity(spec: learning.Train, rows: Labels, shared: dict[str, Any]) -> samplers.Plan:
     if spec.mixing == "balanced":
         return samplers.balanced(rows.labels, rows.synthetic, **shared)
     return samplers.identity_balanced(rows.labels, **shared)
 
 
-def _naive(spec: config.Train, rows: Labels, shared: dict[str, Any]) -> samplers.Plan:
+def _naive(spec: learning.Train, rows: Labels, shared: dict[str, Any]) -> samplers.Plan:
     if spec.mixing == "balanced":
         # The two origins are balanced as any two sources are.
         return samplers.source_balanced(rows.synthetic.astype(np.int64), **shared)
     return samplers.naive(len(rows.labels), **shared)
 
 
-def _progressive(spec: config.Train, rows: Labels, shared: dict[str, Any]) -> samplers.Plan:
+def _progressive(spec: learning.Train, rows: Labels, shared: dict[str, Any]) -> samplers.Plan:
     kinship = rows.labels, rows.synthetic, rows.parents
     return samplers.progressive_pairs(*kinship, widen_every=spec.sampler.widen_every, **shared)
 
 
-PLANS: dict[str, Callable[[config.Train, Labels, dict[str, Any]], samplers.Plan]] = {
+PLANS: dict[str, Callable[[learning.Train, Labels, dict[str, Any]], samplers.Plan]] = {
     "identity": _identity,
     "naive": _naive,
     "class_balanced": lambda _, rows, shared: samplers.class_balanced(rows.labels, **shared),
@@ -279,7 +281,7 @@ PLANS: dict[str, Callable[[config.Train, Labels, dict[str, Any]], samplers.Plan]
 }
 
 
-def schedule(spec: config.Train, epochs: float) -> float:
+def schedule(spec: learning.Train, epochs: float) -> float:
     """Share of the learning rate after `epochs` (fractional): linear warm-up, then the schedule."""
     if epochs < spec.warmup_epochs:
         return 0.01 + 0.99 * epochs / spec.warmup_epochs
@@ -289,7 +291,7 @@ def schedule(spec: config.Train, epochs: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min((epochs - spec.warmup_epochs) / length, 1.0)))
 
 
-def _optimizer(spec: config.Train, network: ReidNetwork) -> torch.optim.Optimizer:
+def _optimizer(spec: learning.Train, network: ReidNetwork) -> torch.optim.Optimizer:
     """Weight decay on matrices and kernels only, not on biases and norms.
 
     Each group has its `share` of the learning rate.

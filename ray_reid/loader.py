@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ray_reid import config, images, schema, storage
+from ray_reid import images, learning, schema, storage
 from ray_reid.samplers import Plan
 
 TRAINABLE = storage.TRAINABLE
@@ -63,7 +63,7 @@ class Labels:
 
 
 def labels(
-    tables: Sequence[str | Path], spec: config.Train, held_out: Collection[str] = ()
+    tables: Sequence[str | Path], spec: learning.Train, held_out: Collection[str] = ()
 ) -> Labels:
     """Choose the rows that `spec` trains on (`mixing` and the two fractions), and label them.
 
@@ -120,7 +120,7 @@ class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
     """The rows of some tables that are trained on, as `labels` numbers them."""
 
     def __init__(
-        self, tables: Sequence[str | Path], spec: config.Train, held_out: Collection[str] = ()
+        self, tables: Sequence[str | Path], spec: learning.Train, held_out: Collection[str] = ()
     ) -> None:
         """Open the row caches of the tables, which hold all rows that could be trained on.
 
@@ -228,7 +228,7 @@ def _check_origins(mixing: str, there: dict[str, int]) -> None:
         )
 
 
-def _share_of_real(rows: pa.Table, spec: config.Train) -> pa.Table:
+def _share_of_real(rows: pa.Table, spec: learning.Train) -> pa.Table:
     """Identities or images, those with the smallest hashes: a share is part of any larger one.
 
     At least two identities are kept, because fewer cannot be trained on.

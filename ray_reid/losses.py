@@ -9,7 +9,7 @@ from pytorch_metric_learning.losses import CircleLoss, SupConLoss, TripletMargin
 from pytorch_metric_learning.miners import BatchHardMiner
 from torch import Tensor, nn
 
-from ray_reid import config
+from ray_reid import learning
 
 
 class ReidLoss(nn.Module):
@@ -21,7 +21,7 @@ class ReidLoss(nn.Module):
     An auxiliary classifier has the same losses (Vehicle-Diff, section III-D).
     """
 
-    def __init__(self, spec: config.Loss) -> None:
+    def __init__(self, spec: learning.Loss) -> None:
         super().__init__()
         self.cross_entropy = nn.CrossEntropyLoss(label_smoothing=spec.label_smoothing)
         self.weight = spec.weight if spec.metric != "none" else 0.0

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ray.data import ExecutionResources
 from torch import Tensor
 
-from ray_reid import cluster, config
+from ray_reid import cluster, learning
 from ray_reid.loader import TrainingRows, labels, to_tensors
 from ray_reid.samplers import Plan
 
@@ -38,7 +38,7 @@ AHEAD_BYTES = 512 * 2**20
 class RemoteRows:
     """The rows of some tables that are trained on, decoded elsewhere; a `loader.Rows`."""
 
-    def __init__(self, tables: Sequence[str | Path], spec: config.Train) -> None:
+    def __init__(self, tables: Sequence[str | Path], spec: learning.Train) -> None:
         """Read which rows they are; no image is opened here."""
         cluster.configure()
         self.chosen = labels(tables, spec)
@@ -66,7 +66,7 @@ class RemoteRows:
             yield (pixels.pin_memory(), targets) if torch.cuda.is_available() else (pixels, targets)
 
 
-def check_free(spec: config.Train) -> None:
+def check_free(spec: learning.Train) -> None:
     """Look for a CPU that the workers leave, without which nobody would decode.
 
     A cluster of several nodes may grow: there it is only said.
@@ -100,4 +100,4 @@ def _decode(
 @lru_cache(maxsize=1)
 def _open(tables: tuple[str, ...], spec: str) -> TrainingRows:
     """The rows as this process opened them for an earlier task."""
-    return TrainingRows(tables, config.Train.model_validate_json(spec))
+    return TrainingRows(tables, learning.Train.model_validate_json(spec))

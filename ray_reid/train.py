@@ -18,7 +18,7 @@ from ray.train import (
     TrainingFailedError,
 )
 
-from ray_reid import config, stage
+from ray_reid import config, learning, stage
 from ray_reid.cluster import check_capacity
 from ray_reid.config import Recipe
 from ray_reid.progress import metered
@@ -111,7 +111,7 @@ def training_tables(work: Work) -> list[Path]:
     return [(work.inputs[name] / "observations").resolve() for name in jobs]
 
 
-def check_network(spec: config.Train) -> None:
+def check_network(spec: learning.Train) -> None:
     """Build the network once here: a mistake in it would fail in every worker, again and again.
 
     Raises:
@@ -239,7 +239,7 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
             _report(fit, leader)
 
 
-def open_rows(tables: Sequence[str | Path], spec: config.Train) -> "Rows":
+def open_rows(tables: Sequence[str | Path], spec: learning.Train) -> "Rows":
     """The rows to train on, decoded where `train.loader` says."""
     from ray_reid import loader, remote_loader
 

@@ -3,18 +3,18 @@
 import pytest
 import torch
 
-from ray_reid import config
+from ray_reid import learning
 from ray_reid.augment import augment, blend
 
-NONE = dict.fromkeys(config.Augment.model_fields, 0.0)
+NONE = dict.fromkeys(learning.Augment.model_fields, 0.0)
 
 
 def _images(count: int = 4) -> torch.Tensor:
     return torch.rand(count, 3, 16, 24, generator=torch.Generator().manual_seed(1))
 
 
-def _with(**changes: float) -> config.Augment:
-    return config.Augment.model_validate(NONE | changes)
+def _with(**changes: float) -> learning.Augment:
+    return learning.Augment.model_validate(NONE | changes)
 
 
 def test_nothing_switched_on_changes_nothing() -> None:
@@ -28,7 +28,7 @@ def test_a_certain_flip_mirrors_every_image() -> None:
 
 
 def test_the_same_seed_gives_the_same_images_and_another_does_not() -> None:
-    images, spec = _images(), config.Augment(rotate=10, hue=0.1)
+    images, spec = _images(), learning.Augment(rotate=10, hue=0.1)
     first = augment(images, spec, (1, 2, 3))
     assert torch.equal(first, augment(images, spec, (1, 2, 3)))
     assert not torch.equal(first, augment(images, spec, (1, 2, 4)))

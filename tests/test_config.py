@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ray_reid import config
+from ray_reid import config, learning
 from ray_reid.sources import FolderSource
 
 
@@ -107,7 +107,7 @@ def test_stages_are_trainings_that_differ_in_what_they_change() -> None:
     assert (first.sources, second.sources) == ((), ("target",))
     assert second.stages == ()
     assert second.head == first.head == "vehiclenet"
-    alone = config.Train()
+    alone = learning.Train()
     assert alone.trainings() == [("", alone)]
 
 

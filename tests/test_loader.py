@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ray_reid import config, images, loader, remote_loader, schema, storage
+from ray_reid import config, images, learning, loader, remote_loader, schema, storage
 from ray_reid.config import Recipe
 from ray_reid.fit import Fit
 from ray_reid.loader import TrainingRows
@@ -79,7 +79,7 @@ def _same(found: list[tuple[Tensor, Tensor]], wanted: list[tuple[Tensor, Tensor]
 def test_the_cluster_decodes_the_very_batches_that_the_worker_would(
     ray_local: None, table: Path, monkeypatch: pytest.MonkeyPatch, batches_per_task: int
 ) -> None:
-    spec = config.Train(image_size=SIZE, mixing="shuffled")
+    spec = learning.Train(image_size=SIZE, mixing="shuffled")
     here, there = TrainingRows([table], spec), RemoteRows([table], spec)
     plan = np.random.default_rng(0).integers(len(here), size=(7, 2, 5))
     per_batch = 5 * 3 * SIZE[0] * SIZE[1]
@@ -111,9 +111,9 @@ def test_a_training_goes_on_with_the_other_loader_as_if_nothing_had_changed(
 
 
 def test_a_cluster_without_a_cpu_beside_the_workers_is_refused(ray_local: None) -> None:
-    remote_loader.check_free(config.Train(loader="ray_data", cpus_per_worker=0.5, num_workers=2))
+    remote_loader.check_free(learning.Train(loader="ray_data", cpus_per_worker=0.5, num_workers=2))
     with pytest.raises(ValueError, match=r"num_workers 2 of 1 CPUs each leave .* 2 CPUs .*'local'"):
-        remote_loader.check_free(config.Train(loader="ray_data", num_workers=2))
+        remote_loader.check_free(learning.Train(loader="ray_data", num_workers=2))
 
 
 def test_an_unreadable_image_stops_either_loader_with_its_reason(
@@ -123,7 +123,7 @@ def test_an_unreadable_image_stops_either_loader_with_its_reason(
     rows = [_row(rng, f"{n}", f"s:{n % 2}", "s") for n in range(4)]
     rows[2][schema.IMAGE] = b"no image"
     storage.write(tmp_path / "table", schema.observations(rows))
-    spec = config.Train(image_size=SIZE)
+    spec = learning.Train(image_size=SIZE)
     for kind in (TrainingRows, RemoteRows):
         opened = kind([tmp_path / "table"], spec)
         with pytest.raises(Exception, match="not a readable image"):
@@ -134,7 +134,7 @@ def test_an_unreadable_image_stops_either_loader_with_its_reason(
 
 
 def test_each_row_knows_its_source_and_the_real_row_it_was_made_from(table: Path) -> None:
-    chosen = loader.labels([table], config.Train(mixing="shuffled"))
+    chosen = loader.labels([table], learning.Train(mixing="shuffled"))
     ids, parents = (
         storage.read(table, [name], storage.TRAINABLE)[name].to_pylist()
         for name in (schema.OBSERVATION_ID, schema.PARENT)
@@ -149,10 +149,10 @@ def test_each_row_knows_its_source_and_the_real_row_it_was_made_from(table: Path
 
 
 def test_versions_of_images_that_are_not_trained_on_have_no_parent(table: Path) -> None:
-    half = loader.labels([table], config.Train(mixing="shuffled", real_fraction=0.5))
+    half = loader.labels([table], learning.Train(mixing="shuffled", real_fraction=0.5))
     assert (half.parents >= 0).sum() == 36
     assert (half.parents < 24).all()
-    alone = loader.labels([table], config.Train(mixing="synthetic"))
+    alone = loader.labels([table], learning.Train(mixing="synthetic"))
     assert set(alone.parents.tolist()) == {-1}
 
 

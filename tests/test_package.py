@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import ray_reid
-from ray_reid import card, config, embed, package
+from ray_reid import card, config, embed, learning, package
 from ray_reid.networks import ReidNetwork
 from ray_reid.networks.bnneck import GeneralizedMean
 
@@ -218,11 +218,11 @@ def test_an_unreadable_image_is_refused_with_its_name(saved: Path, tmp_path: Pat
 
 def test_an_unknown_backbone_names_those_near_it() -> None:
     with pytest.raises(ValueError, match=r"timm has no model 'resnet19'; near it: \["):
-        ReidNetwork(config.Train(backbone="resnet19"), 2)
+        ReidNetwork(learning.Train(backbone="resnet19"), 2)
 
 
 def test_networks_whose_maps_have_channels_last_pool_over_space() -> None:
-    spec = config.Train(backbone="swinv2_cr_tiny_ns_224", image_size=(224, 224))
+    spec = learning.Train(backbone="swinv2_cr_tiny_ns_224", image_size=(224, 224))
     torch.manual_seed(0)
     network = ReidNetwork(spec, 2).eval()
     with torch.inference_mode():
@@ -232,14 +232,14 @@ def test_networks_whose_maps_have_channels_last_pool_over_space() -> None:
 def test_networks_for_one_size_of_image_are_built_for_ours() -> None:
     small = {"embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 4}
     changes = {"backbone": "swinv2_tiny_window8_256", "backbone_params": small}
-    network = ReidNetwork(config.Train(**changes, image_size=(64, 32)), 2).eval()
+    network = ReidNetwork(learning.Train(**changes, image_size=(64, 32)), 2).eval()
     with torch.inference_mode():
         assert network.feature_map(torch.rand(1, 3, 64, 32)).shape == (1, 96, 2, 1)
         assert network.embed(torch.rand(2, 3, 64, 32)).shape == (2, 96)
     # What the recipe says itself stands.
     own = {**small, "img_size": (32, 32)}
     with pytest.raises(AssertionError, match="doesn't match model"):
-        ReidNetwork(config.Train(**{**changes, "backbone_params": own}, image_size=(64, 32)), 2)
+        ReidNetwork(learning.Train(**{**changes, "backbone_params": own}, image_size=(64, 32)), 2)
 
 
 AUXILIARY: list[tuple[str, dict[str, Any], int]] = [
@@ -262,7 +262,7 @@ def test_an_auxiliary_classifier_sees_the_last_map_but_one_and_changes_nothing_e
     networks = []
     for weight in (0.0, 1.0):
         torch.manual_seed(0)
-        spec = config.Train(**shared, loss=config.Loss(auxiliary=weight))
+        spec = learning.Train(**shared, loss=learning.Loss(auxiliary=weight))
         networks.append(ReidNetwork(spec, 5).eval())
     plain, auxiliary = networks
     weights = auxiliary.state_dict()
@@ -297,7 +297,7 @@ def test_gem_lies_between_the_mean_and_the_maximum() -> None:
 
 
 def test_the_shift_of_the_neck_stays_zero() -> None:
-    network = ReidNetwork(config.Train(backbone="resnet10t"), 2)
+    network = ReidNetwork(learning.Train(backbone="resnet10t"), 2)
     assert not network.neck.bias.requires_grad
     assert network.neck.bias.abs().sum() == 0
 

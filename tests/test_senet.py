@@ -20,7 +20,7 @@ from transformers import (
 )
 
 import ray_reid
-from ray_reid import config, package
+from ray_reid import config, learning, package
 from ray_reid.networks import ReidNetwork, Sides
 from ray_reid.networks.encoders import load_encoder
 from ray_reid.networks.senet import FineGrainedEnhancement
@@ -37,9 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return image_text(tmp_path_factory.mktemp("models") / "image_text")
 
 
-def _spec(folder: Path | str, **changes: Any) -> config.Train:
+def _spec(folder: Path | str, **changes: Any) -> learning.Train:
     semantic = {"encoder": str(folder), "width": 24, "groups": 4, **changes.pop("semantic", {})}
-    return config.Train(
+    return learning.Train(
         backbone="resnet10t", image_size=(32, 32), precision="fp32", semantic=semantic, **changes
     )
 

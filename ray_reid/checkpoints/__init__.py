@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ray_reid import card, config, package, storage
+from ray_reid import card, config, learning, package, storage
 from ray_reid.checkpoints import residual, swin, vision
 from ray_reid.checkpoints.peer import Converted, Peer
 from ray_reid.networks import ReidNetwork
@@ -126,7 +126,7 @@ def recipe_of(peer: str, converted: Converted, overrides: Sequence[str]) -> conf
     return config.override(config.validate(values), dict(config.assignments(overrides)))
 
 
-def _build(spec: config.Train, num_classes: int) -> ReidNetwork:
+def _build(spec: learning.Train, num_classes: int) -> ReidNetwork:
     try:
         return ReidNetwork(spec, num_classes)
     except (TypeError, RuntimeError, AssertionError) as error:
@@ -137,7 +137,7 @@ def _build(spec: config.Train, num_classes: int) -> ReidNetwork:
 
 
 def fitted(
-    converted: Converted, peer: Peer, spec: config.Train, state: Mapping[str, Tensor]
+    converted: Converted, peer: Peer, spec: learning.Train, state: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """The checkpoint's weights as the whole state of the network that the recipe builds.
 
@@ -168,7 +168,7 @@ def fitted(
     return {name: given.get(name, value).to(value.dtype) for name, value in state.items()}
 
 
-def _described(spec: config.Train) -> str:
+def _described(spec: learning.Train) -> str:
     return f"the backbone {spec.backbone!r} with pooling {spec.pooling!r}"
 
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ray_reid import config
+from ray_reid import learning
 from ray_reid.networks.variants import vary
 
 IBN_STAGES = ("layer1", "layer2", "layer3")
@@ -42,7 +42,7 @@ class InstanceBatchNorm(nn.Module):
         return torch.cat([self.IN(maps[:, : self.split]), self.BN(maps[:, self.split :])], dim=1)
 
 
-def build(spec: config.Train) -> nn.Module:
+def build(spec: learning.Train) -> nn.Module:
     """Build the recipe's backbone, which gives what `as_maps` reads.
 
     Raises:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ray_reid import config
+from ray_reid import learning
 from ray_reid.networks import backbones
 from ray_reid.networks.encoders import ImageEncoder, load_encoder
 from ray_reid.networks.facts import unpacked
@@ -94,7 +94,7 @@ class ReidNetwork(nn.Module):
 
     def __init__(
         self,
-        spec: config.Train,
+        spec: learning.Train,
         num_classes: int,
         sides: Sides | None = None,
         encoder: ImageEncoder | None = None,
@@ -146,7 +146,7 @@ class ReidNetwork(nn.Module):
 
     @classmethod
     def restored(
-        cls, spec: config.Train, num_classes: int, weights: Mapping[str, Tensor]
+        cls, spec: learning.Train, num_classes: int, weights: Mapping[str, Tensor]
     ) -> "ReidNetwork":
         """Build a trained network from its recipe and its weights alone: nothing is fetched."""
         spec = spec.model_copy(update={"pretrained": False, "ibn_weights": None})
@@ -200,7 +200,7 @@ class ReidNetwork(nn.Module):
         return features if self.side is None else self.side(features, side)
 
 
-def _embedder(spec: config.Train, width: int) -> tuple[nn.Module, nn.BatchNorm1d]:
+def _embedder(spec: learning.Train, width: int) -> tuple[nn.Module, nn.BatchNorm1d]:
     """What makes features of what was pooled, and the neck after them."""
     if spec.head == "vehiclenet":
         dim = spec.embedding_dim or VEHICLENET_DIM
@@ -229,7 +229,7 @@ def _maps(backbone: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     return backbone.forward_head(maps), earlier
 
 
-def _earlier_map(backbone: Any, spec: config.Train) -> Tensor:
+def _earlier_map(backbone: Any, spec: learning.Train) -> Tensor:
     if not hasattr(backbone, "forward_intermediates"):
         raise ValueError(
             f"loss.auxiliary is {spec.loss.auxiliary:g}, but backbone {spec.backbone!r} gives no "

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ray_reid import config
+from ray_reid import learning
 from ray_reid.networks.encoders import ImageEncoder
 
 
@@ -42,7 +42,7 @@ class SemanticEnhancement(nn.Module):
     f_fuse is all there is, as in the paper's ablation.
     """
 
-    def __init__(self, encoder: ImageEncoder, appearance: int, spec: config.Semantic) -> None:
+    def __init__(self, encoder: ImageEncoder, appearance: int, spec: learning.Semantic) -> None:
         """Build the layers on an encoder and appearance features of a width.
 
         Raises:

@@ -9,10 +9,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ray_reid import config
+from ray_reid import learning
 
 
-def vary(backbone: nn.Module, spec: config.Train) -> nn.Module:
+def vary(backbone: nn.Module, spec: learning.Train) -> nn.Module:
     """Change a backbone of timm's in place to the recipe's variant, and return it.
 
     Raises:
@@ -29,7 +29,7 @@ def vary(backbone: nn.Module, spec: config.Train) -> nn.Module:
     return backbone
 
 
-def _keep_last_size(backbone: nn.Module, spec: config.Train) -> None:
+def _keep_last_size(backbone: nn.Module, spec: learning.Train) -> None:
     stage = getattr(backbone, "layer4", None)
     first = list(stage[0].modules()) if isinstance(stage, nn.Sequential) else []
     layers = [part for part in first if isinstance(part, (nn.Conv2d, nn.AvgPool2d))]
@@ -79,7 +79,7 @@ def _padded_attention(attend: Any, window: tuple[int, int], maps: Tensor) -> Ten
     return attend(padded)[:, :height, :width]
 
 
-def _give_token(backbone: nn.Module, spec: config.Train) -> None:
+def _give_token(backbone: nn.Module, spec: learning.Train) -> None:
     if getattr(backbone, "cls_token", None) is None:
         raise ValueError(
             f"train.pooling is 'token', but backbone {spec.backbone!r} has no class token; choose "
