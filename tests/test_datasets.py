@@ -465,6 +465,25 @@ def test_rows_without_an_identity_are_in_no_ones_way() -> None:
 # Miniature and union
 
 
+def test_a_long_tail_leaves_few_vehicles_many_images_and_the_test_as_it_is() -> None:
+    options = {"num_train": 30, "num_test": 4, "images_per_camera": 6}
+    even, tailed = (
+        miniature.read_miniature(MiniatureSource(**options, long_tail=exponent)).rows
+        for exponent in (0.0, 1.0)
+    )
+    left = [row for row in even if row["split"] != "train"]
+    assert [row for row in tailed if row["split"] != "train"] == left
+    cameras: dict[str, list[str]] = {}
+    for row in tailed:
+        if row["split"] == "train":
+            cameras.setdefault(row["identity"], []).append(row["camera"])
+    counts = sorted(map(len, cameras.values()), reverse=True)
+    assert counts[:4] == [24, 12, 8, 6]
+    assert counts[-1] == 2
+    # What can be found again on another camera stays so.
+    assert all(len(set(seen)) >= min(4, len(seen)) for seen in cameras.values())
+
+
 def test_a_planned_drawing_is_the_one_that_is_drawn() -> None:
     source = MiniatureSource(num_train=2, num_test=2, cameras_per_identity=2, image_size=(24, 24))
     rows = miniature.read_miniature(source).rows

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,22 @@ def read_miniature(source: MiniatureSource) -> Reading:
         seed=source.seed,
         size=source.image_size,
     )
+    shots = _tailed(shots, source.long_tail) if source.long_tail else shots
     return Reading([_row(shot, source.name or shot.source) for shot in shots], [])
+
+
+def _tailed(shots: "Sequence[Shot]", exponent: float) -> "list[Shot]":
+    """Leave out train images as the source's `long_tail` says, the first of every camera last."""
+    order = sorted(range(len(shots)), key=lambda place: shots[place].index)
+    of: dict[int, list[int]] = {}
+    for place in order:
+        of.setdefault(shots[place].number, []).append(place)
+    kept = set()
+    for number, places in of.items():
+        whole = shots[places[0]].split != "train"
+        share = 1.0 if whole else (number + 1) ** -exponent
+        kept.update(places[: max(2, round(share * len(places)))])
+    return [shot for place, shot in enumerate(shots) if place in kept]
 
 
 def version() -> str:

@@ -19,6 +19,8 @@ class MiniatureSource(Frozen):
     """Identities in query and gallery; none of them is trained on."""
     cameras_per_identity: int = Field(4, ge=2)
     images_per_camera: int = Field(2, ge=2)
+    long_tail: float = Field(0.0, ge=0)
+    """Train identity n, from 1, keeps n ** -long_tail of its images, at least two; 0 keeps all."""
     image_size: tuple[Side, Side] = (64, 64)
     """Height and width of the drawn images in pixels."""
     seed: int = Field(0, ge=0)
