@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import ray_reid
 from jobs import pipeline
@@ -172,10 +173,46 @@ def test_a_run_killed_in_train_and_in_embed_ends_like_an_undisturbed_one(
     assert 0 < len(list(path.glob(".work/embed-*/.embeddings-*/*.parquet"))) < 12
     pipeline.run(_recipe(), path)
     assert _prints(path) == _prints(run)
-    whole, killed = (read_manifest(at, "train").facts["history"] for at in (run, path))
-    assert whole == killed
+    _check_same_training(path, run)
     whole, killed = (json.loads((at / "metrics.json").read_text()) for at in (run, path))
     assert whole == killed
+
+
+@pytest.mark.slow
+def test_a_killed_training_worker_is_replaced_and_the_weights_are_the_same_to_the_bit(
+    run: Path, home: Path
+) -> None:
+    path, log = home / "bereft", home / "bereft.log"
+    shutil.copytree(run / "ingest", path / "ingest")
+    process = _start(path)
+    _wait(process, lambda: bool(list(path.glob(".work/train-*/ray/0/checkpoint_*/state.pt"))), log)
+    (worker,) = _descendants(process.pid, "ray::RayTrainWorker")
+    os.kill(worker, signal.SIGKILL)
+    _wait(process, lambda: (path / "train").exists(), log)
+    process.terminate()
+    process.wait()
+    assert f"Worker PID: {worker}" in log.read_text()
+    _check_same_training(path, run)
+
+
+def _check_same_training(path: Path, other: Path) -> None:
+    assert read_manifest(path, "train").facts == read_manifest(other, "train").facts
+    files = (at / "train" / "model" / "model.safetensors" for at in (path, other))
+    found, expected = map(safetensors.numpy.load_file, files)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def _descendants(parent: int, name: str) -> list[int]:
+    """Processes below a process whose command begins with a name; Ray names its workers so."""
+    listed = subprocess.run(
+        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    )
+    rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
+    family = {parent}
+    while found := {int(pid) for pid, above, _ in rows if int(above) in family} - family:
+        family |= found
+    return [int(pid) for pid, _, command in rows if int(pid) in family and command.startswith(name)]
 
 
 def test_serve_answers_over_http(run: Path, home: Path) -> None:
