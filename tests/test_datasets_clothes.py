@@ -7,6 +7,7 @@ import pytest
 
 from ray_reid import datasets, images, schema
 from ray_reid.datasets import loading, reading
+from ray_reid.datasets import ltcc as ltcc_reader
 from ray_reid.sources import (
     CCVIDSource,
     DLCRSource,
@@ -222,6 +223,23 @@ def test_ltcc_tells_outfit_before_camera_of_one_or_two_digits(tmp_path: Path) ->
         ("ltcc:094", "094_1", "9", "query"),
         ("ltcc:094", "094_2", "11", "gallery"),
     }
+
+
+def test_ltcc_may_train_on_those_who_change_their_clothes_alone(tmp_path: Path) -> None:
+    root = touch(ltcc(tmp_path), "train/003_1_c1_000004.png", "train/003_2_c2_000005.png")
+    named = root / "info" / "cloth-change_id_train.txt"
+    named.write_text("1\n003\n")
+    source = LTCCSource(root=str(root), train_on="clothes_changing")
+    found = ltcc_reader.read_ltcc(source)
+    kept = {"ltcc:001", "ltcc:003", "ltcc:094"}
+    assert {identity for (identity,) in columns(found, "identity")} == kept
+    assert named in ltcc_reader.LAYOUT.files(source)
+    named.write_text("1\nthree\n")
+    with pytest.raises(ValueError, match="has the line 'three'; it lists numbers only"):
+        ltcc_reader.read_ltcc(source)
+    named.write_text("1\n")
+    with pytest.raises(ValueError, match="has 1 train identities"):
+        ltcc_reader.read_ltcc(source)
 
 
 def test_vc_clothes_tells_camera_before_outfit(tmp_path: Path) -> None:

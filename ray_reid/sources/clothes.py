@@ -25,6 +25,9 @@ class LTCCSource(Frozen):
     reader: Literal["ltcc"] = "ltcc"
     root: str
     """The folder that holds train, query and test, or a parent of it."""
+    train_on: Literal["all", "clothes_changing"] = "all"
+    """Whether to leave out people of one outfit, whom `info/cloth-change_id_train.txt` does not
+    name, as some papers do; CAL trains on all."""
     name: str = "ltcc"
     licence: str | None = "research use only, no redistribution of derivatives (LTCC)"
 
