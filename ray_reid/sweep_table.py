@@ -41,7 +41,7 @@ def result(
         "metric": sweep.metric,
         "parameters": list(sweep.parameters),
         "validated": sweep.validation > 0,
-        "comparable": len({trial.inputs.test_set for trial in trials.values()}) == 1,
+        "comparable": comparable(list(trials.values())),
         "best": _best(sweep, rows),
         "rows": rows,
         "failures": [f"{trials[place].name}: {reason}" for place, reason in failed.items()],
@@ -49,6 +49,12 @@ def result(
         # cannot be replaced by another job.
         "inputs": {one.job: one.key for one in held.manifests() if made.get(one.job) == one.key},
     }
+
+
+def comparable(trials: Sequence[Trial]) -> bool:
+    """Whether all settings had the same test images with each seed, which may draw its own."""
+    found = {(trial.seed, trial.inputs.test_set) for trial in trials}
+    return len(found) == len({trial.seed for trial in trials})
 
 
 def write(folder: Path, found: Mapping[str, Any]) -> None:

@@ -92,6 +92,9 @@ class Sweep(Frozen):
     """Dotted overrides of the recipe that all trials have in common."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Every setting is trained with each of them."""
+    seeded: tuple[str, ...] = ()
+    """Dotted recipe keys that take the seed too, such as `ingest.sources.0.split_seed` of a set
+    whose published figures are means over drawn splits."""
     parameters: dict[str, tuple[Any, ...] | Draw] = Field(default_factory=dict)
     """Dotted recipe key to a list of values, which makes a grid, or to a `Draw`."""
     arms: dict[str, dict[str, Any]] = Field(default_factory=dict)

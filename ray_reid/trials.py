@@ -4,6 +4,7 @@ All that can be refused is refused here: the recipes before anything runs, and w
 tables before anything is trained.
 """
 
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -107,8 +108,10 @@ def variants(sweep: Sweep, recipe: Recipe, jobs: Sequence[Job]) -> list[Variant]
     found = []
     for setting in sweeps.settings(sweep):
         try:
-            _check_keys(setting, allowed)
+            _check_keys([*setting.changes, *sweep.seeded], allowed)
             changed = config.override(recipe, setting.changes)
+            for seed in sweep.seeds if sweep.seeded else ():
+                config.override(changed, dict.fromkeys(sweep.seeded, seed))
             for job in prerequisites(jobs):
                 if job.check is not None:
                     job.check(changed)
@@ -127,28 +130,29 @@ def prerequisites(jobs: Sequence[Job]) -> list[Job]:
 
 def make_inputs(
     held: Run, sweep: Sweep, found: Sequence[Variant], jobs: Sequence[Job], folder: Path
-) -> dict[str, Inputs]:
+) -> dict[tuple[str, int], Inputs]:
     """Perform the prerequisites of all variants, each distinct one once.
 
     What is made as the sweep's recipe says is published in the run directory itself, as a
     pipeline would; what a variant changes in directories of the sweep, with links to the rest.
 
     Returns:
-        The inputs by the name of the setting.
+        The inputs by setting and seed, which differ by the seed where the sweep is `seeded`.
     """
     needed = prerequisites(jobs)
     made: dict[str, Run] = {}
     inputs: dict[str, Inputs] = {}
-    by_setting = {}
+    by_trial = {}
     own = _digests(needed, held.recipe)
-    for variant in found:
-        digests = _digests(needed, variant.recipe)
+    for variant, seed in itertools.product(found, sweep.seeds):
+        recipe = config.override(variant.recipe, dict.fromkeys(sweep.seeded, seed))
+        digests = _digests(needed, recipe)
         whole = "-".join(digests.values())
         if whole not in inputs:
             home = held
             if digests != own:
-                name = content_key("", variant.recipe, (), digests)
-                home = held.beside(folder / INPUTS / name, variant.recipe)
+                name = content_key("", recipe, (), digests)
+                home = held.beside(folder / INPUTS / name, recipe)
             for job in needed:
                 digest = digests[job.name]
                 if digest not in made:
@@ -156,14 +160,14 @@ def make_inputs(
                     made[digest].perform(job)
                 _link(made[digest].path / job.name, home.path / job.name)
             inputs[whole] = _inputs(home, sweep, jobs)
-        by_setting[variant.setting.name] = inputs[whole]
-    return by_setting
+        by_trial[variant.setting.name, seed] = inputs[whole]
+    return by_trial
 
 
 def expand(
     sweep: Sweep,
     found: Sequence[Variant],
-    made: Mapping[str, Inputs],
+    made: Mapping[tuple[str, int], Inputs],
     jobs: Sequence[Job],
     folder: Path,
 ) -> dict[tuple[str, int], Trial]:
@@ -180,8 +184,8 @@ def expand(
     # By seed first: all settings are seen early.
     for seed in sweep.seeds:
         for variant in found:
-            inputs = made[variant.setting.name]
-            seeded = config.override(variant.recipe, {"seed": seed})
+            inputs = made[variant.setting.name, seed]
+            seeded = config.override(variant.recipe, dict.fromkeys(["seed", *sweep.seeded], seed))
             batches = _batches(sweep, variant, seeded, inputs)
             judged_on = {"validation": sorted(inputs.held_out), "tested": sweep.tested}
             parts = {**inputs.keys, "judged_on": json.dumps(judged_on)}
@@ -219,8 +223,8 @@ def _sections(jobs: Sequence[Job]) -> list[str]:
     return sorted(set(found) - {"seed"})
 
 
-def _check_keys(setting: Setting, allowed: Sequence[str]) -> None:
-    for key in setting.changes:
+def _check_keys(keys: Sequence[str], allowed: Sequence[str]) -> None:
+    for key in keys:
         if key == "seed":
             raise ValueError("'seed' is not a parameter; list the sweep's seeds under 'seeds'")
         if key.split(".")[0] not in allowed and key.split(".")[0] in Recipe.model_fields:

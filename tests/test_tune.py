@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +31,7 @@ from ray_reid import (
     report,
     schema,
     storage,
+    sweep_table,
     sweeps,
     trials,
     tune,
@@ -309,6 +311,22 @@ def test_what_a_setting_changes_is_made_beside_the_run_and_the_rest_is_shared(
     assert {place: one.key for place, one in again.items()} == {
         place: one.key for place, one in found.items()
     }
+
+
+def test_a_seed_may_draw_a_split_of_its_own_which_all_settings_share(tmp_path: Path) -> None:
+    arms: dict[str, Any] = {"a": {RATE: 0.1}, "b": {RATE: 0.2}}
+    sweep = _sweep(arms=arms, seeds=[6, 7], seeded=["ingest.sources.0.num_test"])
+    found = _expanded(tmp_path / "r", sweep)
+    assert made == ["ingest", "ingest"]
+    drawn = {seed: found["a", seed].variant.recipe.ingest.sources[0] for seed in (6, 7)}
+    assert {seed: one.num_test for seed, one in drawn.items()} == {6: 6, 7: 7}  # type: ignore[union-attr]
+    assert found["a", 6].inputs.test_set == found["b", 6].inputs.test_set
+    assert found["a", 6].inputs.test_set != found["a", 7].inputs.test_set
+    assert sweep_table.comparable(list(found.values()))
+    assert not sweep_table.comparable([found["a", 6], replace(found["b", 7], seed=6)])
+    for key, rule in (("ingest.sources.0.split", "unknown recipe key"), ("serve.port", "no trial")):
+        with pytest.raises(ValueError, match=rule):
+            trials.variants(sweep.model_copy(update={"seeded": (key,)}), _recipe(), JOBS)
 
 
 def test_rows_that_cannot_fill_a_batch_are_named_with_their_setting(tmp_path: Path) -> None:
