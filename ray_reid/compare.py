@@ -20,12 +20,12 @@ import ray
 import ray.exceptions
 from numpy.typing import NDArray
 
-from ray_reid import config, embed, evaluate, figures, figures_compare, schema, stage, storage
+from ray_reid import config, figures, figures_compare, schema, scoring, stage, storage
 from ray_reid.cluster import check_capacity
 from ray_reid.config import Recipe
-from ray_reid.pictures import Side
 from ray_reid.progress import watched
 from ray_reid.run import Facts, Work
+from ray_reid.scoring import Side
 from ray_reid.train import check_network, num_batches, stages_of, training_tables
 from ray_reid.validation import Validation, sides
 
@@ -176,7 +176,7 @@ def run_trial(
         return model.embed([cache.image(row) for row in range(rows)], sides=sides)
 
     query, gallery = scored_sides(tables[0], embedded, source)
-    found = evaluate.flatten(evaluate.score(query, gallery, schema.EMBEDDING, recipe.evaluate))
+    found = scoring.flatten(scoring.score(query, gallery, schema.EMBEDDING, recipe.evaluate))
     return {name: found[name] for name in METRICS}
 
 
@@ -329,7 +329,7 @@ def scored_sides(
     Raises:
         ValueError: If one of them is empty.
     """
-    rows = storage.read(table, embed.COLUMNS, scored_rows(source))
+    rows = storage.read(table, scoring.COLUMNS, scored_rows(source))
     return sides(rows, embedded(len(rows)))
 
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ray_reid import config, embed, evaluate, schema, storage
+from ray_reid import config, schema, scoring, storage
 from ray_reid.datasets import splits
-from ray_reid.pictures import Side
+from ray_reid.scoring import Side
 
 # Every sweep holds out the same ones, so that all can be compared.
 SEED = 0
@@ -30,7 +30,7 @@ class Validation:
             ValueError: If no query has a true match.
         """
         # Every trainable row, because these are what the trainings' row caches number.
-        found = storage.read(table, [*embed.COLUMNS, schema.ORIGIN], storage.TRAINABLE)
+        found = storage.read(table, [*scoring.COLUMNS, schema.ORIGIN], storage.TRAINABLE)
         wanted = pc.and_(
             pc.is_in(found[schema.IDENTITY], value_set=pa.array(sorted(held_out), pa.string())),
             pc.equal(found[schema.ORIGIN], "real"),
@@ -53,7 +53,7 @@ class Validation:
 
     def _score(self, vectors: NDArray[np.float32]) -> dict[str, float]:
         query, gallery = sides(self._rows, vectors)
-        return evaluate.flatten(evaluate.score(query, gallery, schema.EMBEDDING, self._spec))
+        return scoring.flatten(scoring.score(query, gallery, schema.EMBEDDING, self._spec))
 
 
 def held_out(table: str | Path, share: float, source: str | None = None) -> frozenset[str]:
@@ -80,7 +80,7 @@ def sides(rows: pa.Table, vectors: NDArray[np.float32]) -> tuple[Side, Side]:
     nothing = np.zeros((len(rows), 1), np.float32)
     for name, values in ((schema.EMBEDDING, vectors), (schema.REFERENCE_EMBEDDING, nothing)):
         rows = rows.append_column(name, schema.to_table({name: values})[name])
-    return evaluate.read_sides(rows)
+    return scoring.read_sides(rows)
 
 
 def _split(rows: pa.Table) -> pa.Table:
