@@ -216,16 +216,7 @@ def _run(
                 use_gpu=spec.use_gpu,
                 resources_per_worker={"CPU": spec.cpus_per_worker, "GPU": int(spec.use_gpu)},
             ),
-            run_config=RunConfig(
-                # The same name under the same path resumes from the last checkpoint.
-                name=place.name,
-                storage_path=str(place.parent),
-                failure_config=FailureConfig(max_failures=spec.max_failures),
-                # One by its score; beside it Ray Train always keeps the last.
-                checkpoint_config=CheckpointConfig(
-                    num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="max"
-                ),
-            ),
+            run_config=_run_config(place, spec),
         )
         try:
             result = trainer.fit()
@@ -237,6 +228,19 @@ def _run(
     if spec.keep == "last":
         return state, state["network"]
     return state, _read(result.best_checkpoints[-1][0])["network"]
+
+
+def _run_config(place: Path, spec: learning.Train) -> RunConfig:
+    return RunConfig(
+        # The same name under the same path resumes from the last checkpoint.
+        name=place.name,
+        storage_path=str(place.parent),
+        failure_config=FailureConfig(max_failures=spec.max_failures),
+        # One by its score; beside it Ray Train always keeps the last.
+        checkpoint_config=CheckpointConfig(
+            num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="max"
+        ),
+    )
 
 
 def _read(checkpoint: Checkpoint) -> dict[str, Any]:
