@@ -45,6 +45,7 @@ def job_main(job: "Job", arguments: Sequence[str] | None = None) -> None:
     parser = Parser(description=f"Run the job {job.name!r} of a recipe.")
     parser.add_argument("--recipe", help="name or .yaml file (default: that of the run)")
     _add_run_options(parser)
+    _add_traceback(parser)
     options = parser.parse_args(arguments)
 
     def command() -> None:
@@ -91,94 +92,111 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ray-reid {__version__}")
     parser.set_defaults(traceback=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    known = {
+        "run": (_add_run, _run, "run a recipe: ingest, train, embed, evaluate, index"),
+        "tune": (_add_tune, _tune, "try values of a recipe, on several seeds each"),
+        "doctor": (_add_doctor, _doctor, "look at a data set: may training start?"),
+        "search": (_add_search, _search, "find an image in the gallery of a run"),
+        "show": (_add_show, _show, "tell all that a run knows of one image, and show it"),
+        "serve": (_add_serve, _serve, "answer searches over HTTP"),
+        "ui": (_add_ui, _ui, "open MLflow on the store of the runs"),
+        "export": (_add_export, _export, "write a table in the layout of a peer's toolkit"),
+        "import": (_add_import, _import, "make a model package of a peer's checkpoint"),
+        "export-onnx": (_add_export_onnx, _export_onnx, "write a model as an ONNX file"),
+        "submission": (_add_submission, _submission, "write a run as AI City's track2.txt"),
+        "fingerprint": (_add_fingerprint, _fingerprint, "hash the tables under a directory"),
+    }
+    for name, (add, command, purpose) in known.items():
+        own = commands.add_parser(name, help=purpose)
+        add(own)
+        _add_traceback(own)
+        own.set_defaults(command=command, parser=own)
+    return parser
 
-    run = commands.add_parser("run", help="run a recipe: ingest, train, embed, evaluate, index")
-    run.add_argument("recipe", help="name (baseline) or .yaml file")
-    _add_run_options(run)
-    run.set_defaults(command=_run)
 
-    tune = commands.add_parser("tune", help="try values of a recipe, on several seeds each")
-    tune.add_argument("sweep", help="name in jobs/sweeps (backbones) or .yaml file")
-    _add_run_options(tune)
-    tune.set_defaults(command=_tune)
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="name (baseline) or .yaml file")
+    _add_run_options(parser)
 
-    doctor = commands.add_parser("doctor", help="look at a data set: may training start?")
-    doctor.add_argument("path", type=Path, help="folder of the data set")
-    doctor.add_argument("--reader", help="how to read it (default: the layout it has)")
-    doctor.add_argument(
+
+def _add_tune(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sweep", help="name in jobs/sweeps (backbones) or .yaml file")
+    _add_run_options(parser)
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, help="folder of the data set")
+    parser.add_argument("--reader", help="how to read it (default: the layout it has)")
+    parser.add_argument(
         "--set", action="append", default=[], metavar="A=B", dest="overrides",
         help="option of the reader, such as pattern=...",
     )  # fmt: skip
-    doctor.add_argument("--quick", action="store_true", help="names and lists only, no images")
-    doctor.set_defaults(command=_doctor)
+    parser.add_argument("--quick", action="store_true", help="names and lists only, no images")
 
-    search = commands.add_parser("search", help="find an image in the gallery of a run")
-    search.add_argument("run", type=Path)
-    search.add_argument("image", type=Path)
-    search.add_argument("-k", type=int, default=10, help="hits to show (default 10)")
-    search.set_defaults(command=_search)
 
-    show = commands.add_parser("show", help="tell all that a run knows of one image, and show it")
-    show.add_argument("run", type=Path)
-    show.add_argument("observation", help="its id, or the first 6 or more digits")
-    show.add_argument(
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path)
+    parser.add_argument("image", type=Path)
+    parser.add_argument("-k", type=int, default=10, help="hits to show (default 10)")
+
+
+def _add_show(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path)
+    parser.add_argument("observation", help="its id, or the first 6 or more digits")
+    parser.add_argument(
         "--image", type=Path, metavar="FILE", help="write it here (default: RUN/shown)"
     )
-    show.set_defaults(command=_show)
 
-    serve = commands.add_parser("serve", help="answer searches over HTTP")
-    serve.add_argument("run", type=Path)
-    serve.add_argument("--host", help="address to bind (default: the recipe's, 127.0.0.1)")
-    serve.add_argument("--port", type=int, help="port (default: the recipe's, 8000)")
-    serve.add_argument("--address", help="Ray cluster; default RAY_ADDRESS, else a local one")
-    serve.set_defaults(command=_serve)
 
-    ui = commands.add_parser("ui", help="open MLflow on the store of the runs")
-    ui.add_argument("--runs", type=Path, default=Path("runs"), help="parent of the run directories")
-    ui.add_argument("--port", type=int, default=5000)
-    ui.set_defaults(command=_ui)
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--host", help="address to bind (default: the recipe's, 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port (default: the recipe's, 8000)")
+    parser.add_argument("--address", help="Ray cluster; default RAY_ADDRESS, else a local one")
 
-    export = commands.add_parser("export", help="write a table in the layout of a peer's toolkit")
-    export.add_argument("run", type=Path)
-    export.add_argument("folder", type=Path, help="new folder")
-    export.add_argument("--layout", choices=LAYOUTS, required=True)
-    export.add_argument("--table", choices=("generate", "ingest"), help="default: the first it has")
-    export.add_argument(
+
+def _add_ui(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="parent of the run directories"
+    )
+    parser.add_argument("--port", type=int, default=5000)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path)
+    parser.add_argument("folder", type=Path, help="new folder")
+    parser.add_argument("--layout", choices=LAYOUTS, required=True)
+    parser.add_argument("--table", choices=("generate", "ingest"), help="default: the first it has")
+    parser.add_argument(
         "--splits",
         nargs="+",
         choices=("train", "query", "gallery", "unlabelled"),
         help="with the layout parquet (default: train query gallery)",
     )
-    export.set_defaults(command=_export)
 
-    bring = commands.add_parser("import", help="make a model package of a peer's checkpoint")
-    bring.add_argument("checkpoint", type=Path)
-    bring.add_argument("folder", type=Path, help="new folder of the package")
-    bring.add_argument("--from", choices=PEERS, required=True, dest="peer")
-    bring.add_argument(
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("folder", type=Path, help="new folder of the package")
+    parser.add_argument("--from", choices=PEERS, required=True, dest="peer")
+    parser.add_argument(
         "--set", action="append", default=[], metavar="A.B=C", dest="overrides",
         help="what differs from the peer's published models, such as train.backbone=resnet101",
     )  # fmt: skip
-    bring.set_defaults(command=_import)
 
-    onnx = commands.add_parser("export-onnx", help="write a model as an ONNX file")
-    onnx.add_argument("run", type=Path, help="run directory or model package")
-    onnx.add_argument("file", type=Path, help="new file")
-    onnx.set_defaults(command=_export_onnx)
 
-    submission = commands.add_parser("submission", help="write a run as AI City's track2.txt")
-    submission.add_argument("run", type=Path)
-    submission.add_argument("file", type=Path, help="new file")
-    submission.set_defaults(command=_submission)
+def _add_export_onnx(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="run directory or model package")
+    parser.add_argument("file", type=Path, help="new file")
 
-    fingerprint = commands.add_parser("fingerprint", help="hash the tables under a directory")
-    fingerprint.add_argument("directory", type=Path)
-    fingerprint.set_defaults(command=_fingerprint)
-    for command in (doctor, search, show, serve, ui, export, bring, onnx, fingerprint):
-        _add_traceback(command)
-    for command in commands.choices.values():
-        command.set_defaults(parser=command)
-    return parser
+
+def _add_submission(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path)
+    parser.add_argument("file", type=Path, help="new file")
+
+
+def _add_fingerprint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -188,7 +206,6 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pattern", help="regular expression of their names, with --data")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
     parser.add_argument("--address", help="Ray cluster; default RAY_ADDRESS, else a local one")
-    _add_traceback(parser)
 
 
 def _add_traceback(parser: argparse.ArgumentParser) -> None:

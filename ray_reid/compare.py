@@ -7,10 +7,10 @@ is trained, embedded and scored like the run's own model, many at once, each in 
 import json
 import logging
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +20,17 @@ import ray
 import ray.exceptions
 from numpy.typing import NDArray
 
-from ray_reid import config, embed, evaluate, figures, figures_compare, schema, stage, storage
+from ray_reid import config, figures, figures_compare, schema, scoring, stage, storage, validation
 from ray_reid.cluster import check_capacity
 from ray_reid.config import Recipe
-from ray_reid.pictures import Side
 from ray_reid.progress import watched
 from ray_reid.run import Facts, Work
+from ray_reid.scoring import Side
 from ray_reid.train import check_network, num_batches, stages_of, training_tables
-from ray_reid.validation import Validation, sides
 
 if TYPE_CHECKING:
     import torch
 
-    from ray_reid.fit import Fit
     from ray_reid.package import Model
 
 log = logging.getLogger(__name__)
@@ -141,7 +139,7 @@ def run_trial(
 
     Args:
         report: Is told after every batch how many are done.
-        held_out: Identities that are not trained on.
+        held_out: Identities that are not trained on, where the recipe itself holds out none.
         validate: Is told after every epoch its number, from 0, and the `METRICS` of a search
             among the real images of `held_out`. The training is the same with it and without.
         source: Name of the source whose test images are scored; null takes all.
@@ -149,45 +147,59 @@ def run_trial(
     Returns:
         `METRICS` by name, each a share between 0 and 1.
     """
-    from ray_reid import loader
-    from ray_reid.fit import Fit
-
-    validation = Validation(tables[0], held_out, recipe.evaluate) if validate else None
-    start, batches, epochs = None, 0, 0
-    for _, stage_recipe in stages_of(recipe):
-        rows = loader.TrainingRows(tables, stage_recipe.train, held_out)
-        fit = Fit(stage_recipe, rows, device=device, start=start)
-        for progress in fit.run():
-            report(batches + fit.batches_done)
-            if validate is not None and validation is not None and progress.batch == 0:
-                found = validation.score(_model(fit, recipe, rows.chosen.identities).embed)
-                validate(epochs + progress.epoch - 1, {name: found[name] for name in METRICS})
-        start = fit.network.state_dict()
-        batches, epochs = batches + fit.batches_done, epochs + progress.epoch
-    cache = storage.RowCache(tables[0], loader.cache_directory(), scored_rows(source))
-    model = _model(fit, recipe, rows.chosen.identities)
-    named = storage.read(
-        tables[0], [schema.SOURCE, schema.CAMERA, schema.VIEW], scored_rows(source)
-    )
-    owner, camera, view = (column.to_pylist() for column in named.columns)
-    sides = schema.qualified_cameras(owner, camera), view
-
-    def embedded(rows: int) -> NDArray[np.float32]:
-        return model.embed([cache.image(row) for row in range(rows)], sides=sides)
-
-    query, gallery = scored_sides(tables[0], embedded, source)
-    found = evaluate.flatten(evaluate.score(query, gallery, schema.EMBEDDING, recipe.evaluate))
+    model = _trained(recipe, tables, device, report, held_out, validate)
+    query, gallery = scored_sides(tables[0], partial(_embedded, model, tables[0], source), source)
+    found = scoring.flatten(scoring.score(query, gallery, schema.EMBEDDING, recipe.evaluate))
     return {name: found[name] for name in METRICS}
 
 
-def _model(fit: "Fit", recipe: Recipe, identities: Sequence[str]) -> "Model":
-    """The network as the package that will be served: what it embeds is what is scored."""
-    from ray_reid import package
+def _trained(
+    recipe: Recipe,
+    tables: Sequence[Path],
+    device: "torch.device",
+    report: Callable[[int], None],
+    held_out: Collection[str],
+    validate: Callable[[int, Mapping[str, float]], None] | None,
+) -> "Model":
+    """All stages of a training in this process; takes the weights that the train job would."""
+    from ray_reid import loader, package
+    from ray_reid.fit import Fit
 
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "model"
-        package.save(path, recipe, identities, fit.network.state_dict())
-        return package.load(path, str(fit.device))
+    search = own = validation.of_recipe(recipe, tables)
+    if own is not None:
+        held_out = own.held_out
+    elif validate is not None:
+        search = validation.Validation(tables[0], held_out, recipe.evaluate)
+    weights, batches, epochs = None, 0, 0
+    for _, stage_recipe in stages_of(recipe):
+        rows = loader.TrainingRows(tables, stage_recipe.train, held_out)
+        fit = Fit(stage_recipe, rows, device=device, start=weights)
+        # A search that the recipe has not asked for chooses nothing.
+        keep = stage_recipe.train.keep if own else "last"
+        for progress in fit.run():
+            report(batches + fit.batches_done)
+            if progress.batch:
+                continue
+            found = search.follow(fit) if search else {}
+            if validate is not None:
+                validate(epochs + progress.epoch - 1, {name: found[name] for name in METRICS})
+            if validation.kept(progress.history, keep) == progress.epoch - 1:
+                weights = fit.weights()
+        batches, epochs = batches + fit.batches_done, epochs + progress.epoch
+    assert weights is not None, "every training has an epoch"
+    return package.unsaved(stage_recipe, rows.chosen.identities, weights, str(device))
+
+
+def _embedded(model: "Model", table: Path, source: str | None, rows: int) -> NDArray[np.float32]:
+    """Vectors of the tested rows of a table, by id."""
+    from ray_reid import loader
+
+    where = scored_rows(source)
+    cache = storage.RowCache(table, loader.cache_directory(), where)
+    named = storage.read(table, [schema.SOURCE, schema.CAMERA, schema.VIEW], where)
+    owner, camera, view = (column.to_pylist() for column in named.columns)
+    sides = schema.qualified_cameras(owner, camera), view
+    return model.embed([cache.image(row) for row in range(rows)], sides=sides)
 
 
 def summary(table: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -224,10 +236,11 @@ def _arm(recipe: Recipe, name: str, changes: Mapping[str, Any], tables: Sequence
         _check_changes(name, changes)
         changed = config.override(recipe, changes)
         check_network(changed.train)
-        batches = num_batches(changed, tables)
+        held_out = validation.left_out(changed, tables)
+        batches = num_batches(changed, tables, held_out)
         # Of the first stage, which sees the most.
         _, first = stages_of(changed)[0]
-        counts = loader.labels(tables, first.train).counts()
+        counts = loader.labels(tables, first.train, held_out).counts()
     except ValueError as error:
         raise ValueError(f"compare.arms: arm {name!r}: {error}") from error
     return Arm(name, changes, changed, counts, batches)
@@ -329,8 +342,8 @@ def scored_sides(
     Raises:
         ValueError: If one of them is empty.
     """
-    rows = storage.read(table, embed.COLUMNS, scored_rows(source))
-    return sides(rows, embedded(len(rows)))
+    rows = storage.read(table, scoring.COLUMNS, scored_rows(source))
+    return validation.sides(rows, embedded(len(rows)))
 
 
 def _row(arm: Arm, trials: Sequence[Trial]) -> dict[str, Any]:

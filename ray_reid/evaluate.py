@@ -3,20 +3,18 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
 import ray_reid
-from ray_reid import card, config, pictures, protocols, schema, storage
-from ray_reid.metrics import Metrics
-from ray_reid.pictures import Side
+from ray_reid import card, config, pictures, schema, scoring, storage
 from ray_reid.run import Facts, Work
+from ray_reid.scoring import Found, Side
 
 RANKS = (1, 5, 10)
 REFERENCE = "reference_"
@@ -24,19 +22,7 @@ REFERENCE = "reference_"
 FILE = "metrics.json"
 RANKED = "ranked_list.jpg"
 INHERITED = "those of the images that the generator was adapted to, if it was"
-FORWARD = "forward"
-Found = Mapping[str, Sequence[Metrics]]
-COLUMNS = (
-    schema.OBSERVATION_ID,
-    schema.IDENTITY,
-    schema.CAMERA,
-    schema.CLOTHES,
-    schema.TRACK,
-    schema.SPLIT,
-    schema.ROLE,
-    schema.EMBEDDING,
-    schema.REFERENCE_EMBEDDING,
-)
+COLUMNS = (*scoring.COLUMNS, schema.EMBEDDING, schema.REFERENCE_EMBEDDING)
 
 
 def evaluate_job(work: Work) -> Facts:
@@ -46,16 +32,16 @@ def evaluate_job(work: Work) -> Facts:
         ValueError: If there are no queries, no gallery or no query with a true match.
     """
     table = storage.read(work.inputs["embed"] / "embeddings", COLUMNS)
-    query, gallery = read_sides(table)
+    query, gallery = scoring.read_sides(table)
     spec = work.recipe.evaluate
     bar = tqdm(desc="evaluate", total=4, unit="step", dynamic_ncols=True)
-    model = score(query, gallery, schema.EMBEDDING, spec)
+    model = scoring.score(query, gallery, schema.EMBEDDING, spec)
     bar.update()
-    reference = score(query, gallery, schema.REFERENCE_EMBEDDING, spec)
+    reference = scoring.score(query, gallery, schema.REFERENCE_EMBEDDING, spec)
     bar.update()
     result: dict[str, Any] = {
-        "metrics": flatten(model),
-        "reference": flatten(reference),
+        "metrics": scoring.flatten(model),
+        "reference": scoring.flatten(reference),
         "stamp": _stamp(work, table, query, gallery, model),
         "recipe": work.recipe.name,
         "profile": work.recipe.profile,
@@ -76,103 +62,6 @@ def evaluate_job(work: Work) -> Facts:
         "captions": captions,
         "model": "model",
     }
-
-
-def read_sides(table: pa.Table) -> tuple[Side, Side]:
-    """Queries and gallery of an `embeddings` table: no junk, and distractors without identity.
-
-    Raises:
-        ValueError: If one of them is empty.
-    """
-    useful = table.filter(pc.not_equal(table[schema.ROLE], "junk"))
-    sides = {
-        split: useful.filter(pc.equal(useful[schema.SPLIT], split))
-        for split in ("query", "gallery")
-    }
-    if not all(len(side) for side in sides.values()):
-        raise ValueError(
-            f"nothing to evaluate: {len(sides['query'])} query and {len(sides['gallery'])} gallery "
-            "images are embedded, and both are needed; the sources of the recipe must hold test "
-            "identities seen at least twice"
-        )
-    return _side(sides["query"]), _side(sides["gallery"])
-
-
-def score(query: Side, gallery: Side, column: str, spec: config.Evaluate) -> Found:
-    """Metrics of one column of embeddings, as the protocol asks.
-
-    Returns:
-        Every draw by case, the headline first; of both directions `forward` and `reverse`.
-
-    Raises:
-        ValueError: If the test set lacks what the protocol needs.
-    """
-    if spec.both_directions:
-        # A distractor is nobody's match, so it is no query either.
-        named = [row for row, name in enumerate(gallery.identity) if name is not None]
-        reverse = _run(_take(gallery, named), query, column, spec)
-        forward = _run(query, gallery, column, spec)
-        return {FORWARD: forward["standard"], "reverse": reverse["standard"]}
-    return _run(query, gallery, column, spec)
-
-
-def flatten(found: Found) -> dict[str, float]:
-    """Name the figures: those of the headline plainly, those of other cases with their name.
-
-    The headline of both directions is their mean.
-    """
-    if FORWARD not in found:
-        return protocols.figures(found)
-    by_direction = {name: protocols.figures({name: draws}) for name, draws in found.items()}
-    flat = {
-        name: sum(values[name] for values in by_direction.values()) / len(by_direction)
-        for name in by_direction[FORWARD]
-    }
-    for direction, values in by_direction.items():
-        flat |= {f"{direction}_{name}": value for name, value in values.items()}
-    return flat
-
-
-def _run(query: Side, gallery: Side, column: str, spec: config.Evaluate) -> Found:
-    labels = protocols.Labels(
-        is_query=np.arange(len(query.identity) + len(gallery.identity)) < len(query.identity),
-        identity=[*query.identity, *gallery.identity],
-        camera=[*query.camera, *gallery.camera],
-        clothes=[*query.clothes, *gallery.clothes],
-        track=[*query.track, *gallery.track],
-    )
-    learned = column == schema.EMBEDDING
-    both = [side.embedding if learned else side.reference for side in (query, gallery)]
-    return protocols.run(spec.protocol, labels, np.concatenate(both), spec.average_precision)
-
-
-def _side(table: pa.Table) -> Side:
-    roles = table[schema.ROLE].to_pylist()
-    identities = table[schema.IDENTITY].to_pylist()
-    return Side(
-        observation_id=table[schema.OBSERVATION_ID].to_pylist(),
-        identity=[
-            None if role == "distractor" else name
-            for role, name in zip(roles, identities, strict=True)
-        ],
-        camera=table[schema.CAMERA].to_pylist(),
-        clothes=table[schema.CLOTHES].to_pylist(),
-        track=table[schema.TRACK].to_pylist(),
-        embedding=storage.embeddings(table, schema.EMBEDDING),
-        reference=storage.embeddings(table, schema.REFERENCE_EMBEDDING),
-    )
-
-
-def _take(side: Side, rows: Sequence[int]) -> Side:
-    return Side(
-        observation_id=[side.observation_id[row] for row in rows],
-        identity=[side.identity[row] for row in rows],
-        camera=[side.camera[row] for row in rows],
-        clothes=[side.clothes[row] for row in rows],
-        track=[side.track[row] for row in rows],
-        embedding=side.embedding[rows],
-        reference=side.reference[rows],
-    )
 
 
 def _stamp(work: Work, table: pa.Table, query: Side, gallery: Side, found: Found) -> dict[str, Any]:
@@ -236,7 +125,7 @@ def _draw(work: Work, query: Side, gallery: Side) -> dict[str, str]:
     plain = spec.model_copy(update={"protocol": "market", "both_directions": False})
     columns_of = {"model": schema.EMBEDDING, "colour histogram": schema.REFERENCE_EMBEDDING}
     found = {
-        name: score(query, gallery, column, plain)["standard"][0]
+        name: scoring.score(query, gallery, column, plain)["standard"][0]
         for name, column in columns_of.items()
     }
     package = _load(work.inputs["train"] / "model") if spec.num_maps else None

@@ -13,14 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import quoteattr
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ray_reid import images, schema, storage
-from ray_reid.datasets import labels, market1501
+from ray_reid import export_labels, images, schema, storage
+from ray_reid.datasets import market1501
 from ray_reid.run import read_manifest
 
 Row = Mapping[str, Any]
@@ -43,9 +42,6 @@ COLUMNS = (
 )
 # In the Market layout: prefixes of the names of images that have no identity.
 NAMELESS = {role: number for number, role in market1501.ROLES.items()}
-OWN_KEYS = {*labels.KEYS, *labels.NUMBERED, *labels.CONDITIONS}
-XML_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
-XML_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -102,7 +98,7 @@ def write_vehiclex(table: Path, folder: Path) -> Exported:
     ]
     with _aside(folder) as out:
         _write_numbers(plan, out)
-        _write_labels(plan, stems, out)
+        export_labels.write(_items(plan, stems), out)
         _write_images(table, _paths(plan, stems, lambda _: "sys_image_train"), out, as_jpeg=True)
     return _exported(plan)
 
@@ -343,58 +339,16 @@ def _write_numbers(plan: _Plan, out: Path) -> None:
             lines.writerows([number, name] for name, number in numbered[column].items())
 
 
-def _write_labels(plan: _Plan, stems: Sequence[str], out: Path) -> None:
-    """Write `train_label.xml`, and the lists that name the numbers of colours and types."""
-    numbers: dict[str, dict[str, int]] = {}
-    for key, (ours, file) in labels.NUMBERED.items():
-        found = sorted({_attributes(row)[ours] for row in plan.rows if ours in _attributes(row)})
-        numbers[key] = {name: number for number, name in enumerate(found)}
-        if found:
-            lines = [f"{number} {' '.join(name.split())}\n" for number, name in enumerate(found)]
-            (out / file).write_text("".join(lines), encoding="utf-8")
-    with (out / "train_label.xml").open("w", encoding="utf-8") as text:
-        text.write('<?xml version="1.0" encoding="utf-8"?>\n<TrainingImages Version="1.0">\n')
-        text.write(f'\t<Items number="{len(stems)}">\n')
-        for row, stem in zip(plan.rows, stems, strict=True):
-            entry = {
-                "imageName": f"{stem}.jpg",
-                "vehicleID": f"{_identity(plan, row):04d}",
-                "cameraID": f"c{_camera(plan, row):03d}",
-                **_entry(_attributes(row), numbers),
-            }
-            pairs = " ".join(f"{k}={quoteattr(_legal(v))}" for k, v in entry.items())
-            text.write(f"\t\t<Item {pairs}/>\n")
-        text.write("\t</Items>\n</TrainingImages>\n")
-
-
-def _attributes(row: Row) -> dict[str, str]:
-    return {name: value for name, value in row[schema.ATTRIBUTES] or () if value}
-
-
-def _entry(
-    attributes: Mapping[str, str], numbers: Mapping[str, Mapping[str, int]]
-) -> dict[str, str]:
-    """An image's attributes in the words of the layout; the reader's inverse."""
-    numbered = {ours: key for key, (ours, _) in labels.NUMBERED.items()}
-    conditions = {ours: key for key, ours in labels.CONDITIONS.items()}
-    entry = {}
-    for name, value in attributes.items():
-        key = numbered.get(name)
-        bare = numbered.get(name.removesuffix("_id"))
-        if key is not None:
-            entry[key] = str(numbers[key][value])
-        elif bare is not None and not numbers[bare]:
-            # A number that was read without a list of names, and none is written either.
-            entry[bare] = value
-        elif name in conditions:
-            entry[conditions[name]] = value
-        elif XML_KEY.fullmatch(name) and name not in OWN_KEYS:
-            entry[name] = value
-    return entry
-
-
-def _legal(value: str) -> str:
-    return XML_ILLEGAL.sub(" ", value)
+def _items(plan: _Plan, stems: Sequence[str]) -> list[export_labels.Item]:
+    return [
+        export_labels.Item(
+            image=f"{stem}.jpg",
+            identity=_identity(plan, row),
+            camera=_camera(plan, row),
+            attributes={name: value for name, value in row[schema.ATTRIBUTES] or () if value},
+        )
+        for row, stem in zip(plan.rows, stems, strict=True)
+    ]
 
 
 def _exported(plan: _Plan) -> Exported:

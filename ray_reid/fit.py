@@ -128,6 +128,10 @@ class Fit:
             "precision": PRECISIONS[self.dtype],
         }
 
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the network's, which stays as it is while the training goes on."""
+        return {name: tensor.cpu().clone() for name, tensor in self.network.state_dict().items()}
+
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
         self.network.load_state_dict(state["network"])

@@ -134,6 +134,12 @@ class Train(Frozen):
     """Whether whole identities or single images are left out."""
     synthetic_fraction: float = Field(1.0, gt=0, le=1)
     """Share of the synthetic images that is used, taken from every identity (Table VII)."""
+    validation: float = Field(0.0, ge=0, le=0.5)
+    """Share of the real training identities (of the last stage's sources) that no stage trains on;
+    their real images are searched among each other after each epoch. 0 holds out none."""
+    keep: Literal["best", "last"] = "best"
+    """Which epoch's weights the next stage and the model package take: that of the validation with
+    the highest mAP, the earlier of equal ones, or the last. Without a validation it is the last."""
     epochs: int = Field(12, ge=1)
     batches_per_epoch: int | None = Field(None, ge=1)
     """Batches of an epoch, so that trainings on unlike amounts of data take equally many steps;
@@ -191,6 +197,11 @@ class Train(Frozen):
             if shared:
                 raise ValueError(
                     f"stage {stage.name!r} changes {shared[0]!r}, but all stages train one network"
+                )
+            if "validation" in stage.changes:
+                raise ValueError(
+                    f"stage {stage.name!r} changes 'validation', but all stages hold out the same "
+                    "identities; set it beside the stages"
                 )
             values = self.model_dump(mode="json") | {"stages": []}
             for key, value in stage.changes.items():

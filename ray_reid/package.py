@@ -6,6 +6,7 @@ similarity = embeddings @ embeddings.T
 """
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -213,6 +214,16 @@ def save(
         "std": _numbers(weights["std"]),
     }
     (path / PREPROCESSING).write_text(json.dumps(preprocessing, indent=2) + "\n")
+
+
+def unsaved(
+    recipe: Recipe, identities: Sequence[str], weights: Mapping[str, Tensor], device: str
+) -> Model:
+    """The model that a package of these weights would be: what is measured is what is served."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "model"
+        save(path, recipe, identities, weights)
+        return load(path, device)
 
 
 def _numbers(values: Tensor) -> list[float]:

@@ -1,7 +1,6 @@
 """Which images of an evaluation are shown: chosen by a rule that the caption states."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,11 +10,11 @@ from numpy.typing import NDArray
 from ray_reid import config, figures, images, metrics
 from ray_reid.figures import Card
 from ray_reid.metrics import Metrics
+from ray_reid.scoring import Side
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Labels = Sequence[str | None]
 ReadImages = Callable[[Sequence[str]], Mapping[str, bytes]]
 """Encoded images by observation id."""
 
@@ -32,21 +31,6 @@ class Maps(Protocol):
     def activation_maps(self, inputs: Sequence[bytes]) -> NDArray[np.float32]:
         """Give (N, h, w) in [0, 1] for encoded images."""
         ...
-
-
-@dataclass(frozen=True, eq=False)
-class Side:
-    """The queries or the gallery of a test; junk is not in it, distractors have no identity."""
-
-    observation_id: Sequence[str]
-    identity: Labels
-    camera: Labels
-    clothes: Labels
-    track: Labels
-    embedding: NDArray[np.float32]
-    """(N, D)"""
-    reference: NDArray[np.float32]
-    """(N, B) colour histograms."""
 
 
 def draw(

@@ -9,19 +9,22 @@ from typing import Any
 import ray
 from tqdm import tqdm
 
+Read = Callable[[], tuple[int, int] | tuple[int, int, str]]
+"""What is done, of how much, and maybe a note."""
+
 
 class Meter:
     """How far the workers are; they write it and the driver's bar reads it."""
 
     def __init__(self) -> None:
         """Start at nothing done of nothing."""
-        self._state = (0, 0)
+        self._state = (0, 0, "")
 
-    def set(self, done: int, total: int) -> None:
-        """Say how much is done, and of how much."""
-        self._state = (done, total)
+    def set(self, done: int, total: int, note: str = "") -> None:
+        """Say how much is done, of how much, and what to write behind the bar."""
+        self._state = (done, total, note)
 
-    def get(self) -> tuple[int, int]:
+    def get(self) -> tuple[int, int, str]:
         """What was said last."""
         return self._state
 
@@ -37,8 +40,8 @@ def metered(name: str, unit: str) -> Iterator[Any]:
 
 
 @contextmanager
-def watched(name: str, unit: str, read: Callable[[], tuple[int, int]]) -> Iterator[None]:
-    """Draw a bar from a thread while the block runs; `read` gives what is done, and of how much."""
+def watched(name: str, unit: str, read: Read) -> Iterator[None]:
+    """Draw a bar of what `read` gives from a thread while the block runs."""
     finished = threading.Event()
 
     def draw() -> None:
@@ -58,7 +61,8 @@ def watched(name: str, unit: str, read: Callable[[], tuple[int, int]]) -> Iterat
         thread.join(timeout=5)
 
 
-def _advance(line: Any, read: Callable[[], tuple[int, int]]) -> None:
-    done, line.total = read()
+def _advance(line: Any, read: Read) -> None:
+    done, line.total, *note = read()
+    line.set_postfix_str("".join(note), refresh=False)
     if done > line.n:
         line.update(done - line.n)

@@ -10,7 +10,7 @@ while the processes of tasks are kept and used again, and with them the tables t
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,13 @@ AHEAD_BYTES = 512 * 2**20
 class RemoteRows:
     """The rows of some tables that are trained on, decoded elsewhere; a `loader.Rows`."""
 
-    def __init__(self, tables: Sequence[str | Path], spec: learning.Train) -> None:
-        """Read which rows they are; no image is opened here."""
+    def __init__(
+        self, tables: Sequence[str | Path], spec: learning.Train, held_out: Collection[str] = ()
+    ) -> None:
+        """Read which rows they are, `held_out` being left out; no image is opened here."""
         cluster.configure()
-        self.chosen = labels(tables, spec)
-        self._tables = tuple(map(str, tables))
+        self.chosen = labels(tables, spec, held_out)
+        self._tables, self._held_out = tuple(map(str, tables)), tuple(sorted(held_out))
         self._spec = spec.model_dump_json()
         self._image_bytes = 3 * spec.image_size[0] * spec.image_size[1]
 
@@ -57,7 +59,9 @@ class RemoteRows:
         options = dataset.context.execution_options
         options.preserve_order = True
         options.resource_limits = ExecutionResources(object_store_memory=AHEAD_BYTES)
-        decode: Any = partial(_decode, tables=self._tables, spec=self._spec)
+        decode: Any = partial(
+            _decode, tables=self._tables, spec=self._spec, held_out=self._held_out
+        )
         decoded = dataset.map_batches(decode, batch_size=None, num_cpus=1)
         found = decoded.iter_batches(batch_size=1, batch_format="numpy")
         for rows, batch in zip(planned, found, strict=True):
@@ -90,14 +94,17 @@ def check_free(spec: learning.Train) -> None:
 
 
 def _decode(
-    batch: Mapping[str, NDArray[Any]], tables: tuple[str, ...], spec: str
+    batch: Mapping[str, NDArray[Any]],
+    tables: tuple[str, ...],
+    spec: str,
+    held_out: tuple[str, ...],
 ) -> dict[str, Any]:
     """Planned rows (batches, B) to images (batches, B, H, W, 3)."""
-    rows = _open(tables, spec)
+    rows = _open(tables, spec, held_out)
     return {"pixels": np.stack([rows.decode(planned) for planned in batch["data"]])}
 
 
 @lru_cache(maxsize=1)
-def _open(tables: tuple[str, ...], spec: str) -> TrainingRows:
+def _open(tables: tuple[str, ...], spec: str, held_out: tuple[str, ...]) -> TrainingRows:
     """The rows as this process opened them for an earlier task."""
-    return TrainingRows(tables, learning.Train.model_validate_json(spec))
+    return TrainingRows(tables, learning.Train.model_validate_json(spec), held_out)

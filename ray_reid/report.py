@@ -197,6 +197,7 @@ def _page(
         dropped=ingest.get("dropped", {}),
         warnings=ingest.get("warnings", []),
         curve=_curve(facts.get("train", {}).get("history", [])),
+        validation=facts.get("train", {}).get("validation"),
         manifests=manifests,
         resolved=config.dump(recipe),
     )

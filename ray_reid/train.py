@@ -28,11 +28,12 @@ from ray_reid.run import Facts, Work
 if TYPE_CHECKING:
     from ray_reid.fit import Fit, Progress
     from ray_reid.loader import Labels, Rows
+    from ray_reid.validation import Validation
 
 log = logging.getLogger(__name__)
 
 STATE, START = "state.pt", "weights.pt"
-RAY_RUN = "ray"
+RAY_RUN, SCORE = "ray", "score"
 
 
 def train_job(work: Work) -> Facts:
@@ -41,13 +42,15 @@ def train_job(work: Work) -> Facts:
     Raises:
         ValueError: If a stage cannot be trained.
     """
-    from ray_reid import loader, package, remote_loader
+    from ray_reid import loader, package, remote_loader, validation
 
     spec = work.recipe.train
     check_network(spec)
     tables = training_tables(work)
+    search = validation.of_recipe(work.recipe, tables)
+    held_out = search.held_out if search else frozenset()
     stages = [
-        (name, recipe, loader.labels(tables, recipe.train))
+        (name, recipe, loader.labels(tables, recipe.train, held_out))
         for name, recipe in stages_of(work.recipe)
     ]
     for _, recipe, chosen in stages:
@@ -59,21 +62,37 @@ def train_job(work: Work) -> Facts:
     told, state, before = [], {}, None
     for number, (name, recipe, chosen) in enumerate(stages):
         place = work.out.resolve() / RAY_RUN / str(number)
-        state = _train(recipe, tables, place, name, before)
+        state = _train(recipe, tables, held_out, place, name, before)
         before = place / START
         own = state["progress"]["history"]
         # Epochs count on, so that one curve shows all stages.
         history += [entry | {"epoch": len(history) + entry["epoch"]} for entry in own]
         told.append({"name": name, "epochs": len(own), **_count(chosen)})
     _, recipe, chosen = stages[-1]
-    package.save(work.out / "model", recipe, chosen.identities, state["network"])
+    assert before is not None, "every training has a stage"
+    package.save(work.out / "model", recipe, chosen.identities, _load(before))
+    taken = history[validation.kept(own, recipe.train.keep) - len(own)]
     return {
         "history": history,
+        "validation": _validated(search, taken, len(history)) if search else None,
         "stages": told if spec.stages else [],
         "counts": _count(chosen),
         "metrics": {f"final_{name}": history[-1][name] for name in ("loss", "accuracy")},
         "precision": state["precision"],
     }
+
+
+def _validated(search: "Validation", taken: Mapping[str, float], epochs: int) -> dict[str, float]:
+    """What was searched, and what the epoch found whose weights the package has."""
+    from ray_reid import validation
+
+    found = {name: taken[f"{validation.PREFIX}{name}"] for name in validation.NOTED}
+    counts = search.counts()
+    log.info(
+        "train: took the weights of epoch %d of %d, mAP %.1f %% among %d identities held out",
+        *(taken["epoch"] + 1, epochs, 100 * found["mAP"], counts["identities"]),
+    )
+    return {**counts, "epoch": taken["epoch"], **found}
 
 
 def _count(chosen: "Labels") -> dict[str, Any]:
@@ -144,27 +163,38 @@ def check_plan(recipe: Recipe, chosen: "Labels", world_size: int = 1) -> int:
 
 
 def _train(
-    recipe: Recipe, tables: Sequence[Path], place: Path, stage_name: str, before: Path | None
+    recipe: Recipe,
+    tables: Sequence[Path],
+    held_out: Collection[str],
+    place: Path,
+    stage_name: str,
+    before: Path | None,
 ) -> dict[str, Any]:
     """Run or resume one Ray Train run under `place`; returns its last checkpoint's state.
 
-    What comes after may start from the weights that it leaves there.
+    What comes after starts from the weights that it leaves there, those of `train.keep`.
     """
     done = place / STATE
     if done.is_file():
         return load_state(place)
-    state = _run(recipe, tables, place, stage_name, before)
+    state, weights = _run(recipe, tables, held_out, place, stage_name, before)
     place.mkdir(parents=True, exist_ok=True)
     aside = place / f".{STATE}"
     _save(state, aside)
-    _save(state["network"], place / START)
+    _save(weights, place / START)
     aside.rename(done)
     return state
 
 
 def _run(
-    recipe: Recipe, tables: Sequence[Path], place: Path, stage_name: str, before: Path | None
-) -> dict[str, Any]:
+    recipe: Recipe,
+    tables: Sequence[Path],
+    held_out: Collection[str],
+    place: Path,
+    stage_name: str,
+    before: Path | None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The last checkpoint's state, and the weights to keep."""
     from ray.train.torch import TorchConfig, TorchTrainer
 
     # The controller polls its workers this often; the default of 2 s delays every report.
@@ -173,6 +203,7 @@ def _run(
     arguments = {
         "recipe": recipe.model_dump(mode="json"),
         "tables": list(map(str, tables)),
+        "held_out": sorted(held_out),
         "start": None if before is None else str(before),
     }
     with metered(f"train {stage_name}".strip(), "batch") as meter:
@@ -185,20 +216,35 @@ def _run(
                 use_gpu=spec.use_gpu,
                 resources_per_worker={"CPU": spec.cpus_per_worker, "GPU": int(spec.use_gpu)},
             ),
-            run_config=RunConfig(
-                # The same name under the same path resumes from the last checkpoint.
-                name=place.name,
-                storage_path=str(place.parent),
-                failure_config=FailureConfig(max_failures=spec.max_failures),
-                checkpoint_config=CheckpointConfig(num_to_keep=2),
-            ),
+            run_config=_run_config(place, spec),
         )
         try:
             result = trainer.fit()
         except TrainingFailedError as error:
             raise ValueError(f"train: {_reason(error)}") from error
     assert result.checkpoint is not None, "a finished training has a checkpoint"
-    with result.checkpoint.as_directory() as directory:
+    assert result.best_checkpoints, "and one that has scored best"
+    state = _read(result.checkpoint)
+    if spec.keep == "last":
+        return state, state["network"]
+    return state, _read(result.best_checkpoints[-1][0])["network"]
+
+
+def _run_config(place: Path, spec: learning.Train) -> RunConfig:
+    return RunConfig(
+        # The same name under the same path resumes from the last checkpoint.
+        name=place.name,
+        storage_path=str(place.parent),
+        failure_config=FailureConfig(max_failures=spec.max_failures),
+        # One by its score; beside it Ray Train always keeps the last.
+        checkpoint_config=CheckpointConfig(
+            num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="max"
+        ),
+    )
+
+
+def _read(checkpoint: Checkpoint) -> dict[str, Any]:
+    with checkpoint.as_directory() as directory:
         return load_state(Path(directory))
 
 
@@ -212,13 +258,15 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
     """One worker of Ray Train: restore the last checkpoint, then train and report."""
     from ray.train.torch import get_device, prepare_model
 
+    from ray_reid import validation
     from ray_reid.fit import Fit
 
     recipe = config.validate(arguments["recipe"])
+    tables, held_out = arguments["tables"], arguments["held_out"]
     context = ray.train.get_context()
     fit = Fit(
         recipe,
-        open_rows(arguments["tables"], recipe.train),
+        open_rows(tables, recipe.train, held_out),
         device=get_device(),
         worker=context.get_world_rank(),
         world_size=context.get_world_size(),
@@ -227,19 +275,27 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
     )
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
-        with checkpoint.as_directory() as directory:
-            fit.restore(load_state(Path(directory)))
+        fit.restore(_read(checkpoint))
         log.info("resumed at epoch %d, batch %d", fit.progress.epoch, fit.progress.batch)
     leader = context.get_world_rank() == 0
+    search = None
+    if leader and held_out:
+        search = validation.Validation(tables[0], held_out, recipe.evaluate)
     for progress in fit.run():
+        if search is not None and progress.batch == 0:
+            # The others wait for the leader's report.
+            search.follow(fit)
         if leader:
             total = fit.spec.epochs * fit.batches_per_epoch
-            arguments["meter"].set.remote(fit.batches_done, total)
+            note = validation.note(progress.history)
+            arguments["meter"].set.remote(fit.batches_done, total, note)
         if _is_due(fit, progress):
             _report(fit, leader)
 
 
-def open_rows(tables: Sequence[str | Path], spec: learning.Train) -> "Rows":
+def open_rows(
+    tables: Sequence[str | Path], spec: learning.Train, held_out: Collection[str]
+) -> "Rows":
     """The rows to train on, decoded where `train.loader` says."""
     from ray_reid import loader, remote_loader
 
@@ -247,7 +303,7 @@ def open_rows(tables: Sequence[str | Path], spec: learning.Train) -> "Rows":
         "local": loader.TrainingRows,
         "ray_data": remote_loader.RemoteRows,
     }
-    return kinds[spec.loader](tables, spec)
+    return kinds[spec.loader](tables, spec, held_out)
 
 
 def load_state(directory: Path) -> dict[str, Any]:
@@ -273,10 +329,21 @@ def _is_due(fit: "Fit", progress: "Progress") -> bool:
     return progress.batch == 0 or (every is not None and progress.batch % every == 0)
 
 
-def _report(fit: "Fit", leader: bool) -> None:
+def _score(progress: "Progress") -> int:
+    """Puts the checkpoint to keep above all others: that of an epoch as good as none before it.
 
+    Without a validation that is every epoch, so the last.
+    """
+    from ray_reid import validation
+
+    finished = progress.batch == 0 and progress.epoch > 0
+    best = finished and validation.kept(progress.history, "best") == progress.epoch - 1
+    return progress.epoch if best else 0
+
+
+def _report(fit: "Fit", leader: bool) -> None:
     progress = fit.progress
-    metrics = {"epoch": progress.epoch, "batch": progress.batch}
+    metrics = {"epoch": progress.epoch, "batch": progress.batch, SCORE: _score(progress)}
     if not leader:
         ray.train.report(metrics)
         return

@@ -117,6 +117,7 @@ def variants(sweep: Sweep, recipe: Recipe, jobs: Sequence[Job]) -> list[Variant]
                     job.check(changed)
             check_network(changed.train)
             _check_epochs(sweep, changed)
+            _check_validation(sweep, changed)
         except ValueError as error:
             raise ValueError(f"sweep {sweep.name!r}: {setting.name!r}: {error}") from error
         found.append(Variant(setting, changed))
@@ -240,6 +241,14 @@ def _check_epochs(sweep: Sweep, recipe: Recipe) -> None:
         )
 
 
+def _check_validation(sweep: Sweep, recipe: Recipe) -> None:
+    if sweep.validation and recipe.train.validation:
+        raise ValueError(
+            f"the sweep's validation {sweep.validation:g} and train.validation "
+            f"{recipe.train.validation:g} would each hold identities out; set one of them to 0"
+        )
+
+
 def _before(jobs: Sequence[Job], job: Job) -> list[Job]:
     """What a job rests on, directly or through others."""
     needed = set(job.needs)
@@ -279,7 +288,9 @@ def _inputs(home: Run, sweep: Sweep, jobs: Sequence[Job]) -> Inputs:
     # Refused here, before anything is trained.
     compare.scored_sides(tables[0], lambda rows: np.zeros((rows, 1), np.float32), sweep.tested)
     if sweep.validation:
-        kept = validation.held_out(tables[0], sweep.validation, sweep.tested)
+        kept = validation.held_out(
+            tables[0], sweep.validation, [sweep.tested] if sweep.tested else ()
+        )
         validation.Validation(tables[0], kept, home.recipe.evaluate)
     manifests = [one for one in home.manifests() if one.job in there]
     keys = {manifest.job: manifest.key for manifest in manifests}
@@ -291,6 +302,8 @@ def _inputs(home: Run, sweep: Sweep, jobs: Sequence[Job]) -> Inputs:
 
 def _batches(sweep: Sweep, variant: Variant, recipe: Recipe, inputs: Inputs) -> int:
     try:
-        return num_batches(recipe, inputs.tables, inputs.held_out)
+        # One of the two at most holds any out.
+        held_out = inputs.held_out | validation.left_out(recipe, inputs.tables)
+        return num_batches(recipe, inputs.tables, held_out)
     except ValueError as error:
         raise ValueError(f"sweep {sweep.name!r}: {variant.setting.name!r}: {error}") from error

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from ray_reid import config, evaluate, figures, images, pictures, schema, storage
-from ray_reid.pictures import Side
+from ray_reid import config, evaluate, figures, images, pictures, schema, scoring, storage
 from ray_reid.run import Manifest, Work
+from ray_reid.scoring import Side
 
 MINIATURE = {"reader": "miniature", "num_train": 4, "num_test": 8}
 
@@ -247,14 +247,14 @@ def test_shown_queries_are_spread_over_sorted_ap_and_never_skipped():
 
 def test_identical_embeddings_have_no_projection_to_show(tmp_path, monkeypatch):
     work = make_run(tmp_path, num_maps=0)
-    read_sides = evaluate.read_sides
+    read_sides = scoring.read_sides
 
     def collapsed(table):
         return tuple(
             replace(side, embedding=np.ones_like(side.embedding)) for side in read_sides(table)
         )
 
-    monkeypatch.setattr(evaluate, "read_sides", collapsed)
+    monkeypatch.setattr(scoring, "read_sides", collapsed)
     assert "tsne.png" not in evaluate.evaluate_job(work)["pictures"]
 
 

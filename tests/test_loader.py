@@ -75,12 +75,17 @@ def _same(found: list[tuple[Tensor, Tensor]], wanted: list[tuple[Tensor, Tensor]
     )
 
 
-@pytest.mark.parametrize("batches_per_task", [1, 3, 100])
+@pytest.mark.parametrize(("batches_per_task", "held_out"), [(1, ()), (3, ("s:1",)), (100, ())])
 def test_the_cluster_decodes_the_very_batches_that_the_worker_would(
-    ray_local: None, table: Path, monkeypatch: pytest.MonkeyPatch, batches_per_task: int
+    ray_local: None,
+    table: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    batches_per_task: int,
+    held_out: tuple[str, ...],
 ) -> None:
     spec = learning.Train(image_size=SIZE, mixing="shuffled")
-    here, there = TrainingRows([table], spec), RemoteRows([table], spec)
+    here, there = (kind([table], spec, held_out) for kind in (TrainingRows, RemoteRows))
+    assert there.chosen.identities == [f"s:{n}" for n in range(8) if f"s:{n}" not in held_out]
     plan = np.random.default_rng(0).integers(len(here), size=(7, 2, 5))
     per_batch = 5 * 3 * SIZE[0] * SIZE[1]
     monkeypatch.setattr(remote_loader, "TASK_BYTES", batches_per_task * per_batch)

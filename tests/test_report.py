@@ -32,6 +32,19 @@ def test_the_page_is_self_contained_and_escapes_what_people_wrote(tmp_path):
         assert f"key-{job}" in page
 
 
+def test_the_page_says_which_epoch_was_taken(tmp_path):
+    found = {"identities": 20, "images": 90, "epoch": 4, "mAP": 0.8124, "rank-1": 0.9}
+    history = [{"epoch": 0, "loss": 1.0, "validation_mAP": 0.8124}]
+    facts = {"history": history, "validation": found}
+    manifest = Manifest("train", "key", "0", None, {}, {}, facts, 1.0)
+    report.write_report(tmp_path, recipe_of(), [manifest])
+    page = (tmp_path / "report.html").read_text()
+    assert "those of epoch 5: validation mAP 81.2 % among 20 training identities" in page
+    facts["validation"] = None
+    report.write_report(tmp_path, recipe_of(), [manifest])
+    assert "held out" not in (tmp_path / "report.html").read_text()
+
+
 def test_the_json_file_carries_the_stamp_the_recipe_and_the_profile(tmp_path):
     work = make_run(tmp_path, num_maps=0, max_tsne=0)
     report.write_report(tmp_path, work.recipe, publish(tmp_path, work))

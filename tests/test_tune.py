@@ -1,4 +1,4 @@
-"""Sweeps: what they try and refuse, what a rerun repeats, and whom validation holds out."""
+"""Sweeps: what they try and refuse, and what a rerun repeats."""
 
 import csv
 import io
@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 from jobs import embed, evaluate, train
@@ -27,7 +26,6 @@ from ray_reid import (
     compare,
     config,
     figures_tune,
-    loader,
     report,
     schema,
     storage,
@@ -35,7 +33,6 @@ from ray_reid import (
     sweeps,
     trials,
     tune,
-    validation,
 )
 from ray_reid.config import Recipe
 from ray_reid.miniature import street_observations
@@ -251,6 +248,14 @@ def test_a_grace_that_no_training_outlives_is_refused() -> None:
         trials.variants(sweep, _recipe(), JOBS)
 
 
+def test_identities_are_held_out_by_the_sweep_or_by_the_recipe() -> None:
+    arms = {"a": {}, "b": {"train.validation": 0.25}}
+    trials.variants(_sweep(arms=arms), _recipe(), JOBS)
+    rule = r"'b': the sweep's validation 0.2 and train.validation 0.25 would each hold"
+    with pytest.raises(ValueError, match=rule):
+        trials.variants(_sweep(arms=arms, validation=0.2), _recipe(), JOBS)
+
+
 def _expanded(
     path: Path, sweep: Sweep, jobs: Sequence[Job] = JOBS
 ) -> dict[tuple[str, int], trials.Trial]:
@@ -462,73 +467,6 @@ def test_halving_stops_the_worse_trial_and_keeps_what_it_was(
     alone = _sweep(parameters={RATE: [0.25]}, validation=0.25)
     (trial,) = _expanded(path, alone).values()
     assert not trial.is_over
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("drawn") / "observations"
-    rows = street_observations(
-        "vehicle",
-        num_train=8,
-        num_test=6,
-        images_per_camera=2,
-        cameras_per_identity=2,
-        size=(32, 32),
-        seed=0,
-    )
-    storage.write(path, schema.observations(list(rows)))
-    return path
-
-
-def test_validation_changes_no_training_and_sees_no_test_image(table: Path) -> None:
-    recipe, device = _recipe(), torch.device("cpu")
-    kept = validation.held_out(table, 0.25)
-    seen: list[tuple[int, Mapping[str, float]]] = []
-    first = compare.run_trial(
-        recipe, [table], device, held_out=kept, validate=lambda *told: seen.append(told)
-    )
-    assert [epoch for epoch, _ in seen] == [0, 1]
-    assert all(0 < found[name] <= 1 for _, found in seen for name in compare.METRICS)
-    assert compare.run_trial(recipe, [table], device, held_out=kept) == first
-    chosen = loader.labels([table], recipe.train, kept)
-    whole = loader.labels([table], recipe.train)
-    assert set(whole.identities) - set(chosen.identities) == kept
-    rows = storage.read(table, [schema.IDENTITY, schema.SPLIT]).to_pylist()
-    tested = {row[schema.IDENTITY] for row in rows if row[schema.SPLIT] != "train"}
-    assert not kept & tested
-
-
-def test_a_held_out_identity_asks_from_every_other_camera(tmp_path: Path) -> None:
-    seen = {"one": "aabb", "two": "abc", "alone": "a", "left in": "ab"}
-    rows = [
-        {
-            schema.OBSERVATION_ID: f"{number:02}",
-            schema.IMAGE: b"",
-            schema.IDENTITY: name,
-            schema.CAMERA: camera,
-            schema.SPLIT: "train",
-            schema.SOURCE: "x",
-        }
-        for number, (name, camera) in enumerate(
-            (name, camera) for name, cameras in seen.items() for camera in cameras
-        )
-    ]
-    storage.write(tmp_path / "observations", schema.observations(rows))
-    spec = config.Evaluate(protocol="vehicleid")
-    held = validation.Validation(tmp_path / "observations", {"one", "two", "alone"}, spec)
-    split = dict(
-        zip(
-            held._rows[schema.OBSERVATION_ID].to_pylist(),
-            held._rows[schema.SPLIT].to_pylist(),
-            strict=True,
-        )
-    )
-    asking = {name for name, one in split.items() if one == "query"}
-    # one: camera a; two: cameras a and c; alone asks what nobody answers.
-    assert asking == {"00", "04", "06", "07"}
-    assert len(split) == 8
-    with pytest.raises(ValueError, match="nothing to evaluate"):
-        validation.Validation(tmp_path / "observations", {"alone"}, spec)
 
 
 def _row(changes: dict[str, Any], *values: float) -> dict[str, Any]:

@@ -1,0 +1,138 @@
+"""Embeddings of queries and gallery to metrics, as the protocol of a recipe asks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ray_reid import config, protocols, schema, storage
+from ray_reid.metrics import Metrics
+
+COLUMNS = (
+    schema.OBSERVATION_ID,
+    schema.IDENTITY,
+    schema.CAMERA,
+    schema.CLOTHES,
+    schema.TRACK,
+    schema.SPLIT,
+    schema.ROLE,
+)
+"""What a row must have to be scored, besides the embeddings."""
+FORWARD = "forward"
+Labels = Sequence[str | None]
+Found = Mapping[str, Sequence[Metrics]]
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """The queries or the gallery of a test; junk is not in it, distractors have no identity."""
+
+    observation_id: Sequence[str]
+    identity: Labels
+    camera: Labels
+    clothes: Labels
+    track: Labels
+    embedding: NDArray[np.float32]
+    """(N, D)"""
+    reference: NDArray[np.float32]
+    """(N, B) colour histograms."""
+
+
+def read_sides(table: pa.Table) -> tuple[Side, Side]:
+    """Queries and gallery of a table: no junk, and distractors without identity.
+
+    Raises:
+        ValueError: If one of them is empty.
+    """
+    useful = table.filter(pc.not_equal(table[schema.ROLE], "junk"))
+    sides = {
+        split: useful.filter(pc.equal(useful[schema.SPLIT], split))
+        for split in ("query", "gallery")
+    }
+    if not all(len(side) for side in sides.values()):
+        raise ValueError(
+            f"nothing to evaluate: {len(sides['query'])} query and {len(sides['gallery'])} gallery "
+            "images are embedded, and both are needed; the sources of the recipe must hold test "
+            "identities seen at least twice"
+        )
+    return _side(sides["query"]), _side(sides["gallery"])
+
+
+def score(query: Side, gallery: Side, column: str, spec: config.Evaluate) -> Found:
+    """Metrics of one column of embeddings, as the protocol asks.
+
+    Returns:
+        Every draw by case, the headline first; of both directions `forward` and `reverse`.
+
+    Raises:
+        ValueError: If the test set lacks what the protocol needs.
+    """
+    if spec.both_directions:
+        # A distractor is nobody's match, so it is no query either.
+        named = [row for row, name in enumerate(gallery.identity) if name is not None]
+        reverse = _run(_take(gallery, named), query, column, spec)
+        forward = _run(query, gallery, column, spec)
+        return {FORWARD: forward["standard"], "reverse": reverse["standard"]}
+    return _run(query, gallery, column, spec)
+
+
+def flatten(found: Found) -> dict[str, float]:
+    """Name the figures: those of the headline plainly, those of other cases with their name.
+
+    The headline of both directions is their mean.
+    """
+    if FORWARD not in found:
+        return protocols.figures(found)
+    by_direction = {name: protocols.figures({name: draws}) for name, draws in found.items()}
+    flat = {
+        name: sum(values[name] for values in by_direction.values()) / len(by_direction)
+        for name in by_direction[FORWARD]
+    }
+    for direction, values in by_direction.items():
+        flat |= {f"{direction}_{name}": value for name, value in values.items()}
+    return flat
+
+
+def _run(query: Side, gallery: Side, column: str, spec: config.Evaluate) -> Found:
+    labels = protocols.Labels(
+        is_query=np.arange(len(query.identity) + len(gallery.identity)) < len(query.identity),
+        identity=[*query.identity, *gallery.identity],
+        camera=[*query.camera, *gallery.camera],
+        clothes=[*query.clothes, *gallery.clothes],
+        track=[*query.track, *gallery.track],
+    )
+    learned = column == schema.EMBEDDING
+    both = [side.embedding if learned else side.reference for side in (query, gallery)]
+    return protocols.run(spec.protocol, labels, np.concatenate(both), spec.average_precision)
+
+
+def _side(table: pa.Table) -> Side:
+    roles = table[schema.ROLE].to_pylist()
+    identities = table[schema.IDENTITY].to_pylist()
+    return Side(
+        observation_id=table[schema.OBSERVATION_ID].to_pylist(),
+        identity=[
+            None if role == "distractor" else name
+            for role, name in zip(roles, identities, strict=True)
+        ],
+        camera=table[schema.CAMERA].to_pylist(),
+        clothes=table[schema.CLOTHES].to_pylist(),
+        track=table[schema.TRACK].to_pylist(),
+        embedding=storage.embeddings(table, schema.EMBEDDING),
+        reference=storage.embeddings(table, schema.REFERENCE_EMBEDDING),
+    )
+
+
+def _take(side: Side, rows: Sequence[int]) -> Side:
+    return Side(
+        observation_id=[side.observation_id[row] for row in rows],
+        identity=[side.identity[row] for row in rows],
+        camera=[side.camera[row] for row in rows],
+        clothes=[side.clothes[row] for row in rows],
+        track=[side.track[row] for row in rows],
+        embedding=side.embedding[rows],
+        reference=side.reference[rows],
+    )
