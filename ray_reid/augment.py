@@ -16,10 +16,15 @@ from ray_reid import config
 
 
 def augment(images: Tensor, spec: config.Augment, seed: tuple[int, ...]) -> Tensor:
-    """Change a batch (B, 3, H, W) in [0, 1]; the same seed changes it in the same way.
+    """Change a batch (B, 3, H, W); the same seed changes it in the same way.
 
     Args:
+        images: Bytes, or floats in [0, 1]. What moves whole pixels is done before bytes become
+            floats, which take four times the memory.
         seed: What makes this batch itself: recipe seed, epoch, batch number, worker.
+
+    Returns:
+        Floats in [0, 1], in memory of their own.
     """
     # Drawn on the CPU so that a GPU gives the same augmentation.
     generator = torch.Generator().manual_seed(mix(seed))
@@ -62,11 +67,11 @@ def mix(seed: tuple[int, ...]) -> int:
 
 def _rand_augment(images: Tensor, spec: config.Augment, seed: int) -> Tensor:
     transform = v2.RandAugment(spec.rand_augment, spec.rand_augment_magnitude)
-    bytes_ = (images * 255).round().to(torch.uint8)
+    if images.dtype != torch.uint8:
+        images = (images * 255).round().to(torch.uint8)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        changed = torch.stack([transform(image) for image in bytes_])
-    return changed.to(images) / 255
+        return torch.stack([transform(image) for image in images])
 
 
 def _pad_and_crop(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
@@ -86,6 +91,11 @@ def _overlap(shift: int, length: int) -> tuple[slice, slice]:
     return slice(max(0, -shift), length - max(0, shift)), kept
 
 
+def _floats(images: Tensor) -> Tensor:
+    """A batch as floats in [0, 1] that may be written into."""
+    return images.float().div_(255) if images.dtype == torch.uint8 else images.clone()
+
+
 def _uniform(size: int, reach: float, generator: torch.Generator) -> Tensor:
     return (torch.rand(size, generator=generator) * 2 - 1) * reach
 
@@ -98,7 +108,8 @@ def _warp(images: Tensor, spec: config.Augment, generator: torch.Generator) -> T
     angle = _uniform(count, math.radians(spec.rotate), generator)
     shift = torch.stack([_uniform(count, 2 * spec.translate, generator) for _ in "xy"], dim=1)
     if not (spec.scale or spec.rotate or spec.translate):
-        return _flip(images, mirrored)
+        return _floats(_flip(images, mirrored))
+    images = _floats(images)
     mirror = torch.where(mirrored, -1.0, 1.0)
     cosine, sine = angle.cos(), angle.sin()
     aspect = width / height
@@ -161,8 +172,7 @@ def _erase(images: Tensor, spec: config.Augment, generator: torch.Generator) -> 
     left = torch.rand(count, generator=generator) * (width - wide)
     fill = torch.rand(count, 3, generator=generator).to(images)
     boxes = torch.stack([top, top + tall, left, left + wide], dim=1).ceil().int().tolist()
-    erased = images.clone()
     for number in chosen.nonzero().flatten().tolist():
         first, last, left_, right = boxes[number]
-        erased[number, :, first:last, left_:right] = fill[number].view(3, 1, 1)
-    return erased
+        images[number, :, first:last, left_:right] = fill[number].view(3, 1, 1)
+    return images

@@ -43,6 +43,13 @@ def test_a_change_that_is_switched_off_leaves_the_others_as_they_were() -> None:
     assert torch.allclose(augment(images, only, (3,)), augment(images, also, (3,)), atol=1e-4)
 
 
+@pytest.mark.parametrize("changes", [{}, {"pad": 3}, {"pad": 3, "scale": 0.0, "translate": 0.0}])
+def test_bytes_are_changed_as_the_floats_that_they_stand_for(changes: dict[str, float]) -> None:
+    stored = (_images(8) * 255).to(torch.uint8)
+    spec = config.Augment.model_validate(changes)
+    assert torch.equal(augment(stored, spec, (1,)), augment(stored.float() / 255, spec, (1,)))
+
+
 def test_the_same_seed_gives_the_same_images_and_another_does_not() -> None:
     images, spec = _images(), config.Augment(rotate=10, hue=0.1)
     first = augment(images, spec, (1, 2, 3))
