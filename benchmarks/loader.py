@@ -25,7 +25,7 @@ from ray_reid.config import Recipe
 BAR = 1.0
 WORKERS = (1, 2)
 # Repeats of the plan, so that the loader does not come to an end.
-EPOCHS = 10_000
+EPOCHS = 1_000
 
 
 def ours(recipe: Recipe, table: Path, processes: int) -> Step:
