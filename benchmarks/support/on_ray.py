@@ -31,7 +31,7 @@ class Stamps:
 
 
 def batch_times(recipe: Recipe, table: Path, out: Path, threads: int) -> tuple[float, list[float]]:
-    """When the train job began, Ray running already, and when each batch was done."""
+    """When Ray began to start for the train job, and when each batch of it was done."""
     file = out / "stamps"
     out.mkdir()
 
@@ -41,7 +41,8 @@ def batch_times(recipe: Recipe, table: Path, out: Path, threads: int) -> tuple[f
 
     work = Work(recipe, out, {"ingest": table.parent}, {})
     resources = Resources(num_cpus=threads * recipe.train.num_workers)
-    with Cluster(resources), mock.patch.object(train, "metered", stamped):
-        started = time.time()
+    started = time.time()
+    with Cluster(resources) as cluster, mock.patch.object(train, "metered", stamped):
+        cluster.start()
         train.train_job(work)
     return started, [float(line) for line in file.read_text().splitlines()]
