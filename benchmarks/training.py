@@ -1,133 +1,206 @@
-"""How near does the training loop come to the bare network, and what takes the rest?
+"""How fast is training, beside a loop written by hand, torchreid, one process and no Ray?
 
-Trains the miniature network on drawn 64x64 images with `ray_reid.fit` alone, no Ray, beside a
-plain PyTorch loop of the same network on one batch that never leaves the device's memory. Takes
-a GPU where there is one. On a busy machine idle OpenMP threads must not spin, hence PASSIVE.
+loop: `ray_reid.fit` beside a plain PyTorch loop on the same network, images, precision and
+threads, whose images come from a DataLoader with PIL and torchvision; beside the network alone on
+one batch that never leaves memory; and the parts that explain the difference. The networks are
+that of the drawn world and the field's standard one, a ResNet-50 on 256 x 128 pixels. peer: the
+standard one beside torchreid, its own engine where PYTHONPATH leads to it (the wheel on PyPI also
+wants gdown and tensorboard), else its step reproduced. start: seconds until the first batch, and
+memory. workers: two processes beside one on the same batch. --ray: the train job on Ray Train
+beside the same training without Ray.
+
+Takes a GPU where there is one. On a busy machine idle OpenMP threads must not spin, hence PASSIVE.
 """
 
+import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from support import cases
+from support.alone import all_do, alone
+from support.cases import Case
 from support.reporting import Figure, arguments, report
-
-from ray_reid import config, schema, storage
+from support.turns import Step, seconds_per_step
 
 if TYPE_CHECKING:
     import torch
 
     from ray_reid.fit import Fit
-    from ray_reid.loader import TrainingRows
 
-SIZE = (64, 64)
-CAMERAS, IMAGES_PER_CAMERA = 2, 2
-# One batch of the recipe: 16 identities.
-MIN_IMAGES = 16 * CAMERAS * IMAGES_PER_CAMERA
-# Enough that the loop never ends by itself; the clock stops it.
-EPOCHS = 1_000_000
-WARM_UP = 2
-BLOCK_SECONDS = 0.5
-# Set before measuring: a fifth may go to sampling, decoding, augmenting and the metric loss.
-BAR = 0.8
-
-Step = Callable[[], object]
+SECTIONS = ("loop", "peer", "start", "workers")
+# Set before measuring. Nobody should lose by leaving a loop of their own, ...
+LOOP_BAR = 0.95
+# ... and who leaves torchreid should notice.
+PEER_BAR = 2.0
+# Of the processes that are started to look at memory, beyond the first batch.
+STEPS = 3
+RAY_EPOCHS, RAY_BATCHES = 3, 4
 
 
-def prepare(directory: Path, num_images: int, processes: int) -> "Fit":
-    """Draw the images, write the table and build the training."""
-    import torch
+class Measurement:
+    """The tables, drawn once, and what all sections share."""
 
-    from ray_reid.fit import Fit
-    from ray_reid.loader import TrainingRows
-    from ray_reid.miniature import street_observations
+    def __init__(self, directory: Path, options: argparse.Namespace) -> None:
+        self.directory, self.options = directory, options
+        self.seconds, self.processes = options.seconds, options.processes
+        self.changes = [
+            f"train.loader_processes={options.processes}",
+            f"train.compile={str(options.compile).lower()}",
+        ]
+        self.miniature = cases.miniature()
+        self.standard = cases.standard(options.backbone, tuple(options.size))
 
-    drawn = street_observations(
-        "vehicle",
-        num_train=num_images // (CAMERAS * IMAGES_PER_CAMERA),
-        num_test=0,
-        images_per_camera=IMAGES_PER_CAMERA,
-        cameras_per_identity=CAMERAS,
-        seed=0,
-        size=SIZE,
-    )
-    storage.write(directory / "observations", schema.observations(list(drawn)))
-    overrides = [f"train.epochs={EPOCHS}", f"train.loader_processes={processes}"]
-    recipe = config.load("baseline", "miniature", overrides)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows = TrainingRows([directory / "observations"], recipe.train)
-    return Fit(recipe, rows, device=device)
+    def table(self, case: Case) -> Path:
+        """The images of a case."""
+        table = self.directory / case.kind / "observations"
+        return table if table.exists() else case.draw(table, self.options.num_images)
+
+    def loop(self) -> Iterator[Figure]:
+        """Our loop against one written by hand, against the network alone, and its parts."""
+        from support import bare
+
+        for case in (self.miniature, self.standard):
+            recipe, table = case.recipe(*self.changes), self.table(case)
+            fit = cases.fit_of(recipe, table)
+            batch, name = fit.plan(0).shape[2], _name(case, fit.dtype)
+            images, labels = fixed_batch(fit)
+            num_classes = len(fit.rows.chosen.identities)
+            steps: dict[str, Step] = {
+                "loop": partial(next, fit.run()),
+                "bare": bare.loop(recipe, table, fit.device, self.processes),
+                "network": bare.fixed(recipe, images, labels, num_classes, fit.device),
+            }
+            mean = seconds_per_step(steps, 0.8 * self.seconds, ahead=4 * self.processes)
+            ours = batch / mean["loop"]
+            yield Figure(
+                f"{name}, loop; reference bare loop",
+                ours,
+                "images/s",
+                batch / mean["bare"],
+                LOOP_BAR,
+            )
+            limit = batch / mean["network"]
+            yield Figure(f"{name}, loop; reference network alone", ours, "images/s", limit)
+            whole = mean["loop"] * 1000
+            for part, took in seconds_per_step(parts(fit), 0.2 * self.seconds).items():
+                case_ = f"{case}, {part}, a batch of {batch}; reference loop"
+                yield Figure(case_, took * 1000, "ms", whole)
+
+    def peer(self) -> Iterator[Figure]:
+        """The standard network against torchreid, in the recipe's precision and in float32."""
+        from support import peer
+
+        case, table = self.standard, self.table(self.standard)
+        fits = [
+            cases.fit_of(case.recipe(*self.changes, f"train.precision={precision}"), table)
+            for precision in ("auto", "fp32")
+        ]
+        theirs, step = peer.step(fits[0].recipe, table, fits[0].device, self.processes)
+        steps: dict[str, Step] = {str(n): partial(next, fit.run()) for n, fit in enumerate(fits)}
+        mean = seconds_per_step(steps | {"peer": step}, self.seconds, ahead=4 * self.processes)
+        batch = fits[0].plan(0).shape[2]
+        for number, (fit, bar) in enumerate(zip(fits, (PEER_BAR, None), strict=True)):
+            precision = fit.recipe.train.precision
+            yield Figure(
+                f"{_name(case, fit.dtype)}, precision {precision}; reference {theirs}",
+                batch / mean[str(number)],
+                "images/s",
+                batch / mean["peer"],
+                bar,
+            )
+
+    def start(self) -> Iterator[Figure]:
+        """Seconds from a process's start until its first batch is done, and its memory."""
+        for case in (self.miniature, self.standard):
+            recipe, table = case.recipe(*self.changes), self.table(case)
+            first, peak = {}, {}
+            for side in ("ours", "bare"):
+                with alone(side, recipe, table, self.options.threads) as (process,):
+                    process.ask("step")
+                    first[side] = time.time() - process.started
+                    for _ in range(STEPS):
+                        process.ask("step")
+                    peak[side] = process.ask("peak")
+            yield Figure(f"{case}, first batch; reference bare", first["ours"], "s", first["bare"])
+            yield Figure(f"{case}, memory; reference bare", peak["ours"], "MB", peak["bare"])
+
+    def workers(self) -> Iterator[Figure]:
+        """One process with all threads against two that share them and the batch."""
+        threads = self.options.threads
+        for case in (self.miniature, self.standard):
+            recipe, table = case.recipe(*self.changes), self.table(case)
+            each = max(1, threads // 2)
+            with (
+                alone("ours", recipe, table, threads) as one,
+                alone("ours", recipe, table, each, workers=2) as two,
+            ):
+                # All processes do equally many steps, because the clock is here.
+                steps: dict[str, Step] = {
+                    "one": partial(all_do, one, "step"),
+                    "two": partial(all_do, two, "step"),
+                    "unshared": partial(all_do, two, "unshared"),
+                }
+                mean = seconds_per_step(steps, self.seconds)
+            sampler = recipe.train.sampler
+            batch = sampler.num_identities * sampler.num_instances
+            yield Figure(
+                f"{case}, 2 workers of {each} threads; reference 1 of {threads}",
+                batch / mean["two"],
+                "images/s",
+                batch / mean["one"],
+            )
+            yield Figure(
+                f"{case}, 2 workers, a step; reference gradients not exchanged",
+                mean["two"] * 1000,
+                "ms",
+                mean["unshared"] * 1000,
+            )
+
+    def ray(self) -> Iterator[Figure]:
+        """The train job on Ray Train, checkpoints and all, against the training without it."""
+        from support import on_ray
+
+        case, threads = self.miniature, self.options.threads
+        changes = [
+            *self.changes,
+            f"train.epochs={RAY_EPOCHS}",
+            f"train.batches_per_epoch={RAY_BATCHES}",
+            f"train.cpus_per_worker={threads}",
+        ]
+        recipe, table = case.recipe(*changes), self.table(case)
+        total = RAY_EPOCHS * RAY_BATCHES
+        with alone("ours", recipe, table, threads) as (process,):
+            process.ask("step")
+            first, begun = time.time() - process.started, time.time()
+            for _ in range(total - 1):
+                process.ask("step")
+            rest = (time.time() - begun) / (total - 1)
+        started, done = on_ray.batch_times(recipe, table, self.directory / "train", threads)
+        case_ = f"{case}, first batch on Ray Train; reference without Ray"
+        yield Figure(case_, done[0] - started, "s", first)
+        batch = recipe.train.sampler.num_identities * recipe.train.sampler.num_instances
+        yield Figure(
+            f"{case}, then on Ray Train; reference without Ray",
+            batch * (len(done) - 1) / (done[-1] - done[0]),
+            "images/s",
+            batch / rest,
+        )
 
 
-def bare_step(fit: "Fit") -> Step:
-    """Forward, cross-entropy, backward and optimiser of an equal network on a fixed batch."""
-    import torch
-    import torch.nn.functional as F
-
-    from ray_reid.networks import ReidNetwork
-    from ray_reid.networks.precision import autocast
-
-    network = ReidNetwork(fit.spec, len(fit.rows.chosen.identities)).to(fit.device).train()
-    network = network.to(memory_format=torch.channels_last)
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=fit.spec.learning_rate)
-    images, labels = fixed_batch(fit)
-
-    def step() -> float:
-        with autocast(fit.dtype, fit.device):
-            _, logits = network(images)
-        loss = F.cross_entropy(logits.float(), labels)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
-        # Reading the loss waits for the device, as every loop that logs it does.
-        return float(loss.detach())
-
-    return step
-
-
-def opened(fit: "Fit") -> "TrainingRows":
-    """The rows of the training, which are decoded in this process."""
-    from ray_reid.loader import TrainingRows
-
-    assert isinstance(fit.rows, TrainingRows), "prepare opens the tables here"
-    return fit.rows
+def _name(case: Case, dtype: object) -> str:
+    return f"{case}, {str(dtype).removeprefix('torch.')}, {cases.device().type}"
 
 
 def fixed_batch(fit: "Fit") -> "tuple[torch.Tensor, torch.Tensor]":
     """The first batch of the plan as the network sees it, without augmentation."""
-    import torch
-
-    images, labels = opened(fit)[fit.plan(0)[0, 0]]
-    images = (images.to(fit.device).float() / 255).contiguous(memory_format=torch.channels_last)
+    images, labels = cases.opened(fit)[fit.plan(0)[0, 0]]
+    images = (images.to(fit.device).float() / 255).contiguous(memory_format=fit.layout)
     return images, labels.to(fit.device)
-
-
-def seconds_per_step(steps: dict[str, Step], budget: float, ahead: int = 0) -> dict[str, float]:
-    """Mean seconds of each step; short blocks in turn, so that all see the same machine.
-
-    Args:
-        ahead: Steps that may have been prepared while another block ran; they are not counted.
-    """
-    for step in steps.values():
-        for _ in range(WARM_UP):
-            step()
-    length = min(BLOCK_SECONDS, budget / len(steps))
-    spent, done = dict.fromkeys(steps, 0.0), dict.fromkeys(steps, 0)
-    while sum(spent.values()) < budget:
-        for name, step in steps.items():
-            for _ in range(ahead):
-                step()
-            start, block = time.perf_counter(), 0.0
-            while block < length:
-                step()
-                done[name] += 1
-                block = time.perf_counter() - start
-            spent[name] += block
-    return {name: spent[name] / done[name] for name in steps}
 
 
 def parts(fit: "Fit") -> dict[str, Step]:
@@ -136,14 +209,16 @@ def parts(fit: "Fit") -> dict[str, Step]:
 
     from ray_reid.augment import augment
 
-    rows, planned = opened(fit), fit.plan(0)[0, 0]
-    images, labels = fixed_batch(fit)
+    rows, planned = cases.opened(fit), fit.plan(0)[0, 0]
+    stored, labels = rows[planned]
     with torch.no_grad():
+        images, _ = fixed_batch(fit)
         outputs = [output.requires_grad_() for output in fit.network(images)]
+    labels = labels.to(fit.device)
 
     def augmented() -> float:
         # One number read back waits for the device.
-        return float(augment(images, fit.spec.augment, (0, 0))[0, 0, 0, 0])
+        return float(augment(stored.to(fit.device), fit.spec.augment, (0, 0))[0, 0, 0, 0])
 
     def losses() -> float:
         loss = fit.loss(*outputs, labels)["loss"]
@@ -153,46 +228,40 @@ def parts(fit: "Fit") -> dict[str, Step]:
     return {"decode": lambda: rows[planned], "augment": augmented, "losses": losses}
 
 
-def measure(seconds: float, num_images: int, processes: int, threads: int) -> Iterator[Figure]:
-    """Measure the loop against the bare network, then what the loop does beside it."""
+def measure(options: argparse.Namespace) -> Iterator[Figure]:
+    """Measure the sections that were asked for."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(prefix="training-") as directory:
-        os.environ["RAY_REID_CACHE"] = f"{directory}/rows"
-        fit = prepare(Path(directory), num_images, processes)
-        batch = fit.plan(0).shape[2]
-        name = f"{fit.spec.backbone} {SIZE[0]}x{SIZE[1]}, {str(fit.dtype).removeprefix('torch.')}"
-        loops: dict[str, Step] = {"loop": partial(next, fit.run()), "bare": bare_step(fit)}
-        mean = seconds_per_step(loops, 0.8 * seconds, ahead=4 * processes)
-        yield Figure(
-            f"{name}, {fit.device.type}, loop; reference bare network",
-            batch / mean["loop"],
-            "images/s",
-            batch / mean["bare"],
-            BAR,
-        )
-        whole = mean["loop"] * 1000
-        for part, took in seconds_per_step(parts(fit), 0.2 * seconds).items():
-            yield Figure(f"{part}, a batch of {batch}; reference loop", took * 1000, "ms", whole)
+        cases.keep_caches_in(Path(directory))
+        found = Measurement(Path(directory), options)
+        for section in options.only:
+            yield from getattr(found, section)()
+        if options.ray:
+            yield from found.ray()
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--seconds", type=float, default=20.0, help="to measure for, in all")
-    parser.add_argument("--num-images", type=int, default=1024, help="images to draw")
-    parser.add_argument("--processes", type=int, default=0, help="that decode beside the loop")
+    parser.add_argument("--only", nargs="*", choices=SECTIONS, default=SECTIONS, help="sections")
+    parser.add_argument("--ray", action="store_true", help="measure Ray Train too, which starts it")
+    parser.add_argument("--seconds", type=float, default=60.0, help="to measure a comparison for")
+    parser.add_argument("--num-images", type=int, default=512, help="images to draw of each kind")
+    parser.add_argument("--processes", type=int, default=0, help="that decode, on both sides")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
+    parser.add_argument("--compile", action="store_true", help="compile the network, both sides")
+    parser.add_argument("--backbone", default="resnet50", help="of the standard network")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(256, 128), help="of its images: height and width"
+    )
     options = parser.parse_args()
-    if options.num_images < MIN_IMAGES:
-        parser.error(f"--num-images {options.num_images} is less than {MIN_IMAGES}")
+    if options.num_images < cases.MIN_IMAGES:
+        parser.error(f"--num-images {options.num_images} is less than {cases.MIN_IMAGES}")
     if options.seconds <= 0 or options.threads < 1 or options.processes < 0:
         parser.error("--seconds and --threads must be positive, --processes not negative")
-    report(
-        measure(options.seconds, options.num_images, options.processes, options.threads),
-        options.json,
-    )
+    report(measure(options), options.json)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Random changes of a batch of training images, drawn from its place in the plan.
 
 One affine warp does flip, zoom, shift and rotation; all but RandAugment, which is torchvision's,
-runs on the device that holds the batch.
+runs on the device that holds the batch. What a recipe switches off costs nothing, but its numbers
+are drawn all the same: switching one change off leaves the others as they were.
 """
 
 import math
@@ -15,10 +16,15 @@ from ray_reid import learning
 
 
 def augment(images: Tensor, spec: learning.Augment, seed: tuple[int, ...]) -> Tensor:
-    """Change a batch (B, 3, H, W) in [0, 1]; the same seed changes it in the same way.
+    """Change a batch (B, 3, H, W); the same seed changes it in the same way.
 
     Args:
+        images: Bytes, or floats in [0, 1]. What moves whole pixels is done before bytes become
+            floats, which take four times the memory.
         seed: What makes this batch itself: recipe seed, epoch, batch number, worker.
+
+    Returns:
+        Floats in [0, 1], in memory of their own.
     """
     # Drawn on the CPU so that a GPU gives the same augmentation.
     generator = torch.Generator().manual_seed(mix(seed))
@@ -27,7 +33,7 @@ def augment(images: Tensor, spec: learning.Augment, seed: tuple[int, ...]) -> Te
     if spec.pad:
         images = _pad_and_crop(images, spec.pad, generator)
     images = _warp(images, spec, generator)
-    images = _colour(images, spec, generator).clamp_(0, 1)
+    images = _colour(images, spec, generator)
     return _erase(images, spec, generator)
 
 
@@ -61,23 +67,33 @@ def mix(seed: tuple[int, ...]) -> int:
 
 def _rand_augment(images: Tensor, spec: learning.Augment, seed: int) -> Tensor:
     transform = v2.RandAugment(spec.rand_augment, spec.rand_augment_magnitude)
-    bytes_ = (images * 255).round().to(torch.uint8)
+    if images.dtype != torch.uint8:
+        images = (images * 255).round().to(torch.uint8)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        changed = torch.stack([transform(image) for image in bytes_])
-    return changed.to(images) / 255
+        return torch.stack([transform(image) for image in images])
 
 
 def _pad_and_crop(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
     count, _, height, width = images.shape
-    padded = F.pad(images, [pad] * 4)
-    corners = torch.randint(0, 2 * pad + 1, (count, 2), generator=generator).tolist()
-    return torch.stack(
-        [
-            image[:, top : top + height, left : left + width]
-            for image, (top, left) in zip(padded, corners, strict=True)
-        ]
-    )
+    shifts = (torch.randint(0, 2 * pad + 1, (count, 2), generator=generator) - pad).tolist()
+    cropped = torch.zeros_like(images)
+    for crop, image, (down, right) in zip(cropped, images, shifts, strict=True):
+        (to_y, from_y), (to_x, from_x) = _overlap(down, height), _overlap(right, width)
+        crop[:, to_y, to_x] = image[:, from_y, from_x]
+    return cropped
+
+
+def _overlap(shift: int, length: int) -> tuple[slice, slice]:
+    """Where a side lies in its crop, and which part of it, if the crop begins `shift` later."""
+    shift = max(-length, min(shift, length))
+    kept = slice(max(0, shift), length + min(0, shift))
+    return slice(max(0, -shift), length - max(0, shift)), kept
+
+
+def _floats(images: Tensor) -> Tensor:
+    """A batch as floats in [0, 1] that may be written into."""
+    return images.float().div_(255) if images.dtype == torch.uint8 else images.clone()
 
 
 def _uniform(size: int, reach: float, generator: torch.Generator) -> Tensor:
@@ -86,11 +102,15 @@ def _uniform(size: int, reach: float, generator: torch.Generator) -> Tensor:
 
 def _warp(images: Tensor, spec: learning.Augment, generator: torch.Generator) -> Tensor:
     count, _, height, width = images.shape
-    mirror = torch.where(torch.rand(count, generator=generator) < spec.flip, -1.0, 1.0)
+    mirrored = torch.rand(count, generator=generator) < spec.flip
     zoom_x = 1 + _uniform(count, spec.scale, generator)
     zoom_y = 1 + _uniform(count, spec.scale, generator)
     angle = _uniform(count, math.radians(spec.rotate), generator)
     shift = torch.stack([_uniform(count, 2 * spec.translate, generator) for _ in "xy"], dim=1)
+    if not (spec.scale or spec.rotate or spec.translate):
+        return _floats(_flip(images, mirrored))
+    images = _floats(images)
+    mirror = torch.where(mirrored, -1.0, 1.0)
     cosine, sine = angle.cos(), angle.sin()
     aspect = width / height
     across = torch.stack([mirror * zoom_x * cosine, -zoom_x * sine / aspect, shift[:, 0]], dim=1)
@@ -98,6 +118,18 @@ def _warp(images: Tensor, spec: learning.Augment, generator: torch.Generator) ->
     theta = torch.stack([across, down], dim=1).to(images)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _flip(images: Tensor, mirrored: Tensor) -> Tensor:
+    if not mirrored.any():
+        return images
+    # Rows of pixels, as the decoder leaves them, are copied faster than columns of channels.
+    pixels = images.permute(0, 2, 3, 1)
+    flipped = [
+        image.flip(1) if mirror else image
+        for image, mirror in zip(pixels, mirrored.tolist(), strict=True)
+    ]
+    return torch.stack(flipped).permute(0, 3, 1, 2)
 
 
 def _colour(images: Tensor, spec: learning.Augment, generator: torch.Generator) -> Tensor:
@@ -109,13 +141,16 @@ def _colour(images: Tensor, spec: learning.Augment, generator: torch.Generator) 
     brightness, contrast = factor(spec.brightness), factor(spec.contrast)
     saturation = factor(spec.saturation)
     angle = _uniform(count, 2 * math.pi * spec.hue, generator)
+    if not (spec.brightness or spec.contrast or spec.saturation or spec.hue):
+        return images
     if spec.hue:
         images = torch.einsum("bij,bjhw->bihw", _hue_rotation(angle).to(images), images)
     luma = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
     grey = (images * luma).sum(dim=1, keepdim=True)
-    images = grey + (images - grey) * saturation
+    # In place from here on: a batch is large, and new memory for it costs more than the sums.
+    images = (images - grey).mul_(saturation).add_(grey)
     mean = grey.mean(dim=(2, 3), keepdim=True)
-    return (mean + (images - mean) * contrast) * brightness
+    return images.sub_(mean).mul_(contrast).add_(mean).mul_(brightness).clamp_(0, 1)
 
 
 def _hue_rotation(angle: Tensor) -> Tensor:
@@ -135,14 +170,9 @@ def _erase(images: Tensor, spec: learning.Augment, generator: torch.Generator) -
     wide = (area / ratio).sqrt().clamp(1, width)
     top = torch.rand(count, generator=generator) * (height - tall)
     left = torch.rand(count, generator=generator) * (width - wide)
-    fill = torch.rand(count, 3, generator=generator)
-    y = torch.arange(height).view(1, -1, 1)
-    x = torch.arange(width).view(1, 1, -1)
-
-    def inside(position: Tensor, start: Tensor, length: Tensor) -> Tensor:
-        start, length = start.view(-1, 1, 1), length.view(-1, 1, 1)
-        return (position >= start) & (position < start + length)
-
-    hole = inside(y, top, tall) & inside(x, left, wide) & chosen.view(-1, 1, 1)
-    hole = hole.unsqueeze(1).to(images.device)
-    return torch.where(hole, fill.to(images).view(-1, 3, 1, 1), images)
+    fill = torch.rand(count, 3, generator=generator).to(images)
+    boxes = torch.stack([top, top + tall, left, left + wide], dim=1).ceil().int().tolist()
+    for number in chosen.nonzero().flatten().tolist():
+        first, last, left_, right = boxes[number]
+        images[number, :, first:last, left_:right] = fill[number].view(3, 1, 1)
+    return images

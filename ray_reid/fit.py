@@ -152,7 +152,7 @@ class Fit:
         place = (self.recipe.seed, progress.epoch, progress.batch, self.worker)
         torch.manual_seed(mix(place))
         self._set_learning_rate()
-        images = images.to(self.device, non_blocking=True).float() / 255
+        images = images.to(self.device, non_blocking=True)
         images = augment(images, self.spec.augment, place)
         labels = labels.to(self.device, non_blocking=True)
         images, shares = blend(

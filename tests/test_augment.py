@@ -19,12 +19,35 @@ def _with(**changes: float) -> learning.Augment:
 
 def test_nothing_switched_on_changes_nothing() -> None:
     images = _images()
-    assert torch.allclose(augment(images, _with(), (0,)), images, atol=1e-5)
+    assert torch.equal(augment(images, _with(), (0,)), images)
 
 
 def test_a_certain_flip_mirrors_every_image() -> None:
     images = _images()
-    assert torch.allclose(augment(images, _with(flip=1.0), (0,)), images.flip(3), atol=1e-5)
+    assert torch.equal(augment(images, _with(flip=1.0), (0,)), images.flip(3))
+
+
+def test_a_batch_stays_as_it_is_and_keeps_its_layout() -> None:
+    images = _images().contiguous(memory_format=torch.channels_last)
+    before = images.clone()
+    changed = augment(images, _with(flip=0.5, pad=2, erase=1.0), (0,))
+    assert torch.equal(images, before)
+    assert changed.stride() == images.stride()
+
+
+def test_a_change_that_is_switched_off_leaves_the_others_as_they_were() -> None:
+    images, only = _images(64), _with(flip=0.5, pad=2, erase=0.5)
+    still = {"scale": 1e-9, "brightness": 1e-9}
+    also = learning.Augment.model_validate(only.model_dump() | still)
+    # The warp that moves nothing still rounds.
+    assert torch.allclose(augment(images, only, (3,)), augment(images, also, (3,)), atol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"pad": 3}, {"pad": 3, "scale": 0.0, "translate": 0.0}])
+def test_bytes_are_changed_as_the_floats_that_they_stand_for(changes: dict[str, float]) -> None:
+    stored = (_images(8) * 255).to(torch.uint8)
+    spec = learning.Augment.model_validate(changes)
+    assert torch.equal(augment(stored, spec, (1,)), augment(stored.float() / 255, spec, (1,)))
 
 
 def test_the_same_seed_gives_the_same_images_and_another_does_not() -> None:
@@ -86,6 +109,13 @@ def test_padding_then_cropping_shifts_by_at_most_the_padding() -> None:
         assert len(places) == 1
         shifts.add(places[0])
     assert len(shifts) > 8
+
+
+def test_a_crop_beyond_the_image_is_black() -> None:
+    images = _images(64) + 0.1
+    kept = (augment(images, _with(pad=40), (5,)) > 0).float().mean(dim=(1, 2, 3))
+    assert kept.min() == 0
+    assert 0 < kept.max() <= 1
 
 
 def test_rand_augment_changes_each_image_by_its_seed_alone() -> None:

@@ -10,17 +10,23 @@ import pytest
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 KEYS = ["case", "measured", "unit", "reference", "ratio", "bar", "holds"]
+TRAINING = ["--num-images", "64", "--seconds", "0.1", "--threads", "1"]
+TRAINING += ["--backbone", "resnet10t", "--size", "64", "32"]
 SMALL = {
     "cloud_storage": ["--rows", "256"],
     "drawing": ["--num-images", "32"],
+    "loader": ["--num-images", "64", "--seconds", "0.1", "--size", "64", "32"],
     "metrics": ["--share", "0.02", "--runs", "1"],
     "storage": ["--rows", "256"],
-    "training": ["--num-images", "64", "--seconds", "0.1", "--threads", "1"],
+    "training": [*TRAINING, "--only", "loop", "peer"],
 }
-
-
-# Measures Ray Data itself, so it starts Ray.
-ON_RAY = {"streaming": ["--only", "sleepers", "--sleeper-rows", "32"]}
+# What starts processes of its own takes longer.
+SLOW = {"training": [*TRAINING, "--only", "start", "workers"]}
+# Measures Ray Data or Ray Train itself, so it starts Ray.
+ON_RAY = {
+    "streaming": ["--only", "sleepers", "--sleeper-rows", "32"],
+    "training": [*TRAINING, "--ray", "--only"],
+}
 
 
 def test_every_benchmark_is_tried_here() -> None:
@@ -28,20 +34,33 @@ def test_every_benchmark_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*sorted(SMALL), *(pytest.param(name, marks=pytest.mark.slow) for name in ON_RAY)]
+    ("name", "asked", "on_ray"),
+    [
+        *(pytest.param(name, SMALL[name], False, id=name) for name in sorted(SMALL)),
+        *(
+            pytest.param(name, asked, on_ray, marks=pytest.mark.slow, id=f"{name}-{kind}")
+            for kind, tried, on_ray in (("slow", SLOW, False), ("ray", ON_RAY, True))
+            for name, asked in tried.items()
+        ),
+    ],
 )
 def test_a_benchmark_prints_one_object_per_case_whatever_its_bars_say(
-    name: str, tmp_path: Path
+    name: str, asked: list[str], on_ray: bool, tmp_path: Path
 ) -> None:
     if name == "cloud_storage":
         pytest.importorskip("moto", reason="moto is the S3 double; the extra `benchmarks` has it")
-    if name not in ON_RAY:
+    if not on_ray:
         # No other may need Ray: its start would be measured too.
         (tmp_path / "ray.py").write_text("raise ModuleNotFoundError('a benchmark imports ray')")
     done = subprocess.run(
-        [sys.executable, f"benchmarks/{name}.py", "--json", *{**SMALL, **ON_RAY}[name]],
+        [sys.executable, f"benchmarks/{name}.py", "--json", *asked],
         cwd=BENCHMARKS.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            # This tree, whatever is installed.
+            "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, BENCHMARKS.parent))),
+        },
         capture_output=True,
         text=True,
         timeout=300,
