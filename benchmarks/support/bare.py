@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from ray_reid import fit, loader, schema, storage
+from ray_reid import fit, learning, loader, schema, storage
 from ray_reid.config import Recipe
 from ray_reid.fit import OPTIMIZERS
 from ray_reid.networks import ReidNetwork
