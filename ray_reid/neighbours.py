@@ -26,6 +26,7 @@ DEVICE_BLOCK = 2**26
 CELL = 128
 TRAINING_ROWS_PER_CELL = 40
 TRAINING_ROUNDS = 6
+PROBES = 16
 # Rows that stand for all others where the least similar one is looked for approximately.
 SAMPLE = 1024
 _ALONE = Lock()
@@ -126,38 +127,56 @@ def nearest(rows: Floats, k: int, search: Search = "exact", device: str = "cpu")
     return _exact(rows, k) if device == "cpu" else on_device(rows, k, device)
 
 
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What a search knows so far; the kernels write to it."""
+
+    similarity: Floats
+    rows: NDArray[np.int32]
+    last: Floats
+    """(N,) similarity that another row must exceed, or equal, to be among the k nearest."""
+    lowest: Floats
+
+    @classmethod
+    def nothing(cls, size: int, k: int) -> "_Found":
+        """Each row knows itself, and as the nearest whatever rounding says."""
+        similarity = np.full((size, k), -np.inf, dtype=np.float32)
+        rows = np.full((size, k), -1, dtype=np.int32)
+        similarity[:, 0], rows[:, 0] = np.inf, np.arange(size)
+        return cls(
+            similarity, rows, similarity[:, -1].copy(), np.full(size, np.inf, dtype=np.float32)
+        )
+
+    def arrays(self) -> tuple[Floats, NDArray[np.int32], Floats, Floats]:
+        return self.similarity, self.rows, self.last, self.lowest
+
+
 def _exact(rows: Floats, k: int) -> Neighbours:
     from ray_reid.rerank_kernels import keep_down, keep_right
 
-    size = len(rows)
-    similarity = np.full((size, k), -np.inf, dtype=np.float32)
-    found = np.full((size, k), -1, dtype=np.int32)
-    last = np.full(size, -np.inf, dtype=np.float32)
-    lowest = np.full(size, np.inf, dtype=np.float32)
-    state = similarity, found, last, lowest
-    blocks = slices(size, BLOCK)
+    found = _Found.nothing(len(rows), k)
+    numbers = np.arange(len(rows), dtype=np.int32)
+    blocks = slices(len(rows), BLOCK)
     locks = {block.start: Lock() for block in blocks}
 
     def multiply(pair: tuple[slice, slice]) -> None:
         here, there = pair
         product = rows[here] @ rows[there].T
-        if here == there:
-            np.fill_diagonal(product, np.inf)
         with locks[here.start]:
-            keep_right(product, here.start, there.start, *state)
+            keep_right(product, numbers[here], numbers[there], *found.arrays())
         if here != there:
             with locks[there.start]:
-                keep_down(product, here.start, there.start, *state)
+                keep_down(product, here.start, there.start, *found.arrays())
 
-    # Neighbours in this order share no block, so that threads seldom wait for one another.
-    pairs = [
+    # In this order the next pair has other blocks, so that threads seldom wait for one another.
+    pairs = (
         (blocks[at], blocks[at + shift])
         for shift in range(len(blocks))
         for at in range(len(blocks) - shift)
-    ]
+    )
     with every_core() as pool:
         list(pool.map(multiply, pairs))
-    return Neighbours(found, lowest)
+    return Neighbours(found.rows, found.lowest)
 
 
 def on_device(rows: Floats, k: int, device: str) -> Neighbours:
@@ -175,7 +194,36 @@ def on_device(rows: Floats, k: int, device: str) -> Neighbours:
     return Neighbours(found, lowest)
 
 
-def _approximate(rows: Floats, k: int, probes: int = 16) -> Neighbours:
+def _approximate(rows: Floats, k: int) -> Neighbours:
+    """Multiply the rows that probe a cell with those in it, one cell after another."""
+    from ray_reid.rerank_kernels import keep_right
+
+    probed = _cells(rows)
+    members, starts = _by_cell(probed[:, :1])
+    visitors, visitor_starts = _by_cell(probed)
+    found = _Found.nothing(len(rows), k)
+    lock = Lock()
+
+    def visit(cell: int) -> None:
+        here = members[starts[cell] : starts[cell + 1]]
+        there = visitors[visitor_starts[cell] : visitor_starts[cell + 1]]
+        product = rows[there] @ rows[here].T
+        with lock:
+            keep_right(product, there, here, *found.arrays())
+
+    sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(np.int64)]
+
+    def look_afar(part: slice) -> None:
+        found.lowest[part] = np.minimum(found.lowest[part], (rows[part] @ sample.T).min(axis=1))
+
+    with every_core() as pool:
+        list(pool.map(visit, range(len(starts) - 1)))
+        list(pool.map(look_afar, slices(len(rows), BLOCK)))
+    return Neighbours(found.rows, found.lowest)
+
+
+def _cells(rows: Floats) -> NDArray[np.int64]:
+    """The cells of k-means that each row probes, the one it is in first."""
     try:
         import faiss
     except ModuleNotFoundError as error:
@@ -185,37 +233,21 @@ def _approximate(rows: Floats, k: int, probes: int = 16) -> Neighbours:
         ) from error
 
     size, dimensions = rows.shape
-    cells = max(1, size // CELL)
-    index = faiss.IndexIVFFlat(
-        faiss.IndexFlatIP(dimensions), dimensions, cells, faiss.METRIC_INNER_PRODUCT
+    kmeans = faiss.Kmeans(
+        dimensions,
+        max(1, size // CELL),
+        niter=TRAINING_ROUNDS,
+        spherical=True,
+        max_points_per_centroid=TRAINING_ROWS_PER_CELL,
+        min_points_per_centroid=1,
     )
-    index.cp.niter = TRAINING_ROUNDS
-    index.cp.spherical = True
-    index.cp.max_points_per_centroid = TRAINING_ROWS_PER_CELL
-    index.train(rows)
-    index.add(rows)
-    index.nprobe = probes
-    found = np.empty((size, k), dtype=np.int32)
-    for part in slices(size, 16384):
-        found[part] = index.search(rows[part], k)[1]
-    _put_itself_first(found)
-    sample = rows[np.linspace(0, size - 1, min(size, SAMPLE)).astype(np.int64)].T
-    lowest = np.empty(size, dtype=np.float32)
-    with every_core() as pool:
-
-        def look(part: slice) -> None:
-            lowest[part] = (rows[part] @ sample).min(axis=1)
-
-        list(pool.map(look, slices(size, BLOCK)))
-    return Neighbours(found, lowest)
+    kmeans.train(rows)
+    probed: NDArray[np.int64] = kmeans.index.search(rows, min(PROBES, kmeans.k))[1]
+    return probed
 
 
-def _put_itself_first(found: NDArray[np.int32]) -> None:
-    """Move each row's own number to the front, in the place of the last where it is missing."""
-    own = np.arange(len(found), dtype=np.int32)
-    at = (found == own[:, None]).argmax(axis=1)
-    at[found[own, at] != own] = found.shape[1] - 1
-    for column in range(found.shape[1] - 1, 0, -1):
-        moved = at >= column
-        found[moved, column] = found[moved, column - 1]
-    found[:, 0] = own
+def _by_cell(cells: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Rows in order of their (N, n) cells, each under all of its own, and where a cell begins."""
+    order = np.argsort(cells, axis=None, kind="stable")
+    starts = np.searchsorted(cells.ravel()[order], np.arange(cells.max() + 2))
+    return (order // cells.shape[1]).astype(np.int32), starts

@@ -286,6 +286,4 @@ def _inverted(encodings: _Sparse, num_queries: int) -> _Sparse:
         ),
         shape=(size - num_queries, size),
     ).tocsc()
-    return _Sparse(
-        gallery.indptr.astype(np.int64), gallery.indices.astype(np.int32), gallery.data
-    )
+    return _Sparse(gallery.indptr.astype(np.int64), gallery.indices.astype(np.int32), gallery.data)

@@ -42,9 +42,9 @@ def normalise(rows: NDArray[Any], out: Floats) -> int:
 def _insert(
     row: int, value: float, neighbour: int, similarity: Floats, found: Rows, last: Floats
 ) -> None:
-    """Keep a neighbour among the k most similar of a row, nearest first."""
+    """Keep another row among the k most similar of a row, nearest first."""
     at = similarity.shape[1] - 1
-    if value == similarity[row, at] and 0 <= found[row, at] < neighbour:
+    if neighbour == row or (value == similarity[row, at] and 0 <= found[row, at] < neighbour):
         return
     while at > 0 and (
         similarity[row, at - 1] < value
@@ -61,17 +61,17 @@ def _insert(
 @numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
 def keep_right(
     product: Floats,
-    start: int,
-    column: int,
+    rows: Rows,
+    columns: Rows,
     similarity: Floats,
     found: Rows,
     last: Floats,
     lowest: Floats,
 ) -> None:
-    """Keep what a block of similarities says of its rows: the nearest, and the least similarity."""
+    """Keep what similarities say of their rows: the nearest columns, and the least similarity."""
     height, width = product.shape
     for i in range(height):
-        row = start + i
+        row = rows[i]
         low = lowest[row]
         for first in range(0, width, WIDTH):
             limit = last[row]
@@ -82,7 +82,7 @@ def keep_right(
             if wanted:
                 for j in range(first, min(first + WIDTH, width)):
                     if product[i, j] >= last[row]:
-                        _insert(row, product[i, j], column + j, similarity, found, last)
+                        _insert(row, product[i, j], columns[j], similarity, found, last)
         lowest[row] = low
 
 
@@ -96,7 +96,7 @@ def keep_down(
     last: Floats,
     lowest: Floats,
 ) -> None:
-    """Keep what a block of similarities says of its columns, which are rows elsewhere."""
+    """Keep what similarities of consecutive rows and columns say of the columns."""
     height, width = product.shape
     for i in range(height):
         for first in range(0, width, WIDTH):

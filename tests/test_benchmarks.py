@@ -14,6 +14,18 @@ SMALL = {
     "cloud_storage": ["--rows", "256"],
     "drawing": ["--num-images", "32"],
     "metrics": ["--share", "0.02", "--runs", "1"],
+    "refine": ["--share", "0.02", "--runs", "1"],
+    "rerank": [
+        "--share",
+        "0.02",
+        "--reference-share",
+        "0.02",
+        "--galleries",
+        "300",
+        "600",
+        "--runs",
+        "1",
+    ],
     "storage": ["--rows", "256"],
     "training": ["--num-images", "64", "--seconds", "0.1", "--threads", "1"],
 }

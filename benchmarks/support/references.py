@@ -50,3 +50,82 @@ def k_reciprocal(
         jaccard = 1 - minima / maxima
         final[row] = (1 - lambda_value) * jaccard + lambda_value * original[row, len(query) :]
     return final
+
+
+def refined_rankings(
+    query: NDArray[np.floating],
+    variants: NDArray[np.floating],
+    gallery: NDArray[np.floating],
+    gallery_identity: Sequence[Hashable],
+    m: int = 5,
+) -> list[list[int]]:
+    """DLCR, Algorithm 1, and its ranking of all gallery images for each query.
+
+    A list whose largest cosine is not positive adds nothing.
+    """
+    rankings = []
+    for own, others in zip(unit(query), unit(variants), strict=True):
+        cosine = unit(gallery) @ own
+        nearest = [int(i) for i in np.argsort(-cosine, kind="stable")]
+        score: dict[Hashable, float] = {gallery_identity[i]: 0.0 for i in nearest[:m]}
+        for view in (own, *others):
+            of_view = unit(gallery) @ view
+            listed = [int(i) for i in np.argsort(-of_view, kind="stable")[:m]]
+            largest = max(of_view[i] for i in listed)
+            for i in listed:
+                if gallery_identity[i] in score and largest > 0:
+                    score[gallery_identity[i]] += of_view[i] / largest
+        # Sorting is stable: subjects of one score stay in the order of the query's list.
+        ranking = []
+        for subject in sorted(score, key=lambda subject: -score[subject]):
+            ranking += [i for i in nearest if gallery_identity[i] == subject]
+        rankings.append(ranking + [i for i in nearest if gallery_identity[i] not in score])
+    return rankings
+
+
+def released_similarity(
+    query: NDArray[np.floating],
+    variants: NDArray[np.floating],
+    gallery: NDArray[np.floating],
+    gallery_identity: Sequence[Hashable],
+    m: int = 5,
+    junk: NDArray[np.bool_] | None = None,
+) -> Doubles:
+    """The rule of DLCR's released code; `junk` (Q, G) is True where a pair is in no list."""
+    similarities = []
+    for q, (own, others) in enumerate(zip(unit(query), unit(variants), strict=True)):
+        bests: list[dict[Hashable, float]] = []
+        listed: list[int] = []
+        similarity = unit(gallery) @ own + 1
+        for view in (own, *others):
+            of_view = unit(gallery) @ view + 1
+            order = [int(i) for i in np.argsort(-of_view, kind="stable")]
+            order = [i for i in order if junk is None or not junk[q, i]][:m]
+            best: dict[Hashable, float] = {}
+            for i in order:
+                best[gallery_identity[i]] = max(best.get(gallery_identity[i], 0.0), of_view[i])
+            listed = listed if bests else order
+            bests.append(best)
+        score = dict(bests[0])
+        for best in bests:
+            for subject in score:
+                if subject in best:
+                    score[subject] += best[subject] * best[subject] / max(best.values())
+        for i in listed:
+            similarity[i] = max(score[gallery_identity[i]], similarity[i])
+        similarities.append(similarity)
+    return np.array(similarities)
+
+
+def mean_average_precision(
+    distances: NDArray[np.floating],
+    query_identity: NDArray[np.integer],
+    gallery_identity: NDArray[np.integer],
+) -> float:
+    """The rectangle, of queries that have a match, without junk; lower distances rank first."""
+    precisions = []
+    for row, identity in zip(distances, query_identity, strict=True):
+        rank = 1 + np.flatnonzero(gallery_identity[np.argsort(row, kind="stable")] == identity)
+        if rank.size:
+            precisions.append((np.arange(1, rank.size + 1) / rank).mean())
+    return float(np.mean(precisions))
