@@ -51,8 +51,14 @@ def measure(runs: int, share: float, cpu: bool) -> Iterator[Figure]:
     case = f"{count} x {1 + NUM_VARIANTS} x {size}"
     for rule in RULES:
         whole = partial(refine, query, variants, gallery, identity, rule=rule)
-        short = (rows[..., :SHORT] for rows in (query, variants, gallery))
-        rest = partial(refine, *short, identity, rule=rule)
+        rest = partial(
+            refine,
+            query[:, :SHORT],
+            variants[..., :SHORT],
+            gallery[:, :SHORT],
+            identity,
+            rule=rule,
+        )
         # Compiled code is loaded before a clock starts.
         whole()
         rest()

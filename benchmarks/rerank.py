@@ -67,18 +67,16 @@ def measure(runs: int, share: float, reference_share: float, cpu: bool) -> Itera
     yield Figure(f"{size}, beside all pairs' products", seconds, "s", all_pairs, PRODUCT_BAR)
     yield Figure(f"{size}, peak memory of the process", memory, "MB", bar=MEMORY_BAR)
 
-    query, query_identity = draw(max(2, round(NUM_QUERIES * reference_share)), centres, 4, 3)
-    gallery, gallery_identity = draw(max(2, round(NUM_GALLERY * reference_share)), centres, 4, 4)
-    works = (
-        partial(rerank.k_reciprocal, query, gallery),
-        partial(references.k_reciprocal, query, gallery),
-    )
-    seconds, reference = in_turn(works, 1, cpu)
+    query, query_identity = draw(max(2, round(NUM_QUERIES * reference_share)), centres, 3, 3)
+    gallery, gallery_identity = draw(max(2, round(NUM_GALLERY * reference_share)), centres, 3, 4)
+    few = partial(rerank.k_reciprocal, query, gallery)
+    dense = partial(references.k_reciprocal, query, gallery)
+    seconds, reference = in_turn((few, dense), 1, cpu)
     size = f"{len(query)} x {len(gallery)} x {DIMENSIONS}"
     yield Figure(f"{size}, beside the dense definition", seconds, "s", reference)
     found, expected = (
-        references.mean_average_precision(work(), query_identity, gallery_identity)
-        for work in works
+        references.mean_average_precision(distances, query_identity, gallery_identity)
+        for distances in (few(), dense())
     )
     yield Figure(f"{size}, mAP beside the definition's", found, "mAP", expected, MAP_BAR)
 

@@ -27,6 +27,7 @@ CELL = 128
 TRAINING_ROWS_PER_CELL = 40
 TRAINING_ROUNDS = 6
 PROBES = 16
+VISITORS = 4096
 # Rows that stand for all others where the least similar one is looked for approximately.
 SAMPLE = 1024
 _ALONE = Lock()
@@ -69,15 +70,27 @@ def unit(embeddings: Any, side: str) -> Floats:
     Raises:
         ValueError: If they are not a non-empty (N, D) array of finite numbers.
     """
-    rows = on_host(embeddings)
-    if rows.ndim != 2 or 0 in rows.shape:
-        raise ValueError(f"{side} embeddings must be (N, D) with N, D > 0, not {rows.shape}")
+    rows = _of_rows(embeddings, side)
     result = np.empty(rows.shape, dtype=np.float32)
-    into_unit(rows, result, side, 0)
+    into_unit(rows, result, side)
     return result
 
 
-def into_unit(rows: NDArray[Any], out: Floats, side: str, start: int) -> None:
+def unit_together(query: Any, gallery: Any) -> Floats:
+    """L2-normalise both sides into one (Q + G, D) array, queries first.
+
+    Raises:
+        ValueError: If one is not a non-empty array of finite numbers, or they differ in D.
+    """
+    queries, images = _of_rows(query, "query"), _of_rows(gallery, "gallery")
+    check_dimensions(queries, images)
+    result = np.empty((len(queries) + len(images), queries.shape[1]), dtype=np.float32)
+    into_unit(queries, result[: len(queries)], "query")
+    into_unit(images, result[len(queries) :], "gallery")
+    return result
+
+
+def into_unit(rows: NDArray[Any], out: Floats, side: str, start: int = 0) -> None:
     """Write the L2-normalised (N, D) rows to `out`; the first is called `start` in an error."""
     from ray_reid.rerank_kernels import normalise
 
@@ -96,7 +109,14 @@ def on_host(embeddings: Any) -> NDArray[Any]:
     return rows if rows.dtype in (np.float32, np.float64) else rows.astype(np.float64)
 
 
-def check_dimensions(query: Floats, gallery: Floats) -> None:
+def _of_rows(embeddings: Any, side: str) -> NDArray[Any]:
+    rows = on_host(embeddings)
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise ValueError(f"{side} embeddings must be (N, D) with N, D > 0, not {rows.shape}")
+    return rows
+
+
+def check_dimensions(query: NDArray[Any], gallery: NDArray[Any]) -> None:
     """Raise ValueError if two sides cannot come from one model."""
     if query.shape[-1] != gallery.shape[-1]:
         raise ValueError(
@@ -204,20 +224,27 @@ def _approximate(rows: Floats, k: int) -> Neighbours:
     found = _Found.nothing(len(rows), k)
     lock = Lock()
 
-    def visit(cell: int) -> None:
-        here = members[starts[cell] : starts[cell + 1]]
-        there = visitors[visitor_starts[cell] : visitor_starts[cell + 1]]
+    def visit(pair: tuple[slice, slice]) -> None:
+        there, here = visitors[pair[0]], members[pair[1]]
         product = rows[there] @ rows[here].T
+        # A row visits many cells; keeping is a small part of the work.
         with lock:
             keep_right(product, there, here, *found.arrays())
 
+    # A cell may be large, where many rows are alike.
+    pairs = (
+        (there, here)
+        for cell in range(len(starts) - 1)
+        for here in slices(starts[cell + 1], VISITORS, starts[cell])
+        for there in slices(visitor_starts[cell + 1], VISITORS, visitor_starts[cell])
+    )
     sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(np.int64)]
 
     def look_afar(part: slice) -> None:
         found.lowest[part] = np.minimum(found.lowest[part], (rows[part] @ sample.T).min(axis=1))
 
     with every_core() as pool:
-        list(pool.map(visit, range(len(starts) - 1)))
+        list(pool.map(visit, pairs))
         list(pool.map(look_afar, slices(len(rows), BLOCK)))
     return Neighbours(found.rows, found.lowest)
 
@@ -246,8 +273,8 @@ def _cells(rows: Floats) -> NDArray[np.int64]:
     return probed
 
 
-def _by_cell(cells: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def _by_cell(cells: NDArray[np.int64]) -> tuple[NDArray[np.int32], list[int]]:
     """Rows in order of their (N, n) cells, each under all of its own, and where a cell begins."""
     order = np.argsort(cells, axis=None, kind="stable")
     starts = np.searchsorted(cells.ravel()[order], np.arange(cells.max() + 2))
-    return (order // cells.shape[1]).astype(np.int32), starts
+    return (order // cells.shape[1]).astype(np.int32), starts.tolist()

@@ -32,11 +32,10 @@ from numpy.typing import NDArray
 from ray_reid.neighbours import (
     Floats,
     Search,
-    check_dimensions,
     every_core,
     nearest,
     slices,
-    unit,
+    unit_together,
 )
 
 Rows = NDArray[np.int32]
@@ -172,9 +171,7 @@ def _encode(
             raise ValueError(f"{name} {value} is too small; choose at least 1")
     if not 0 <= lambda_value <= 1:
         raise ValueError(f"lambda_value {lambda_value} must be between 0 and 1")
-    queries, images = unit(query, "query"), unit(gallery, "gallery")
-    check_dimensions(queries, images)
-    rows = np.concatenate([queries, images])
+    rows, num_queries = unit_together(query, gallery), len(query)
     # An array of NumPy has a device as well: cpu.
     device = device or str(getattr(query, "device", "cpu"))
     near = nearest(rows, max(k1 + 1, k2), neighbours, device)
@@ -182,7 +179,6 @@ def _encode(
     # Equal rows lie apart by rounding alone, which is no distance to divide by.
     farthest[farthest < 1e-6] = 0
     encodings = _averaged(near.rows, k2, _expanded(rows, near.rows, k1, farthest))
-    num_queries = len(queries)
     return _Encoded(
         rows,
         num_queries,

@@ -132,7 +132,7 @@ def reciprocal(found: Rows, width: int, start: int, out: Rows, counts: Rows) -> 
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _dot(one: Floats, other: Floats) -> float:
+def _dot(one: Floats, other: Floats) -> np.float32:
     total = np.float32(0.0)
     for d in range(len(one)):
         total += one[d] * other[d]
