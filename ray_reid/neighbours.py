@@ -104,9 +104,12 @@ def into_unit(rows: NDArray[Any], out: Floats, side: str, start: int = 0) -> Non
 
 def on_host(embeddings: Any) -> NDArray[Any]:
     """Embeddings of NumPy or torch as float32 or float64 in main memory."""
-    tensor = embeddings.detach().cpu() if hasattr(embeddings, "detach") else embeddings
-    rows = np.asarray(tensor)
-    return rows if rows.dtype in (np.float32, np.float64) else rows.astype(np.float64)
+    # NumPy has no bfloat16.
+    given = embeddings.detach().float().cpu() if hasattr(embeddings, "detach") else embeddings
+    rows = np.asarray(given)
+    if rows.dtype in (np.float32, np.float64):
+        return rows
+    return rows.astype(np.float32 if rows.dtype == np.float16 else np.float64)
 
 
 def _of_rows(embeddings: Any, side: str) -> NDArray[Any]:
