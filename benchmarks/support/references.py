@@ -1,6 +1,7 @@
 """The definitions, as slowly and plainly as they read: what fast code is held against."""
 
 from collections.abc import Hashable, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,23 +27,24 @@ def k_reciprocal(
     np.fill_diagonal(euclidean, 0)
     squared = euclidean**2
     original = (squared / squared.max(axis=0)).T
-    ranking = np.argsort(original, axis=1, kind="stable")
+    ranking = np.argsort(original, axis=1, kind="stable")[:, : max(k1 + 1, k2)].tolist()
 
-    def reciprocal(row: int, k: int) -> list[int]:
-        return [int(other) for other in ranking[row, : k + 1] if row in ranking[other, : k + 1]]
+    @cache
+    def reciprocal(row: int, k: int) -> set[int]:
+        return {other for other in ranking[row][: k + 1] if row in ranking[other][: k + 1]}
 
     encoding = np.zeros_like(original)
     for row in range(len(rows)):
-        own = set(reciprocal(row, k1))
+        own = reciprocal(row, k1)
         expanded = set(own)
         for candidate in own:
-            brought = set(reciprocal(candidate, int(np.around(k1 / 2))))
+            brought = reciprocal(candidate, int(np.around(k1 / 2)))
             if len(brought & own) > 2 / 3 * len(brought):
                 expanded |= brought
         columns = sorted(expanded)
         weight = np.exp(-original[row, columns])
         encoding[row, columns] = weight / weight.sum()
-    encoding = np.array([encoding[ranking[row, :k2]].mean(axis=0) for row in range(len(rows))])
+    encoding = np.array([encoding[ranking[row][:k2]].mean(axis=0) for row in range(len(rows))])
     final = np.empty((len(query), len(gallery)))
     for row in range(len(query)):
         minima = np.minimum(encoding[row], encoding[len(query) :]).sum(axis=1)
