@@ -106,12 +106,11 @@ def grow(galleries: list[int], cpu: bool) -> Iterator[Figure]:
         picked = chance.choice(count, min(count, RECALL_ROWS), replace=False)
         true = np.argpartition(-(rows[picked] @ rows.T), NEIGHBOURS - 1, axis=1)
         near = nearest(rows, NEIGHBOURS, "approximate").rows[picked]
-        recall = np.mean(
-            [
-                np.isin(here, there).mean()
-                for here, there in zip(true[:, :NEIGHBOURS], near, strict=True)
-            ]
-        )
+        shares = [
+            np.isin(here, there).mean()
+            for here, there in zip(true[:, :NEIGHBOURS], near, strict=True)
+        ]
+        recall = float(np.mean(shares))
         yield Figure(
             f"{count:,} in the gallery, recall of {NEIGHBOURS}", recall, "share", bar=RECALL_BAR
         )
