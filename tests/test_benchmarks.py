@@ -17,6 +17,18 @@ SMALL = {
     "drawing": ["--num-images", "32"],
     "loader": ["--num-images", "64", "--seconds", "0.1", "--size", "64", "32"],
     "metrics": ["--share", "0.02", "--runs", "1"],
+    "refine": ["--share", "0.02", "--runs", "1"],
+    "rerank": [
+        "--share",
+        "0.02",
+        "--reference-share",
+        "0.02",
+        "--galleries",
+        "300",
+        "600",
+        "--runs",
+        "1",
+    ],
     "storage": ["--rows", "256"],
     "training": [*TRAINING, "--only", "loop", "peer"],
 }
