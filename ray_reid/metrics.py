@@ -112,17 +112,13 @@ def evaluate(
         RULES[protocol],
         gallery_track,
     )
-    valid = found > 0
-    if not valid.any():
+    valid = np.flatnonzero(found)
+    if not valid.size:
         raise ValueError(_nothing(scene))
-    scored = ranking.rank(
-        _of_queries(scene, valid),
-        RULES[protocol],
-        found[valid],
-        average_precision == "trapezoid",
-        BLOCK,
-    )
-    num_queries, num_items = int(valid.sum()), len(scene.first) - 1
+    scene, valid = _of_queries(scene, valid)
+    trapezoid = average_precision == "trapezoid"
+    scored = ranking.rank(scene, RULES[protocol], found[valid], trapezoid, BLOCK)
+    num_queries, num_items = len(valid), len(scene.first) - 1
     ap = np.full(len(found), np.nan)
     ap[valid] = scored[0]
     first = np.bincount(scored[2] - 1, minlength=num_items)
@@ -155,7 +151,7 @@ def _measured(
 
     given = np.asarray(embeddings)
     kind = np.float32 if given.dtype in (np.float16, np.float32) else np.float64
-    rows = np.ascontiguousarray(given, dtype=kind)
+    rows = np.require(given, kind, ["C_CONTIGUOUS", "WRITEABLE"])
     if rows.ndim != 2 or 0 in rows.shape:
         raise ValueError(f"{side} embeddings must be (N, D) with N, D > 0, not {rows.shape}")
     norm = ranking.norms(rows)
@@ -216,21 +212,24 @@ def _scene(
         image,
         placed,
         own,
-        np.stack([camera[0], worn[0]]),
+        np.stack([camera[0], worn[0]], axis=1),
         np.stack([camera[1][order], worn[1][order]]),
     )
     return scene, ranking.num_matches(scene, rule)
 
 
-def _of_queries(scene: "ranking.Scene", kept: NDArray[np.bool_]) -> "ranking.Scene":
-    if kept.all():
-        return scene
-    return scene._replace(
+def _of_queries(
+    scene: "ranking.Scene", kept: NDArray[np.int64]
+) -> tuple["ranking.Scene", NDArray[np.int64]]:
+    """Some queries alone, those of an identity together: they read the same gallery rows."""
+    kept = kept[np.argsort(scene.own[kept, 0], kind="stable")]
+    scene = scene._replace(
         query=scene.query[kept],
         query_norm=scene.query_norm[kept],
         own=scene.own[kept],
-        query_labels=np.ascontiguousarray(scene.query_labels[:, kept]),
+        query_labels=scene.query_labels[kept],
     )
+    return scene, kept
 
 
 def _tracks(labels: Labels, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -51,7 +51,7 @@ class Scene(NamedTuple):
         image: (G,) row of the gallery, item after item.
         first: (I + 1,) where each item begins in `image`.
         own: (Q, 2) first and last-but-one item of the query's identity.
-        query_labels: (2, Q) camera and clothes; -1 is null.
+        query_labels: (Q, 2) camera and clothes; -1 is null.
         item_labels: (2, I) likewise.
     """
 
@@ -66,23 +66,13 @@ class Scene(NamedTuple):
     item_labels: Integers
 
 
-@compiled
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc"})
 def _dot(one: Floats, other: Floats) -> float:
-    """Inner product in double precision, summed in one order whatever surrounds the call."""
-    a = b = c = d = e = f = g = h = 0.0
-    whole = len(one) // 8 * 8
-    for i in range(0, whole, 8):
-        a += np.float64(one[i]) * np.float64(other[i])
-        b += np.float64(one[i + 1]) * np.float64(other[i + 1])
-        c += np.float64(one[i + 2]) * np.float64(other[i + 2])
-        d += np.float64(one[i + 3]) * np.float64(other[i + 3])
-        e += np.float64(one[i + 4]) * np.float64(other[i + 4])
-        f += np.float64(one[i + 5]) * np.float64(other[i + 5])
-        g += np.float64(one[i + 6]) * np.float64(other[i + 6])
-        h += np.float64(one[i + 7]) * np.float64(other[i + 7])
-    for i in range(whole, len(one)):
-        a += np.float64(one[i]) * np.float64(other[i])
-    return ((a + b) + (c + d)) + ((e + f) + (g + h))
+    """Inner product in double precision; the compiler sums in one order, the same for all pairs."""
+    total = 0.0
+    for i in range(len(one)):
+        total += np.float64(one[i]) * np.float64(other[i])
+    return total
 
 
 @compiled
@@ -104,34 +94,40 @@ def _unit(rows: Floats, norm: Floats, take: Integers, centre: Floats, out: Float
 
 
 @compiled
-def _grid(scene: Any, query: int, item: int) -> int:
-    """The similarity by definition, in steps of the grid; an item is its most similar image."""
-    best = -(1 << 62)
-    for at in range(scene.first[item], scene.first[item + 1]):
-        image = scene.image[at]
-        cosine = _dot(scene.query[query], scene.gallery[image])
-        cosine /= scene.query_norm[query] * scene.gallery_norm[image]
+def _grid(
+    row: Floats, norm: float, gallery: Floats, gallery_norm: Floats, images: Integers
+) -> int:
+    """Similarity of a query to an item by definition, on the grid: that of its nearest image."""
+    best = -UNLIMITED
+    for image in images:
+        cosine = _dot(row, gallery[image]) / (norm * gallery_norm[image])
         best = max(best, int(np.rint(cosine * GRID)))
     return best
 
 
 @compiled
-def _is_match(scene: Any, rule: int, query: int, item: int) -> bool:
-    """Whether an item of the query's identity is a match, not junk."""
-    camera, clothes = scene.query_labels[0, query], scene.query_labels[1, query]
-    if camera >= 0 and camera == scene.item_labels[0, item]:
-        return False
-    same = clothes >= 0 and clothes == scene.item_labels[1, item]
-    return rule == 0 or (rule == 1 and same) or (rule == 2 and not same)
+def _own_matches(
+    own: Integers, labels: Integers, items: Integers, rule: int, out: NDArray[np.bool_]
+) -> int:
+    """Mark which items of the query's identity are matches, not junk, and count them."""
+    found = 0
+    for at in range(own[1] - own[0]):
+        camera, clothes = items[0, own[0] + at], items[1, own[0] + at]
+        same = labels[1] >= 0 and labels[1] == clothes
+        right = rule == 0 or (rule == 1 and same) or (rule == 2 and not same)
+        out[at] = right and not (labels[0] >= 0 and labels[0] == camera)
+        found += out[at]
+    return found
 
 
 @compiled
 def num_matches(scene: Any, rule: int) -> Integers:
     """(Q,) true matches of each query."""
-    found = np.zeros(len(scene.own), dtype=np.int64)
+    own, labels, items = scene.own, scene.query_labels, scene.item_labels
+    found = np.empty(len(own), dtype=np.int64)
+    is_match = np.empty(items.shape[1], dtype=np.bool_)
     for query in range(len(found)):
-        for item in range(scene.own[query, 0], scene.own[query, 1]):
-            found[query] += _is_match(scene, rule, query, item)
+        found[query] = _own_matches(own[query], labels[query], items, rule, is_match)
     return found
 
 
@@ -146,12 +142,23 @@ def matches(scene: Any, rule: int, start: int, stop: int, ends: Integers) -> Int
         stop: The query after the last.
         ends: Where the matches of each of these queries begin, and the last end.
     """
+    own, labels, items = scene.own, scene.query_labels, scene.item_labels
+    gallery, gallery_norm, image, first = (
+        scene.gallery,
+        scene.gallery_norm,
+        scene.image,
+        scene.first,
+    )
     found = np.empty(ends[-1], dtype=np.int64)
+    is_match = np.empty(items.shape[1], dtype=np.bool_)
     for query in range(start, stop):
+        row, norm = scene.query[query], scene.query_norm[query]
+        _own_matches(own[query], labels[query], items, rule, is_match)
         at = begin = ends[query - start]
-        for item in range(scene.own[query, 0], scene.own[query, 1]):
-            if _is_match(scene, rule, query, item):
-                found[at] = _grid(scene, query, item)
+        for item in range(own[query, 0], own[query, 1]):
+            if is_match[item - own[query, 0]]:
+                images = image[first[item] : first[item + 1]]
+                found[at] = _grid(row, norm, gallery, gallery_norm, images)
                 at += 1
         found[begin:at].sort()
     return found
@@ -223,6 +230,9 @@ def count(
         The number of rows that were counted.
     """
     num_rows, num_columns = block.shape
+    room = min(budget, block.size) + num_columns
+    doubt_row, doubt_column = np.empty(room, dtype=np.int32), np.empty(room, dtype=np.int32)
+    num_doubts = 0
     most = 0
     for row in range(num_rows):
         most = max(most, ends[row + 1] - ends[row])
@@ -268,13 +278,51 @@ def count(
                 if reached < 0:
                     reached = _up_to(low[:size], values[column])
                     if reached > 0 and not high[reached - 1] < values[column]:
-                        budget -= 1
-                        exact = _grid(scene, query + row, item + start + column)
-                        reached = _up_to(grid, exact)
+                        doubt_row[num_doubts] = row
+                        doubt_column[num_doubts] = start + column
+                        num_doubts += 1
+                        continue
                 mine[reached] += 1
-        if budget < 0:
-            return row + 1
+        if num_doubts > budget:
+            num_rows = row + 1
+            break
+    rows, columns = doubt_row[:num_doubts], doubt_column[:num_doubts]
+    _settle(scene, rows, columns, num_columns, query, item, grids, ends, counts)
     return num_rows
+
+
+@compiled
+def _settle(
+    scene: Any,
+    rows: NDArray[np.int32],
+    columns: NDArray[np.int32],
+    num_columns: int,
+    query: int,
+    item: int,
+    grids: Integers,
+    ends: Integers,
+    counts: Integers,
+) -> None:
+    """Count the pairs in doubt by definition; see `count`."""
+    gallery, gallery_norm = scene.gallery, scene.gallery_norm
+    queries, query_norm = scene.query, scene.query_norm
+    image, first = scene.image, scene.first
+    # Column by column, so that a row of the large gallery is fetched once.
+    place = np.zeros(num_columns + 1, dtype=np.int64)
+    for column in columns:
+        place[column + 1] += 1
+    place = np.cumsum(place)
+    order = np.empty(len(rows), dtype=np.int64)
+    for at, column in enumerate(columns):
+        order[place[column]] = at
+        place[column] += 1
+    for at in order:
+        row, number = rows[at], item + columns[at]
+        images = image[first[number] : first[number + 1]]
+        own_row, own_norm = queries[query + row], query_norm[query + row]
+        exact = _grid(own_row, own_norm, gallery, gallery_norm, images)
+        reached = _up_to(grids[ends[row] : ends[row + 1]], exact)
+        counts[ends[row] + row + reached] += 1
 
 
 @compiled
