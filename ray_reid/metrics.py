@@ -1,9 +1,19 @@
-"""Retrieval metrics as Market-1501 defines them (Zheng et al., ICCV 2015), in plain NumPy.
+"""Retrieval metrics as Market-1501 defines them (Zheng et al., ICCV 2015), and ROC.
 
 AP is the rectangle, the mean of the precisions at the true matches, or the trapezoid of the
 data set's own code, which averages each with the precision just before it: half a point to three
 apart. mINP is the mean share of true matches among the images down to the last of them (Ye et al.,
 TPAMI 2021).
+
+Nothing is sorted, for all these figures need is the rank of each true match, and a rank is a count:
+1 + the true matches above + the wrong images as similar or more similar. Gallery images of one
+identity are laid side by side, so the wrong ones of a query are two plain stretches of its row of
+similarities. A table of the query's thresholds tells for each value at once how many matches it
+reaches. `ranking` makes the rows, block by block, and `counting` counts.
+
+Two similarities tie if they are equal on a grid of 2**-30. Similarity is the inner product of the
+rows as given, summed in double precision, over the product of their lengths. Of images that tie the
+wrong ones come first.
 """
 
 import itertools
@@ -16,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from ray_reid import ranking
+    from ray_reid import counting
 
 Labels = Sequence[Hashable] | NDArray[Any]
 """One label per row; None or NaN is null. Arrow columns and pandas series do too."""
@@ -26,7 +36,7 @@ AveragePrecision = Literal["rectangle", "trapezoid"]
 AVERAGE_PRECISIONS: tuple[str, ...] = get_args(AveragePrecision)
 
 RULES: Mapping[Protocol, int] = {"market": 0, "sc": 1, "cc": 2}
-"""What clothes a match wears, as `ranking` numbers it."""
+"""What clothes a match wears, as `counting` numbers it."""
 SIDES = ("query", "gallery")
 _Sides = tuple[Labels | None, Labels | None]
 
@@ -93,15 +103,12 @@ def evaluate(
             only one side has cameras, a protocol lacks its clothes, a track mixes identities,
             cameras or clothes, or no query has a true match.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {protocol!r}; choose from {list(PROTOCOLS)}")
+    rule = _rule(protocol, query_clothes)
     if average_precision not in AVERAGE_PRECISIONS:
         raise ValueError(
             f"unknown average_precision {average_precision!r}; choose from "
             f"{list(AVERAGE_PRECISIONS)}"
         )
-    if protocol != "market" and query_clothes is None:
-        raise ValueError(f"protocol {protocol!r} needs query_clothes and gallery_clothes")
     from ray_reid import ranking
 
     scene, found = _scene(
@@ -109,7 +116,7 @@ def evaluate(
         (query_identity, gallery_identity),
         (query_camera, gallery_camera),
         (query_clothes, gallery_clothes),
-        RULES[protocol],
+        rule,
         gallery_track,
     )
     valid = np.flatnonzero(found)
@@ -117,7 +124,7 @@ def evaluate(
         raise ValueError(_nothing(scene))
     scene, valid = _of_queries(scene, valid)
     trapezoid = average_precision == "trapezoid"
-    scored = ranking.rank(scene, RULES[protocol], found[valid], trapezoid, BLOCK)
+    scored = ranking.rank(scene, rule, found[valid], trapezoid, BLOCK)
     num_queries, num_items = len(valid), len(scene.first) - 1
     ap = np.full(len(found), np.nan)
     ap[valid] = scored[0]
@@ -131,6 +138,74 @@ def evaluate(
         num_skipped=len(found) - num_queries,
         ap=ap,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Roc:
+    """Verification: how many genuine pairs pass where few impostor pairs do."""
+
+    far: NDArray[np.float64]
+    """(N,) false accept rates asked for."""
+    tar: NDArray[np.float64]
+    """(N,) share of genuine pairs accepted (TAR@FAR)."""
+    threshold: NDArray[np.float64]
+    """(N,) cosine similarity above which a pair is accepted; -inf accepts all."""
+    num_genuine: int
+    num_impostor: int
+
+
+def roc(
+    query: NDArray[Any],
+    gallery: NDArray[Any],
+    *,
+    query_identity: Labels,
+    gallery_identity: Labels,
+    query_camera: Labels | None = None,
+    gallery_camera: Labels | None = None,
+    query_clothes: Labels | None = None,
+    gallery_clothes: Labels | None = None,
+    protocol: Protocol = "market",
+    gallery_track: Labels | None = None,
+    far: Sequence[float] = (1e-4, 1e-3, 1e-2),
+) -> Roc:
+    """True accept rate at false accept rates, over all pairs of a query and a gallery item.
+
+    A pair of one identity is genuine unless it is junk (see `evaluate`), one of two identities an
+    impostor, as is a query with a distractor. Queries with a null identity are left out. At a rate
+    f of n impostors, the threshold is the similarity of impostor floor(f n) + 1 from the top: at
+    most f n of them lie above it, and equals of it are refused. It is exact, on the grid of 2**-30.
+
+    Raises:
+        ValueError: As `evaluate`; if a rate is not between 0 and 1; or if no pair is an impostor.
+    """
+    from ray_reid import ranking
+
+    rates = np.asarray(far, dtype=np.float64)
+    if rates.ndim != 1 or not ((rates >= 0) & (rates <= 1)).all():
+        raise ValueError(f"far must be a list of rates between 0 and 1, not {far!r}")
+    rule = _rule(protocol, query_clothes)
+    scene, found = _scene(
+        (query, gallery),
+        (query_identity, gallery_identity),
+        (query_camera, gallery_camera),
+        (query_clothes, gallery_clothes),
+        rule,
+        gallery_track,
+    )
+    if not found.any():
+        raise ValueError(_nothing(scene))
+    scene, kept = _of_queries(scene, np.flatnonzero(scene.query_labels[:, 2] >= 0))
+    num_impostor = int((len(scene.first) - 1 - np.diff(scene.own, axis=1)).sum())
+    if not num_impostor:
+        raise ValueError("no pair is an impostor: all images have one identity")
+    allowed = np.floor(rates * num_impostor).astype(np.int64)
+    some = allowed < num_impostor
+    genuine, impostor = ranking.separate(scene, rule, found[kept], allowed[some], BLOCK)
+    threshold = np.full(len(rates), -np.inf)
+    threshold[some] = impostor
+    genuine.sort()
+    passed = len(genuine) - np.searchsorted(genuine, threshold, "right")
+    return Roc(rates, passed / len(genuine), threshold / GRID, len(genuine), num_impostor)
 
 
 def unit(embeddings: NDArray[Any], side: str) -> NDArray[np.float64]:
@@ -147,14 +222,14 @@ def _measured(
     embeddings: NDArray[Any], side: str
 ) -> tuple[NDArray[np.floating[Any]], NDArray[np.float64]]:
     """The rows in single or else double precision, and their lengths; 1 for a zero row."""
-    from ray_reid import ranking
+    from ray_reid import counting
 
     given = np.asarray(embeddings)
     kind = np.float32 if given.dtype in (np.float16, np.float32) else np.float64
     rows = np.require(given, kind, ["C_CONTIGUOUS", "WRITEABLE"])
     if rows.ndim != 2 or 0 in rows.shape:
         raise ValueError(f"{side} embeddings must be (N, D) with N, D > 0, not {rows.shape}")
-    norm = ranking.norms(rows)
+    norm = counting.norms(rows)
     broken = np.flatnonzero(~np.isfinite(norm))
     if broken.size:
         raise ValueError(
@@ -165,6 +240,14 @@ def _measured(
     return rows, norm
 
 
+def _rule(protocol: Protocol, clothes: Labels | None) -> int:
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}; choose from {list(PROTOCOLS)}")
+    if protocol != "market" and clothes is None:
+        raise ValueError(f"protocol {protocol!r} needs query_clothes and gallery_clothes")
+    return RULES[protocol]
+
+
 def _scene(
     embeddings: tuple[NDArray[Any], NDArray[Any]],
     identities: _Sides,
@@ -172,9 +255,9 @@ def _scene(
     clothes: _Sides,
     rule: int,
     gallery_track: Labels | None,
-) -> tuple["ranking.Scene", NDArray[np.int64]]:
+) -> tuple["counting.Scene", NDArray[np.int64]]:
     """What the kernels work on, and the number of true matches of each query."""
-    from ray_reid import ranking
+    from ray_reid import counting
 
     (query, query_norm), (gallery, gallery_norm) = (
         _measured(rows, side) for rows, side in zip(embeddings, SIDES, strict=True)
@@ -204,7 +287,7 @@ def _scene(
     image = image[np.repeat(first[:-1][order] - placed[:-1], lengths) + np.arange(len(image))]
     own = np.stack([np.searchsorted(in_order, identity[0], side) for side in ("left", "right")], 1)
     own[identity[0] < 0] = 0
-    scene = ranking.Scene(
+    scene = counting.Scene(
         query,
         gallery,
         query_norm,
@@ -212,15 +295,15 @@ def _scene(
         image,
         placed,
         own,
-        np.stack([camera[0], worn[0]], axis=1),
+        np.stack([camera[0], worn[0], identity[0]], axis=1),
         np.stack([camera[1][order], worn[1][order]]),
     )
-    return scene, ranking.num_matches(scene, rule)
+    return scene, counting.num_matches(scene, rule)
 
 
 def _of_queries(
-    scene: "ranking.Scene", kept: NDArray[np.int64]
-) -> tuple["ranking.Scene", NDArray[np.int64]]:
+    scene: "counting.Scene", kept: NDArray[np.int64]
+) -> tuple["counting.Scene", NDArray[np.int64]]:
     """Some queries alone, those of an identity together: they read the same gallery rows."""
     kept = kept[np.argsort(scene.own[kept, 0], kind="stable")]
     scene = scene._replace(
@@ -296,10 +379,10 @@ def _is_null(value: Hashable) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _nothing(scene: "ranking.Scene") -> str:
+def _nothing(scene: "counting.Scene") -> str:
     known = int((scene.own[:, 0] < scene.own[:, 1]).sum())
     return (
-        f"no query has a true match in the gallery from another camera: {len(scene.query)} queries, "
-        f"{len(scene.gallery)} gallery images; {known} queries have their identity in the gallery, "
-        "but only under their own camera"
+        "no query has a true match in the gallery from another camera: "
+        f"{len(scene.query)} queries, {len(scene.gallery)} gallery images; {known} queries have "
+        "their identity in the gallery, but only under their own camera"
     )

@@ -1,11 +1,10 @@
-"""Counting kernels of `metrics`: how many gallery items are as similar to a query as its matches.
+"""Ranks and ROC from the similarity matrix, of which only blocks are ever in memory.
 
-Rows are compared twice. `proxies` is the product in single precision, in blocks, with a proven bound
-of its error; the kernels decide by it every pair that the bound lets them decide. The few pairs left
-are computed by `_grid` in double precision with the sums in a fixed order, so what is counted is a
-function of the two rows alone: no block size, number of threads or BLAS can change a figure. Should
-the single precision leave too many (a collapsed model, whose images are all alike), the rest of the
-blocks are products in double precision.
+A block is a product in single precision, with a proven bound of its error. By it `counting` decides
+what the bound lets it decide; the few pairs in doubt are computed in double precision. So a count
+is a function of the rows alone: no block size, number of threads or BLAS changes a figure. Where
+single precision leaves too much in doubt (a collapsed model, to which all images are alike), the
+rest of the blocks are products in double precision.
 """
 
 import math
@@ -13,351 +12,41 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-Floats = NDArray[np.floating[Any]]
-Integers = NDArray[np.int64]
-Done = TypeVar("Done")
+from ray_reid.counting import (
+    CELL,
+    CELLS,
+    GRID,
+    UNLIMITED,
+    Floats,
+    Integers,
+    Scene,
+    count,
+    matches,
+    nearest,
+    project,
+    score,
+    tally,
+    tally_again,
+    unit,
+)
 
-# Similarities are compared on this grid; see `metrics`.
-GRID = 2.0**30
-# Cells into which the span of a query's thresholds is divided.
-BINS = 4096
-# Of a block, the share of pairs above which recomputing them costs more than double precision.
+Done = TypeVar("Done")
+Precision = type[np.float32] | type[np.float64]
+
+# Of a block, the share of pairs in doubt above which double precision costs less than they do.
 TOO_MANY = 0.1
 # Queries in a block at most: enough for a product at full speed.
 ROWS = 512
 CENTRE_ROWS = 1024
-UNLIMITED = 1 << 62
 
-compiled = numba.njit(cache=True, nogil=True)
 # The number of BLAS threads belongs to the process, so one caller at a time may change it.
 _blas = threading.Lock()
-
-
-class Scene(NamedTuple):
-    """Q queries and G images as I items of one or more images; items of an identity adjoin.
-
-    Attributes:
-        query: (Q, D) as given, not normalised.
-        gallery: (G, D) likewise, in the order given.
-        query_norm: (Q,) 1 for a zero row.
-        gallery_norm: (G,) likewise.
-        image: (G,) row of the gallery, item after item.
-        first: (I + 1,) where each item begins in `image`.
-        own: (Q, 2) first and last-but-one item of the query's identity.
-        query_labels: (Q, 2) camera and clothes; -1 is null.
-        item_labels: (2, I) likewise.
-    """
-
-    query: Floats
-    gallery: Floats
-    query_norm: Floats
-    gallery_norm: Floats
-    image: Integers
-    first: Integers
-    own: Integers
-    query_labels: Integers
-    item_labels: Integers
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc"})
-def _dot(one: Floats, other: Floats) -> float:
-    """Inner product in double precision; the compiler sums in one order, the same for all pairs."""
-    total = 0.0
-    for i in range(len(one)):
-        total += np.float64(one[i]) * np.float64(other[i])
-    return total
-
-
-@compiled
-def _norms(rows: Floats, out: Floats) -> None:
-    for n in range(len(rows)):
-        out[n] = np.sqrt(_dot(rows[n], rows[n]))
-
-
-@compiled
-def _unit(rows: Floats, norm: Floats, take: Integers, centre: Floats, out: Floats) -> float:
-    """Write the unit rows `take` minus a centre; return the length of the longest."""
-    longest = 0.0
-    for n in range(len(take)):
-        row, scale = rows[take[n]], 1.0 / norm[take[n]]
-        for i in range(len(row)):
-            out[n, i] = np.float64(row[i]) * scale - centre[i]
-        longest = max(longest, _dot(out[n], out[n]))
-    return np.sqrt(longest)
-
-
-@compiled
-def _grid(
-    row: Floats, norm: float, gallery: Floats, gallery_norm: Floats, images: Integers
-) -> int:
-    """Similarity of a query to an item by definition, on the grid: that of its nearest image."""
-    best = -UNLIMITED
-    for image in images:
-        cosine = _dot(row, gallery[image]) / (norm * gallery_norm[image])
-        best = max(best, int(np.rint(cosine * GRID)))
-    return best
-
-
-@compiled
-def _own_matches(
-    own: Integers, labels: Integers, items: Integers, rule: int, out: NDArray[np.bool_]
-) -> int:
-    """Mark which items of the query's identity are matches, not junk, and count them."""
-    found = 0
-    for at in range(own[1] - own[0]):
-        camera, clothes = items[0, own[0] + at], items[1, own[0] + at]
-        same = labels[1] >= 0 and labels[1] == clothes
-        right = rule == 0 or (rule == 1 and same) or (rule == 2 and not same)
-        out[at] = right and not (labels[0] >= 0 and labels[0] == camera)
-        found += out[at]
-    return found
-
-
-@compiled
-def num_matches(scene: Any, rule: int) -> Integers:
-    """(Q,) true matches of each query."""
-    own, labels, items = scene.own, scene.query_labels, scene.item_labels
-    found = np.empty(len(own), dtype=np.int64)
-    is_match = np.empty(items.shape[1], dtype=np.bool_)
-    for query in range(len(found)):
-        found[query] = _own_matches(own[query], labels[query], items, rule, is_match)
-    return found
-
-
-@compiled
-def matches(scene: Any, rule: int, start: int, stop: int, ends: Integers) -> Integers:
-    """Similarities of the true matches of some queries on the grid, each query's ascending.
-
-    Args:
-        scene: A Scene.
-        rule: What clothes a match wears; 0: any, 1: the query's, 2: others.
-        start: First query.
-        stop: The query after the last.
-        ends: Where the matches of each of these queries begin, and the last end.
-    """
-    own, labels, items = scene.own, scene.query_labels, scene.item_labels
-    gallery, gallery_norm, image, first = (
-        scene.gallery,
-        scene.gallery_norm,
-        scene.image,
-        scene.first,
-    )
-    found = np.empty(ends[-1], dtype=np.int64)
-    is_match = np.empty(items.shape[1], dtype=np.bool_)
-    for query in range(start, stop):
-        row, norm = scene.query[query], scene.query_norm[query]
-        _own_matches(own[query], labels[query], items, rule, is_match)
-        at = begin = ends[query - start]
-        for item in range(own[query, 0], own[query, 1]):
-            if is_match[item - own[query, 0]]:
-                images = image[first[item] : first[item + 1]]
-                found[at] = _grid(row, norm, gallery, gallery_norm, images)
-                at += 1
-        found[begin:at].sort()
-    return found
-
-
-@compiled
-def _nearest(block: Floats, first: Integers, out: Floats) -> None:
-    """Reduce the columns of images to items."""
-    for row in range(len(block)):
-        for item in range(len(first) - 1):
-            best = block[row, first[item] - first[0]]
-            for at in range(first[item] + 1, first[item + 1]):
-                best = max(best, block[row, at - first[0]])
-            out[row, item] = best
-
-
-@compiled
-def _cells(values: Floats, base: float, scale: float, out: NDArray[np.int32]) -> None:
-    """Divide values into bins; never decreasing in the value, so bounds are placed by it too."""
-    zero, top = values.dtype.type(0), values.dtype.type(BINS - 1)
-    for i in range(len(values)):
-        out[i] = np.int32(min(max((values[i] - base) * scale, zero), top))
-
-
-@compiled
-def _up_to(values: Any, key: Any) -> int:
-    """How many of the ascending values are at most the key."""
-    low, high = 0, len(values)
-    while low < high:
-        middle = (low + high) // 2
-        if values[middle] <= key:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@compiled
-def count(
-    scene: Any,
-    block: Floats,
-    error: float,
-    shift: Floats,
-    query: int,
-    item: int,
-    grids: Integers,
-    ends: Integers,
-    budget: int,
-    counts: Integers,
-) -> int:
-    """Count the wrong items of a block by how many matches of the query they reach.
-
-    Every match makes a threshold, and a band around it in which the proxy cannot tell. A table over
-    the bins of the span of all thresholds gives the count at once for a bin that no band touches.
-
-    Args:
-        scene: A Scene.
-        block: (R, C) similarity to within `error`, less `shift`.
-        error: Bound of the proxy's error.
-        shift: (R,) what has been taken from each row.
-        query: The first row's query.
-        item: The first column's item.
-        grids: Thresholds of all rows, as `matches` gives them.
-        ends: (R + 1,) where those of each row begin.
-        budget: Pairs that may be recomputed before giving up.
-        counts: Those of row r begin at `ends[r] + r`: items that reach 0, 1, ... of its matches.
-
-    Returns:
-        The number of rows that were counted.
-    """
-    num_rows, num_columns = block.shape
-    room = min(budget, block.size) + num_columns
-    doubt_row, doubt_column = np.empty(room, dtype=np.int32), np.empty(room, dtype=np.int32)
-    num_doubts = 0
-    most = 0
-    for row in range(num_rows):
-        most = max(most, ends[row + 1] - ends[row])
-    # Buffers of the block's own type, lest single precision be promoted.
-    low, high = np.empty(most, block.dtype), np.empty(most, block.dtype)
-    scaling = np.empty(2, block.dtype)
-    table = np.empty(BINS, dtype=np.int32)
-    low_cell, high_cell = np.empty(most, dtype=np.int32), np.empty(most, dtype=np.int32)
-    cell, kept = np.empty(num_columns, dtype=np.int32), np.empty(num_columns, dtype=np.int32)
-    for row in range(num_rows):
-        grid = grids[ends[row] : ends[row + 1]]
-        size = len(grid)
-        for k in range(size):
-            threshold = (grid[k] - 0.5) / GRID - shift[row]
-            low[k], high[k] = threshold - error, threshold + error
-        # Two bins lie below the lowest band, so what falls into bin 0 reaches nothing.
-        width = max((np.float64(high[size - 1]) - low[0]) / (BINS - 8), error)
-        scaling[0], scaling[1] = low[0] - 2.0 * width, 1.0 / width
-        _cells(low[:size], scaling[0], scaling[1], low_cell)
-        _cells(high[:size], scaling[0], scaling[1], high_cell)
-        done = 0
-        for k in range(size):
-            for bin_ in range(done, low_cell[k]):
-                table[bin_] = k
-            for bin_ in range(max(done, low_cell[k]), high_cell[k] + 1):
-                table[bin_] = -1
-            done = max(done, high_cell[k] + 1)
-        table[done:] = size
-        mine = counts[ends[row] + row : ends[row + 1] + row + 1]
-        own_first = min(max(scene.own[query + row, 0] - item, 0), num_columns)
-        own_last = min(max(scene.own[query + row, 1] - item, own_first), num_columns)
-        for side in range(2):
-            start, stop = (0, own_first) if side == 0 else (own_last, num_columns)
-            values = block[row, start:stop]
-            _cells(values, scaling[0], scaling[1], cell)
-            num_kept = 0
-            for column in range(len(values)):
-                kept[num_kept] = column
-                num_kept += cell[column] > 0
-            for at in range(num_kept):
-                column = kept[at]
-                reached = table[cell[column]]
-                if reached < 0:
-                    reached = _up_to(low[:size], values[column])
-                    if reached > 0 and not high[reached - 1] < values[column]:
-                        doubt_row[num_doubts] = row
-                        doubt_column[num_doubts] = start + column
-                        num_doubts += 1
-                        continue
-                mine[reached] += 1
-        if num_doubts > budget:
-            num_rows = row + 1
-            break
-    rows, columns = doubt_row[:num_doubts], doubt_column[:num_doubts]
-    _settle(scene, rows, columns, num_columns, query, item, grids, ends, counts)
-    return num_rows
-
-
-@compiled
-def _settle(
-    scene: Any,
-    rows: NDArray[np.int32],
-    columns: NDArray[np.int32],
-    num_columns: int,
-    query: int,
-    item: int,
-    grids: Integers,
-    ends: Integers,
-    counts: Integers,
-) -> None:
-    """Count the pairs in doubt by definition; see `count`."""
-    gallery, gallery_norm = scene.gallery, scene.gallery_norm
-    queries, query_norm = scene.query, scene.query_norm
-    image, first = scene.image, scene.first
-    # Column by column, so that a row of the large gallery is fetched once.
-    place = np.zeros(num_columns + 1, dtype=np.int64)
-    for column in columns:
-        place[column + 1] += 1
-    place = np.cumsum(place)
-    order = np.empty(len(rows), dtype=np.int64)
-    for at, column in enumerate(columns):
-        order[place[column]] = at
-        place[column] += 1
-    for at in order:
-        row, number = rows[at], item + columns[at]
-        images = image[first[number] : first[number + 1]]
-        own_row, own_norm = queries[query + row], query_norm[query + row]
-        exact = _grid(own_row, own_norm, gallery, gallery_norm, images)
-        reached = _up_to(grids[ends[row] : ends[row + 1]], exact)
-        counts[ends[row] + row + reached] += 1
-
-
-@compiled
-def score(
-    counts: Integers, ends: Integers, trapezoid: bool, ap: Floats, inp: Floats, first: Integers
-) -> None:
-    """Average precision, inverse negative penalty and first rank from the counts of some queries."""
-    for row in range(len(ap)):
-        size = ends[row + 1] - ends[row]
-        above, total, rank = 0, 0.0, 0
-        for found in range(1, size + 1):
-            above += counts[ends[row] + row + size + 1 - found]
-            rank = above + found
-            precision = found / rank
-            if trapezoid:
-                # Before the first image of a ranking precision is 1.
-                before = (found - 1) / (rank - 1) if rank > 1 else 1.0
-                precision = (precision + before) / 2
-            total += precision
-            if found == 1:
-                first[row] = rank
-        ap[row], inp[row] = total / size, size / rank
-
-
-@compiled
-def _project(rows: Floats, norm: Floats, centre: Floats, out: Floats) -> None:
-    for n in range(len(rows)):
-        out[n] = _dot(rows[n], centre) / norm[n]
-
-
-def norms(rows: Floats) -> Floats:
-    """(N,) lengths of the rows."""
-    out = np.empty(len(rows))
-    _norms(rows, out)
-    return out
 
 
 class Proxies:
@@ -377,7 +66,7 @@ class Proxies:
         self._nothing = np.zeros(dimensions)
         sample = np.arange(0, num_images, max(1, num_images // CENTRE_ROWS))
         some = np.empty((len(sample), dimensions))
-        _unit(scene.gallery, scene.gallery_norm, sample, self._nothing, some)
+        unit(scene.gallery, scene.gallery_norm, sample, self._nothing, some)
         # Any centre gives the same ranking. What is left of the rows near the mean is short, and
         # with it the rounding error.
         self._centre = some.mean(axis=0)
@@ -392,27 +81,34 @@ class Proxies:
         count = len(self.scene.query)
         return [slice(at, min(at + self.rows, count)) for at in range(0, count, self.rows)]
 
-    def block(self, rows: slice, tile: int, kind: type[np.floating[Any]]) -> tuple[Floats, float]:
+    def block(self, rows: slice, tile: int, kind: Precision) -> tuple[Floats, float]:
         """Similarities of some queries to the items of a tile, less `shift`, and their error."""
         scene, items = self.scene, self.tiles[tile]
         first = scene.first[items.start : items.stop + 1]
         images = slice(first[0], first[-1])
+        query: Floats
+        gallery: Floats
         if kind is np.float32:
             query, gallery = self._query[rows], self._gallery[images]
         else:
             query = np.empty((rows.stop - rows.start, scene.query.shape[1]))
             gallery = np.empty((images.stop - images.start, scene.query.shape[1]))
             take = np.arange(rows.start, rows.stop)
-            _unit(scene.query, scene.query_norm, take, self._nothing, query)
-            _unit(scene.gallery, scene.gallery_norm, scene.image[images], self._centre, gallery)
+            unit(scene.query, scene.query_norm, take, self._nothing, query)
+            unit(scene.gallery, scene.gallery_norm, scene.image[images], self._centre, gallery)
         block = query @ gallery.T
         if len(first) - 1 < block.shape[1]:
             reduced = np.empty((len(block), len(first) - 1), dtype=kind)
-            _nearest(block, first, reduced)
+            nearest(block, first, reduced)
             block = reduced
         return block, self._error(tile, kind)
 
-    def _error(self, tile: int, kind: type[np.floating[Any]]) -> float:
+    @property
+    def largest_error(self) -> float:
+        """Bound for every block in single precision."""
+        return max(self._error(tile, np.float32) for tile in range(len(self.tiles)))
+
+    def _error(self, tile: int, kind: Precision) -> float:
         """How far a block may be from `_grid` before it rounds to the grid.
 
         A sum of n products in any order is off by at most n u / (1 - n u) times the lengths of both
@@ -426,16 +122,14 @@ class Proxies:
 
     def _prepare_queries(self, rows: slice) -> None:
         scene, take = self.scene, np.arange(rows.start, rows.stop)
-        _unit(scene.query, scene.query_norm, take, self._nothing, self._query[rows])
-        _project(
-            scene.query[rows], scene.query_norm[rows], self._centre, self.shift[rows]
-        )
+        unit(scene.query, scene.query_norm, take, self._nothing, self._query[rows])
+        project(scene.query[rows], scene.query_norm[rows], self._centre, self.shift[rows])
 
     def _prepare_tile(self, items: slice) -> float:
         scene = self.scene
         images = slice(scene.first[items.start], scene.first[items.stop])
         take, out = scene.image[images], self._gallery[images]
-        return _unit(scene.gallery, scene.gallery_norm, take, self._centre, out)
+        return unit(scene.gallery, scene.gallery_norm, take, self._centre, out)
 
 
 def _tiles(first: Integers, images: int) -> list[slice]:
@@ -530,3 +224,90 @@ def _count(
         UNLIMITED if precise else int(TOO_MANY * block.size),
         counts[done:],
     )
+
+
+def separate(
+    scene: Scene, rule: int, found: Integers, places: Integers, size: int
+) -> tuple[Integers, Integers]:
+    """Similarities of genuine pairs, and of some impostor pairs, on the grid.
+
+    Radix selection: one pass over the matrix finds the cells in which the impostors lie, a second
+    one their steps. Memory does not grow with the matrix.
+
+    Args:
+        scene: Queries that have an identity.
+        rule: See `matches`.
+        found: (Q,) number of matches of each.
+        places: Which impostors are asked for; 0 is the most similar one.
+        size: Similarities in memory at a time.
+
+    Returns:
+        All genuine similarities, and those of the impostors asked for.
+    """
+    with workers() as hands:
+        proxies = Proxies(scene, size, hands)
+
+        def first_pass(rows: slice) -> tuple[Integers, Integers]:
+            ends = np.r_[0, np.cumsum(found[rows])]
+            coarse = np.zeros(CELLS, dtype=np.int64)
+            for tile, items in enumerate(proxies.tiles):
+                block, _ = proxies.block(rows, tile, np.float32)
+                tally(scene, block, proxies.shift[rows], rows.start, items.start, coarse)
+            return matches(scene, rule, rows.start, rows.stop, ends), coarse
+
+        stripes = hands.map(first_pass, proxies.stripes())
+        genuine = np.concatenate([part for part, _ in stripes])
+        coarse = np.sum([part for _, part in stripes], axis=0)
+        # An order statistic moves by no more than the values do.
+        reach = math.ceil(proxies.largest_error * GRID / CELL) + 1
+        asked = np.zeros(CELLS, dtype=bool)
+        asked[_cell_of(coarse, places)] = True
+        marked, near = _widened(asked, reach), _widened(asked, 2 * reach)
+        place = np.where(marked, (np.cumsum(marked) - 1) * CELL, -1)
+        precise = coarse[near].sum() > TOO_MANY * coarse.sum()
+        kind: Precision = np.float64 if precise else np.float32
+        coarse[:] = 0
+        fine = np.zeros(int(marked.sum()) * CELL, dtype=np.int64)
+        together = threading.Lock()
+
+        def second_pass(rows: slice) -> None:
+            own_coarse, own_fine = np.zeros_like(coarse), np.zeros_like(fine)
+            shift = proxies.shift[rows]
+            for tile, items in enumerate(proxies.tiles):
+                block, error = proxies.block(rows, tile, kind)
+                tally_again(
+                    scene,
+                    block,
+                    error,
+                    shift,
+                    rows.start,
+                    items.start,
+                    near,
+                    place,
+                    own_coarse,
+                    own_fine,
+                )
+            with together:
+                np.add(coarse, own_coarse, out=coarse)
+                np.add(fine, own_fine, out=fine)
+
+        hands.map(second_pass, proxies.stripes())
+    cells = _cell_of(coarse, places)
+    above = coarse.sum() - np.cumsum(coarse)
+    impostors = np.empty(len(places), dtype=np.int64)
+    for at, (cell, wanted) in enumerate(zip(cells, places, strict=True)):
+        steps = fine[place[cell] : place[cell] + CELL]
+        step = _cell_of(steps, np.array([wanted - above[cell]]))[0]
+        impostors[at] = cell * CELL + step - int(GRID)
+    return genuine, impostors
+
+
+def _cell_of(counts: Integers, places: Integers) -> Integers:
+    """The cell that holds each place from the top, 0 being the last filled one."""
+    return len(counts) - 1 - np.searchsorted(np.cumsum(counts[::-1]), places, "right")
+
+
+def _widened(marks: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+    """Marks on all cells within some of a marked one."""
+    wide = np.convolve(marks, np.ones(2 * by + 1, dtype=np.int64), "full")
+    return wide[by : by + len(marks)] > 0
