@@ -11,7 +11,7 @@ MSMT17's (11.3 GB); an argsort in NumPy 0.7 s and 2.4 s at the first two.
 """
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -123,7 +123,10 @@ def measure(runs: int, share: float) -> Iterator[Figure]:
             embeddings, labels = draw(size, share, noise)
             count, images = len(embeddings[0]), len(embeddings[1])
             out = np.empty((min(STRIPE, count), images), dtype=np.float32)
-            works = [partial(score, embeddings, labels), partial(product, embeddings, out)]
+            works: list[Callable[[], object]] = [
+                partial(score, embeddings, labels),
+                partial(product, embeddings, out),
+            ]
             sorts = size.sorts and model == "good"
             if sorts:
                 works.append(partial(argsort, embeddings, labels))

@@ -214,19 +214,17 @@ def unit(embeddings: NDArray[Any], side: str) -> NDArray[np.float64]:
     Raises:
         ValueError: If they are not a non-empty (N, D) array of finite numbers.
     """
-    rows, norm = _measured(embeddings, side)
+    rows, norm = _measured(np.asarray(embeddings), side, np.float64)
     return rows / norm[:, None]
 
 
 def _measured(
-    embeddings: NDArray[Any], side: str
+    embeddings: NDArray[Any], side: str, kind: type[np.float32] | type[np.float64]
 ) -> tuple[NDArray[np.floating[Any]], NDArray[np.float64]]:
-    """The rows in single or else double precision, and their lengths; 1 for a zero row."""
+    """The rows in a precision, and their lengths; 1 for a zero row."""
     from ray_reid import counting
 
-    given = np.asarray(embeddings)
-    kind = np.float32 if given.dtype in (np.float16, np.float32) else np.float64
-    rows = np.require(given, kind, ["C_CONTIGUOUS", "WRITEABLE"])
+    rows = np.require(embeddings, kind, ["C_CONTIGUOUS", "WRITEABLE"])
     if rows.ndim != 2 or 0 in rows.shape:
         raise ValueError(f"{side} embeddings must be (N, D) with N, D > 0, not {rows.shape}")
     norm = counting.norms(rows)
@@ -259,8 +257,12 @@ def _scene(
     """What the kernels work on, and the number of true matches of each query."""
     from ray_reid import counting
 
+    given = [np.asarray(rows) for rows in embeddings]
+    # One precision for both sides: the kernels are compiled for each.
+    single = all(rows.dtype in (np.float16, np.float32) for rows in given)
+    kind = np.float32 if single else np.float64
     (query, query_norm), (gallery, gallery_norm) = (
-        _measured(rows, side) for rows, side in zip(embeddings, SIDES, strict=True)
+        _measured(rows, side, kind) for rows, side in zip(given, SIDES, strict=True)
     )
     if query.shape[1] != gallery.shape[1]:
         raise ValueError(

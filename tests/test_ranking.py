@@ -95,7 +95,7 @@ def test_a_copy_of_a_match_under_another_identity_always_comes_first():
     # The wrong copies have other lengths, and lie far from the matches in the gallery.
     found = metrics.evaluate(
         query,
-        np.concatenate([match, 3 * match[::-1]]),
+        np.concatenate([match, 4 * match[::-1]]),
         query_identity=np.arange(40),
         gallery_identity=np.concatenate([np.arange(40), np.full(40, 99)]),
     )
