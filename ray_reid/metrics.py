@@ -1,18 +1,32 @@
-"""Retrieval metrics as Market-1501 defines them (Zheng et al., ICCV 2015), in plain NumPy.
+"""Retrieval metrics as Market-1501 defines them (Zheng et al., ICCV 2015), and ROC.
 
 AP is the rectangle, the mean of the precisions at the true matches, or the trapezoid of the
 data set's own code, which averages each with the precision just before it: half a point to three
 apart. mINP is the mean share of true matches among the images down to the last of them (Ye et al.,
 TPAMI 2021).
+
+Nothing is sorted, for all these figures need is the rank of each true match, and a rank is a count:
+1 + the true matches above + the wrong images as similar or more similar. Gallery images of one
+identity are laid side by side, so the wrong ones of a query are two plain stretches of its row of
+similarities. A table of the query's thresholds tells for each value at once how many matches it
+reaches. `ranking` makes the rows, block by block, and `counting` counts.
+
+Two similarities tie if they are equal on a grid of 2**-30. Similarity is the inner product of the
+rows as given, summed in double precision, over the product of their lengths. Of images that tie the
+wrong ones come first.
 """
 
+import itertools
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ray_reid import counting
 
 Labels = Sequence[Hashable] | NDArray[Any]
 """One label per row; None or NaN is null. Arrow columns and pandas series do too."""
@@ -21,12 +35,16 @@ PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 AveragePrecision = Literal["rectangle", "trapezoid"]
 AVERAGE_PRECISIONS: tuple[str, ...] = get_args(AveragePrecision)
 
-# Similarities are compared on this grid. It is coarse enough that equal vectors tie although the
-# matrix product adds in another order for every row, and finer than float32 embeddings can tell.
+RULES: Mapping[Protocol, int] = {"market": 0, "sc": 1, "cc": 2}
+"""What clothes a match wears, as `counting` numbers it."""
+SIDES = ("query", "gallery")
+_Sides = tuple[Labels | None, Labels | None]
+
+# Similarities are compared on this grid. It is coarse enough that vectors tie which are equal but
+# for rounding, and finer than float32 embeddings can tell.
 GRID = 2.0**30
-EXCLUDED = np.iinfo(np.int32).min
-# Similarities in memory at a time: 16 MB in double precision.
-BLOCK = 2_000_000
+# Similarities in memory at a time in each thread: 4 MB in single precision.
+BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,46 +103,109 @@ def evaluate(
             only one side has cameras, a protocol lacks its clothes, a track mixes identities,
             cameras or clothes, or no query has a true match.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {protocol!r}; choose from {list(PROTOCOLS)}")
+    rule = _rule(protocol, query_clothes)
     if average_precision not in AVERAGE_PRECISIONS:
         raise ValueError(
             f"unknown average_precision {average_precision!r}; choose from "
             f"{list(AVERAGE_PRECISIONS)}"
         )
-    if protocol != "market" and query_clothes is None:
-        raise ValueError(f"protocol {protocol!r} needs query_clothes and gallery_clothes")
-    queries, images = unit(query, "query"), unit(gallery, "gallery")
-    if queries.shape[1] != images.shape[1]:
-        raise ValueError(
-            f"query embeddings have {queries.shape[1]} dimensions but gallery embeddings "
-            f"{images.shape[1]}; both must come from one model"
-        )
-    sizes = len(queries), len(images)
-    identity = _codes("identity", sizes, query_identity, gallery_identity)
-    camera = _codes("camera", sizes, query_camera, gallery_camera)
-    clothes = _codes("clothes", sizes, query_clothes, gallery_clothes)
-    starts = None
-    if gallery_track is not None:
-        order, starts = _tracks(gallery_track, len(images))
-        images = images[order]
-        labels = {"identity": identity, "camera": camera, "clothes": clothes}
-        identity, camera, clothes = (
-            (codes[0], _of_tracks(name, codes[1][order], starts)) for name, codes in labels.items()
-        )
-    pairs = _Pairs(identity, camera, clothes, protocol)
-    ap, inp, first = _score(queries, images, pairs, average_precision, starts)
-    valid = first > 0
-    if not valid.any():
-        raise ValueError(_nothing(sizes, identity))
+    from ray_reid import ranking
+
+    scene, found = _scene(
+        (query, gallery),
+        (query_identity, gallery_identity),
+        (query_camera, gallery_camera),
+        (query_clothes, gallery_clothes),
+        rule,
+        gallery_track,
+    )
+    valid = np.flatnonzero(found)
+    if not valid.size:
+        raise ValueError(_nothing(scene))
+    scene, valid = _of_queries(scene, valid)
+    trapezoid = average_precision == "trapezoid"
+    scored = ranking.rank(scene, rule, found[valid], trapezoid, BLOCK)
+    num_queries, num_items = len(valid), len(scene.first) - 1
+    ap = np.full(len(found), np.nan)
+    ap[valid] = scored[0]
+    first = np.bincount(scored[2] - 1, minlength=num_items)
     return Metrics(
-        mAP=float(ap[valid].mean()),
-        cmc=np.cumsum(np.bincount(first[valid] - 1, minlength=len(identity[1]))) / valid.sum(),
-        mINP=float(inp[valid].mean()),
-        num_queries=int(valid.sum()),
-        num_skipped=int((~valid).sum()),
+        # Rounded once, so that the order of the queries does not matter.
+        mAP=math.fsum(scored[0]) / num_queries,
+        cmc=np.cumsum(first) / num_queries,
+        mINP=math.fsum(scored[1]) / num_queries,
+        num_queries=num_queries,
+        num_skipped=len(found) - num_queries,
         ap=ap,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Roc:
+    """Verification: how many genuine pairs pass where few impostor pairs do."""
+
+    far: NDArray[np.float64]
+    """(N,) false accept rates asked for."""
+    tar: NDArray[np.float64]
+    """(N,) share of genuine pairs accepted (TAR@FAR)."""
+    threshold: NDArray[np.float64]
+    """(N,) cosine similarity above which a pair is accepted; -inf accepts all."""
+    num_genuine: int
+    num_impostor: int
+
+
+def roc(
+    query: NDArray[Any],
+    gallery: NDArray[Any],
+    *,
+    query_identity: Labels,
+    gallery_identity: Labels,
+    query_camera: Labels | None = None,
+    gallery_camera: Labels | None = None,
+    query_clothes: Labels | None = None,
+    gallery_clothes: Labels | None = None,
+    protocol: Protocol = "market",
+    gallery_track: Labels | None = None,
+    far: Sequence[float] = (1e-4, 1e-3, 1e-2),
+) -> Roc:
+    """True accept rate at false accept rates, over all pairs of a query and a gallery item.
+
+    A pair of one identity is genuine unless it is junk (see `evaluate`), one of two identities an
+    impostor, as is a query with a distractor. Queries with a null identity are left out. At a rate
+    f of n impostors, the threshold is the similarity of impostor floor(f n) + 1 from the top: at
+    most f n of them lie above it, and equals of it are refused. It is exact, on the grid of 2**-30.
+
+    Raises:
+        ValueError: As `evaluate`; if a rate is not between 0 and 1; or if no pair is an impostor.
+    """
+    from ray_reid import ranking
+
+    rates = np.asarray(far, dtype=np.float64)
+    if rates.ndim != 1 or not ((rates >= 0) & (rates <= 1)).all():
+        raise ValueError(f"far must be a list of rates between 0 and 1, not {far!r}")
+    rule = _rule(protocol, query_clothes)
+    scene, found = _scene(
+        (query, gallery),
+        (query_identity, gallery_identity),
+        (query_camera, gallery_camera),
+        (query_clothes, gallery_clothes),
+        rule,
+        gallery_track,
+    )
+    if not found.any():
+        raise ValueError(_nothing(scene))
+    scene, kept = _of_queries(scene, np.flatnonzero(scene.query_labels[:, 2] >= 0))
+    num_impostor = int((len(scene.first) - 1 - np.diff(scene.own, axis=1)).sum())
+    if not num_impostor:
+        raise ValueError("no pair is an impostor: all images have one identity")
+    allowed = np.floor(rates * num_impostor).astype(np.int64)
+    some = allowed < num_impostor
+    genuine, impostor = ranking.separate(scene, rule, found[kept], allowed[some], BLOCK)
+    threshold = np.full(len(rates), -np.inf)
+    threshold[some] = impostor
+    genuine.sort()
+    passed = len(genuine) - np.searchsorted(genuine, threshold, "right")
+    return Roc(rates, passed / len(genuine), threshold / GRID, len(genuine), num_impostor)
 
 
 def unit(embeddings: NDArray[Any], side: str) -> NDArray[np.float64]:
@@ -133,100 +214,107 @@ def unit(embeddings: NDArray[Any], side: str) -> NDArray[np.float64]:
     Raises:
         ValueError: If they are not a non-empty (N, D) array of finite numbers.
     """
-    rows = np.array(embeddings, dtype=np.float64)
+    rows, norm = _measured(np.asarray(embeddings), side, np.float64)
+    return rows / norm[:, None]
+
+
+def _measured(
+    embeddings: NDArray[Any], side: str, kind: type[np.float32] | type[np.float64]
+) -> tuple[NDArray[np.floating[Any]], NDArray[np.float64]]:
+    """The rows in a precision, and their lengths; 1 for a zero row."""
+    from ray_reid import counting
+
+    rows = np.require(embeddings, kind, ["C_CONTIGUOUS", "WRITEABLE"])
     if rows.ndim != 2 or 0 in rows.shape:
         raise ValueError(f"{side} embeddings must be (N, D) with N, D > 0, not {rows.shape}")
-    norm = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+    norm = counting.norms(rows)
     broken = np.flatnonzero(~np.isfinite(norm))
     if broken.size:
         raise ValueError(
             f"{side} embedding {broken[0]} is not finite, as are {broken.size} of {len(rows)}; "
             "embeddings must not hold NaN or infinity"
         )
-    rows /= np.where(norm > 0, norm, 1.0)[:, None]
-    return rows
+    norm[norm == 0] = 1
+    return rows, norm
 
 
-class _Pairs:
-    """The pairs of query and gallery rows with one identity, and which of them are junk."""
-
-    def __init__(
-        self,
-        identity: tuple[NDArray[np.int64], NDArray[np.int64]],
-        camera: tuple[NDArray[np.int64], NDArray[np.int64]],
-        clothes: tuple[NDArray[np.int64], NDArray[np.int64]],
-        protocol: str,
-    ) -> None:
-        self._camera, self._clothes, self._protocol = camera, clothes, protocol
-        self._order = np.argsort(identity[1], kind="stable")
-        in_order = identity[1][self._order]
-        self._start = np.searchsorted(in_order, identity[0], "left")
-        # A null identity (-1) of a query has no pairs.
-        stop = np.searchsorted(in_order, identity[0], "right")
-        self._count = np.where(identity[0] < 0, 0, stop - self._start)
-
-    def of(self, rows: slice) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-        """Query rows counted from `rows.start`, gallery rows, and True where the pair is junk."""
-        count, start = self._count[rows], self._start[rows]
-        query = np.repeat(np.arange(len(count)), count)
-        within = np.arange(len(query)) - np.repeat(np.cumsum(count) - count, count)
-        gallery = self._order[start[query] + within]
-        junk = _same(self._camera, rows, query, gallery)
-        if self._protocol != "market":
-            same = _same(self._clothes, rows, query, gallery)
-            junk |= same if self._protocol == "cc" else ~same
-        return query, gallery, junk
+def _rule(protocol: Protocol, clothes: Labels | None) -> int:
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}; choose from {list(PROTOCOLS)}")
+    if protocol != "market" and clothes is None:
+        raise ValueError(f"protocol {protocol!r} needs query_clothes and gallery_clothes")
+    return RULES[protocol]
 
 
-def _same(
-    codes: tuple[NDArray[np.int64], NDArray[np.int64]],
-    rows: slice,
-    query: NDArray[np.int64],
-    gallery: NDArray[np.int64],
-) -> NDArray[np.bool_]:
-    """Where both of a pair have the same label, and have one."""
-    label = codes[0][rows][query]
-    return (label >= 0) & (label == codes[1][gallery])
+def _scene(
+    embeddings: tuple[NDArray[Any], NDArray[Any]],
+    identities: _Sides,
+    cameras: _Sides,
+    clothes: _Sides,
+    rule: int,
+    gallery_track: Labels | None,
+) -> tuple["counting.Scene", NDArray[np.int64]]:
+    """What the kernels work on, and the number of true matches of each query."""
+    from ray_reid import counting
+
+    given = [np.asarray(rows) for rows in embeddings]
+    # One precision for both sides: the kernels are compiled for each.
+    single = all(rows.dtype in (np.float16, np.float32) for rows in given)
+    kind = np.float32 if single else np.float64
+    (query, query_norm), (gallery, gallery_norm) = (
+        _measured(rows, side, kind) for rows, side in zip(given, SIDES, strict=True)
+    )
+    if query.shape[1] != gallery.shape[1]:
+        raise ValueError(
+            f"query embeddings have {query.shape[1]} dimensions but gallery embeddings "
+            f"{gallery.shape[1]}; both must come from one model"
+        )
+    sizes = len(query), len(gallery)
+    identity = _codes("identity", sizes, *identities)
+    camera = _codes("camera", sizes, *cameras)
+    worn = _codes("clothes", sizes, *clothes)
+    image = np.arange(len(gallery))
+    first = np.arange(len(gallery) + 1)
+    if gallery_track is not None:
+        image, starts = _tracks(gallery_track, len(gallery))
+        labels = {"identity": identity, "camera": camera, "clothes": worn}
+        identity, camera, worn = (
+            (codes[0], _of_tracks(name, codes[1][image], starts)) for name, codes in labels.items()
+        )
+        first = np.append(starts, len(image))
+    # Items of an identity adjoin, so that a query's own are left out as one piece.
+    order = np.argsort(identity[1], kind="stable")
+    in_order, lengths = identity[1][order], np.diff(first)[order]
+    placed = np.append(0, np.cumsum(lengths))
+    image = image[np.repeat(first[:-1][order] - placed[:-1], lengths) + np.arange(len(image))]
+    own = np.stack([np.searchsorted(in_order, identity[0], side) for side in ("left", "right")], 1)
+    own[identity[0] < 0] = 0
+    scene = counting.Scene(
+        query,
+        gallery,
+        query_norm,
+        gallery_norm,
+        image,
+        placed,
+        own,
+        np.stack([camera[0], worn[0], identity[0]], axis=1),
+        np.stack([camera[1][order], worn[1][order]]),
+    )
+    return scene, counting.num_matches(scene, rule)
 
 
-def _score(
-    queries: NDArray[np.float64],
-    gallery: NDArray[np.float64],
-    pairs: _Pairs,
-    average_precision: str,
-    starts: NDArray[np.int64] | None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """AP, INP and rank of the first true match of each query; rank 0 where there is none."""
-    ap = np.full(len(queries), np.nan)
-    inp = np.full(len(queries), np.nan)
-    first = np.zeros(len(queries), dtype=np.int64)
-    for rows, similarity in _blocks(queries, gallery, starts):
-        query, column, junk = pairs.of(rows)
-        positives = similarity[query, column]
-        # What remains after this are the wrong images: sorted once, then counted by bisection.
-        similarity[query, column] = EXCLUDED
-        similarity.sort(axis=1)
-        ends = np.searchsorted(query, np.arange(len(similarity)), "right")
-        for row, (start, end) in enumerate(zip(np.r_[0, ends[:-1]], ends, strict=True)):
-            hits = np.sort(positives[start:end][~junk[start:end]])[::-1]
-            if hits.size:
-                above = similarity.shape[1] - np.searchsorted(similarity[row], hits, "left")
-                found = np.arange(1, hits.size + 1)
-                rank = above + found
-                ap[rows.start + row] = _average(found, rank, average_precision)
-                inp[rows.start + row] = hits.size / rank[-1]
-                first[rows.start + row] = rank[0]
-    return ap, inp, first
-
-
-def _average(found: NDArray[np.int64], rank: NDArray[np.int64], kind: str) -> float:
-    """Average precision of matches 1, 2, ... at these ranks."""
-    precision = found / rank
-    if kind == "trapezoid":
-        # Before the first image of a ranking precision is 1.
-        before = np.where(rank > 1, (found - 1) / np.maximum(rank - 1, 1), 1.0)
-        precision = (precision + before) / 2
-    return float(precision.mean())
+def _of_queries(
+    scene: "counting.Scene", kept: NDArray[np.int64]
+) -> tuple["counting.Scene", NDArray[np.int64]]:
+    """Some queries alone, those of an identity together: they read the same gallery rows."""
+    kept = kept[np.argsort(scene.own[kept, 0], kind="stable")]
+    scene = scene._replace(
+        query=scene.query[kept],
+        query_norm=scene.query_norm[kept],
+        own=scene.own[kept],
+        query_labels=scene.query_labels[kept],
+    )
+    return scene, kept
 
 
 def _tracks(labels: Labels, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -249,21 +337,6 @@ def _of_tracks(name: str, codes: NDArray[np.int64], starts: NDArray[np.int64]) -
     return codes[starts]
 
 
-def _blocks(
-    queries: NDArray[np.float64], gallery: NDArray[np.float64], starts: NDArray[np.int64] | None
-) -> Iterator[tuple[slice, NDArray[np.int32]]]:
-    """Similarities on the grid, some queries at a time; the array is used again for the next."""
-    height = min(max(1, BLOCK // len(gallery)), len(queries))
-    product = np.empty((height, len(gallery)))
-    for start in range(0, len(queries), height):
-        rows = slice(start, min(start + height, len(queries)))
-        block = product[: rows.stop - start]
-        np.matmul(queries[rows], gallery.T, out=block)
-        np.multiply(block, GRID, out=block)
-        grid = np.rint(block, out=block).astype(np.int32)
-        yield rows, grid if starts is None else np.maximum.reduceat(grid, starts, axis=1)
-
-
 def _codes(
     name: str, sizes: tuple[int, int], query: Labels | None, gallery: Labels | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -272,16 +345,31 @@ def _codes(
         given, missing = ("query", "gallery") if gallery is None else ("gallery", "query")
         raise ValueError(f"{given}_{name} is given but {missing}_{name} is not; give both or none")
     columns = []
-    for side, size, labels in zip(("query", "gallery"), sizes, (query, gallery), strict=True):
-        columns.append([None] * size if labels is None else _values(labels))
-        if len(columns[-1]) != size:
+    for side, size, labels in zip(SIDES, sizes, (query, gallery), strict=True):
+        if labels is not None and len(labels) != size:
             raise ValueError(
-                f"{side} has {size} embeddings but {len(columns[-1])} values of {side}_{name}"
+                f"{side} has {size} embeddings but {len(labels)} values of {side}_{name}"
             )
-    distinct = dict.fromkeys([*columns[0], *columns[1]])
-    number = {v: -1 if _is_null(v) else n for n, v in enumerate(distinct)}
-    codes = [np.array([number[v] for v in column], dtype=np.int64) for column in columns]
-    return codes[0], codes[1]
+        columns.append(labels)
+    if query is None or gallery is None:
+        return np.full(sizes[0], -1), np.full(sizes[1], -1)
+    numbers = _integers(query, gallery)
+    if numbers is None:
+        values = [_values(query), _values(gallery)]
+        distinct = dict.fromkeys(itertools.chain(*values))
+        number = {v: -1 if _is_null(v) else n for n, v in enumerate(distinct)}
+        numbers = np.fromiter(map(number.__getitem__, itertools.chain(*values)), np.int64)
+    return numbers[: sizes[0]], numbers[sizes[0] :]
+
+
+def _integers(query: Labels, gallery: Labels) -> NDArray[np.int64] | None:
+    """Labels that are integers number themselves; None where they are not, or too far apart."""
+    for labels in (query, gallery):
+        if not isinstance(labels, np.ndarray) or not np.can_cast(labels.dtype, np.int64):
+            return None
+    both = np.concatenate([query, gallery]).astype(np.int64)
+    lowest = both.min(initial=0)
+    return both - lowest if int(both.max(initial=0)) - int(lowest) < 2**62 else None
 
 
 def _values(labels: Labels) -> list[Hashable]:
@@ -293,10 +381,10 @@ def _is_null(value: Hashable) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _nothing(sizes: tuple[int, int], identity: tuple[NDArray[np.int64], NDArray[np.int64]]) -> str:
-    known = int(np.isin(identity[0][identity[0] >= 0], identity[1]).sum())
+def _nothing(scene: "counting.Scene") -> str:
+    known = int((scene.own[:, 0] < scene.own[:, 1]).sum())
     return (
-        f"no query has a true match in the gallery from another camera: {sizes[0]} queries, "
-        f"{sizes[1]} gallery images; {known} queries have their identity in the gallery, but only "
-        "under their own camera"
+        "no query has a true match in the gallery from another camera: "
+        f"{len(scene.query)} queries, {len(scene.gallery)} gallery images; {known} queries have "
+        "their identity in the gallery, but only under their own camera"
     )
