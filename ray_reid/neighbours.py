@@ -4,15 +4,14 @@ Similarity is the cosine of unit rows in float32. A row is always its own neares
 equally similar rows the one that was given first is nearer.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ray_reid.cores import every_core
 
 Floats = NDArray[np.float32]
 Search = Literal["exact", "approximate"]
@@ -30,7 +29,6 @@ PROBES = 16
 VISITORS = 4096
 # Rows that stand for all others where the least similar one is looked for approximately.
 SAMPLE = 1024
-_ALONE = Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,22 +39,6 @@ class Neighbours:
     """(N, k), itself first, then the nearest; -1 where an approximate search found fewer."""
     lowest: Floats
     """(N,) least similarity of each row to any; of an approximate search, to any of a sample."""
-
-
-@contextmanager
-def every_core() -> Iterator[Executor]:
-    """Threads, one for each that BLAS would use, in which BLAS itself uses one.
-
-    What a thread has multiplied it works on while that is in its cache. Only one caller at a time
-    gets the cores, because the number of BLAS threads is the whole process's.
-    """
-    from threadpoolctl import ThreadpoolController
-
-    with _ALONE:
-        blas = ThreadpoolController().select(user_api="blas")
-        count = max((library.num_threads for library in blas.lib_controllers), default=1)
-        with blas.limit(limits=1), ThreadPoolExecutor(count) as pool:
-            yield pool
 
 
 def slices(size: int, step: int, start: int = 0) -> list[slice]:
@@ -197,8 +179,8 @@ def _exact(rows: Floats, k: int) -> Neighbours:
         for shift in range(len(blocks))
         for at in range(len(blocks) - shift)
     )
-    with every_core() as pool:
-        list(pool.map(multiply, pairs))
+    with every_core() as cores:
+        cores.map(multiply, pairs)
     return Neighbours(found.rows, found.lowest)
 
 
@@ -246,9 +228,9 @@ def _approximate(rows: Floats, k: int) -> Neighbours:
     def look_afar(part: slice) -> None:
         found.lowest[part] = np.minimum(found.lowest[part], (rows[part] @ sample.T).min(axis=1))
 
-    with every_core() as pool:
-        list(pool.map(visit, pairs))
-        list(pool.map(look_afar, slices(len(rows), BLOCK)))
+    with every_core() as cores:
+        cores.map(visit, pairs)
+        cores.map(look_afar, slices(len(rows), BLOCK))
     return Neighbours(found.rows, found.lowest)
 
 

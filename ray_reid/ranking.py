@@ -9,15 +9,11 @@ rest of the blocks are products in double precision.
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
+from ray_reid.cores import Cores, every_core
 from ray_reid.counting import (
     CELL,
     CELLS,
@@ -36,7 +32,6 @@ from ray_reid.counting import (
     unit,
 )
 
-Done = TypeVar("Done")
 Precision = type[np.float32] | type[np.float64]
 
 # Of a block, the share of pairs in doubt above which double precision costs less than they do.
@@ -45,20 +40,17 @@ TOO_MANY = 0.1
 ROWS = 512
 CENTRE_ROWS = 1024
 
-# The number of BLAS threads belongs to the process, so one caller at a time may change it.
-_blas = threading.Lock()
-
 
 class Proxies:
     """The similarity matrix of a scene, block by block in single or double precision."""
 
-    def __init__(self, scene: Scene, size: int, workers: "Workers") -> None:
+    def __init__(self, scene: Scene, size: int, cores: Cores) -> None:
         """Prepare blocks of at most about `size` similarities."""
         self.scene = scene
         num_queries, (num_images, dimensions) = len(scene.query), scene.gallery.shape
         # As many stripes as keep every worker busy to the end.
         rows = min(ROWS, max(1, math.isqrt(size)))
-        stripes = workers.count * math.ceil(num_queries / (workers.count * rows))
+        stripes = cores.count * math.ceil(num_queries / (cores.count * rows))
         self.rows = math.ceil(num_queries / stripes)
         self.tiles = _tiles(scene.first, max(1, size // self.rows))
         self.single_is_vain = False
@@ -73,8 +65,8 @@ class Proxies:
         self.shift = np.empty(num_queries)
         self._query = np.empty((num_queries, dimensions), dtype=np.float32)
         self._gallery = np.empty((num_images, dimensions), dtype=np.float32)
-        workers.map(self._prepare_queries, self.stripes())
-        self._longest = workers.map(self._prepare_tile, self.tiles)
+        cores.map(self._prepare_queries, self.stripes())
+        self._longest = cores.map(self._prepare_tile, self.tiles)
 
     def stripes(self) -> list[slice]:
         """The queries in blocks."""
@@ -142,29 +134,6 @@ def _tiles(first: Integers, images: int) -> list[slice]:
     return tiles
 
 
-class Workers:
-    """As many threads as BLAS has, each of which calls BLAS with one."""
-
-    def __init__(self, pool: ThreadPoolExecutor, count: int) -> None:
-        self._pool, self.count = pool, count
-
-    def map(self, work: Callable[[Any], Done], parts: Sequence[Any]) -> list[Done]:
-        """The work on every part, in order."""
-        if self.count == 1 or len(parts) == 1:
-            return [work(part) for part in parts]
-        return list(self._pool.map(work, parts))
-
-
-@contextmanager
-def workers() -> Iterator[Workers]:
-    """Take BLAS's threads for a while."""
-    with _blas:
-        blas = ThreadpoolController().select(user_api="blas")
-        count = max((library["num_threads"] for library in blas.info()), default=1)
-        with blas.limit(limits=1), ThreadPoolExecutor(count) as pool:
-            yield Workers(pool, count)
-
-
 def rank(
     scene: Scene, rule: int, found: Integers, trapezoid: bool, size: int
 ) -> tuple[Floats, Floats, Integers]:
@@ -179,8 +148,8 @@ def rank(
     """
     ap, inp = np.empty(len(found)), np.empty(len(found))
     first = np.empty(len(found), dtype=np.int64)
-    with workers() as hands:
-        proxies = Proxies(scene, size, hands)
+    with every_core() as cores:
+        proxies = Proxies(scene, size, cores)
 
         def stripe(rows: slice) -> None:
             ends = np.r_[0, np.cumsum(found[rows])]
@@ -195,7 +164,7 @@ def rank(
                     _count(proxies, rows, at, tile, grids, ends, counts)
             score(counts, ends, trapezoid, ap[rows], inp[rows], first[rows])
 
-        hands.map(stripe, proxies.stripes())
+        cores.map(stripe, proxies.stripes())
     return ap, inp, first
 
 
@@ -244,8 +213,8 @@ def separate(
     Returns:
         All genuine similarities, and those of the impostors asked for.
     """
-    with workers() as hands:
-        proxies = Proxies(scene, size, hands)
+    with every_core() as cores:
+        proxies = Proxies(scene, size, cores)
 
         def first_pass(rows: slice) -> tuple[Integers, Integers]:
             ends = np.r_[0, np.cumsum(found[rows])]
@@ -255,7 +224,7 @@ def separate(
                 tally(scene, block, proxies.shift[rows], rows.start, items.start, coarse)
             return matches(scene, rule, rows.start, rows.stop, ends), coarse
 
-        stripes = hands.map(first_pass, proxies.stripes())
+        stripes = cores.map(first_pass, proxies.stripes())
         genuine = np.concatenate([part for part, _ in stripes])
         coarse = np.sum([part for _, part in stripes], axis=0)
         # An order statistic moves by no more than the values do.
@@ -291,7 +260,7 @@ def separate(
                 np.add(coarse, own_coarse, out=coarse)
                 np.add(fine, own_fine, out=fine)
 
-        hands.map(second_pass, proxies.stripes())
+        cores.map(second_pass, proxies.stripes())
     cells = _cell_of(coarse, places)
     above = coarse.sum() - np.cumsum(coarse)
     impostors = np.empty(len(places), dtype=np.int64)

@@ -21,10 +21,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_reid.cores import every_core
 from ray_reid.neighbours import (
     Floats,
     check_dimensions,
-    every_core,
     into_unit,
     on_host,
     slices,
@@ -104,8 +104,8 @@ def refine(
         into_unit(flat, block, "variant", rows.start * others.shape[1])
         _refine(result[rows], block @ images.T, m, rule, people, rows)
 
-    with every_core() as pool:
-        list(pool.map(work, _blocks(size, others.shape[1], len(images))))
+    with every_core() as cores:
+        cores.map(work, _blocks(size, others.shape[1], len(images)))
     return result
 
 

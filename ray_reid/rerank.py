@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_reid.cores import every_core
 from ray_reid.neighbours import (
     Floats,
     Search,
-    every_core,
     nearest,
     slices,
     unit_together,
@@ -153,8 +153,8 @@ class _Encoded:
                 self.lambda_value,
             )
 
-        with every_core() as pool:
-            list(pool.map(rank, slices(rows.stop, QUERIES, rows.start)))
+        with every_core() as cores:
+            cores.map(rank, slices(rows.stop, QUERIES, rows.start))
 
 
 def _encode(
@@ -216,8 +216,8 @@ def _expanded(rows: Floats, found: Rows, k1: int, farthest: Floats) -> _Sparse:
             weights,
         )
 
-    with every_core() as pool:
-        list(pool.map(halve, slices(len(rows), ROWS)))
+    with every_core() as cores:
+        cores.map(halve, slices(len(rows), ROWS))
     room = width * (1 + half_width)
     return _by_parts(len(rows), lambda part: (part.stop - part.start) * room, encode)
 
@@ -262,8 +262,8 @@ def _by_parts(
         end = encode(part, counts, columns, weights)
         return counts, columns[:end].copy(), weights[:end].copy()
 
-    with every_core() as pool:
-        parts = list(pool.map(work, slices(size, ROWS)))
+    with every_core() as cores:
+        parts = cores.map(work, slices(size, ROWS))
     counts, columns, weights = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return _Sparse(np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]), columns, weights)
 

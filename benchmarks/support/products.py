@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_reid.neighbours import every_core, slices
+from ray_reid.cores import every_core
+from ray_reid.neighbours import slices
 
 Floats = NDArray[np.float32]
 BLOCK = 512
@@ -20,8 +21,8 @@ def multiply(left: Floats, right: Floats) -> None:
         return (left[pair[0]] @ right[pair[1]].T).size
 
     pairs = [(i, j) for i in slices(len(left), BLOCK) for j in slices(len(right), 8 * BLOCK)]
-    with every_core() as pool:
-        list(pool.map(block, pairs))
+    with every_core() as cores:
+        cores.map(block, pairs)
 
 
 def in_turn(works: Sequence[Callable[[], object]], runs: int, cpu: bool) -> list[float]:
