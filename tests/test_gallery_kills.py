@@ -111,7 +111,7 @@ def kill_writers(path: Path, writers: Writers, kills: int) -> dict[str, int]:
     interrupted: dict[str, int] = {}
     for seed in range(1, kills + 1):
         writers.start(path, "random", seed)
-        wanted = "do [\"compact\"" if seed % 4 == 0 else "do "
+        wanted = 'do ["compact"' if seed % 4 == 0 else "do "
         for _ in range(1 if seed % 4 == 0 else chance.randint(1, 8)):
             while not writers.hear().startswith(wanted):
                 pass

@@ -59,20 +59,22 @@ class Segment:
         source = pa.memory_map(str(table))
         try:
             self._parquet = pq.ParquetFile(source, read_dictionary=_REPEATED)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{str(table)!r} is not a whole Parquet file") from error
-        if self._parquet.metadata.num_rows != rows:
+            read = self._parquet.read(list(HIT_COLUMNS))
+        except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(
-                f"{str(table)!r} has {self._parquet.metadata.num_rows} rows, not the {rows} that "
-                "the gallery should have; restore it from a snapshot"
+                f"{str(table)!r} is not a whole Parquet file; restore the gallery from a snapshot"
+            ) from error
+        if len(read) != rows:
+            raise ValueError(
+                f"{str(table)!r} has {len(read)} rows, not the {rows} that the gallery should "
+                "have; restore it from a snapshot"
             )
         if vectors.stat().st_size != 4 * rows * dimension:
             raise ValueError(
                 f"{str(vectors)!r} has {vectors.stat().st_size} bytes, not those of {rows} vectors "
                 f"of {dimension} float32; restore it from a snapshot"
             )
-        self.table: pa.Table = self._parquet.read(list(HIT_COLUMNS)).unify_dictionaries()
-        self.table = self.table.combine_chunks()
+        self.table: pa.Table = read.unify_dictionaries().combine_chunks()
         self._ids = self.table[schema.OBSERVATION_ID]
         self.vectors: Vectors = np.empty((0, dimension), np.float32)
         if rows:

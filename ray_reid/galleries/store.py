@@ -131,9 +131,7 @@ class Reader:
     def close(self) -> None:
         """Close the files; views that were taken stay readable."""
         with self._guard:
-            if self._log is not None:
-                self._log.close()
-                self._log = None
+            self._close_log()
 
     def view(self) -> View:
         """The gallery as it is now."""
@@ -228,8 +226,13 @@ class Reader:
         except ValueError:
             records.close()
             raise
-        self.close()
+        self._close_log()
         self.manifest, self._log, self._contents = manifest, records, contents
+
+    def _close_log(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
     @staticmethod
     def _replay(records: Log | None, contents: Contents) -> None:
@@ -255,20 +258,30 @@ def leftovers(path: Path, manifest: Manifest) -> Iterator[Path]:
 def check(path: Path) -> list[str]:
     """Look at every byte of a gallery on the disk, afresh; what is wrong, in sentences."""
     try:
+        manifest = Manifest.read(path)
+        damaged = [
+            sentence for name in manifest.files() if (sentence := _damage(path, name, manifest))
+        ]
+        # A compaction may have gone by, and taken the files away.
+        if damaged and Manifest.read(path) != manifest:
+            return check(path)
+        if damaged:
+            return damaged
         with Reader(path) as fresh:
-            manifest, view = fresh.state()
-            damaged = [
-                f"{name} is damaged: its checksum is not that of the manifest"
-                for name, expected in manifest.checksums.items()
-                if segment.checksum(path / name) != expected
-            ]
-    except FileNotFoundError:
-        # A compaction went by; only a file that CURRENT names is missed.
-        return [f"{name} is missing" for name in Manifest.read(path).files()
-                if not (path / name).exists()] or check(path)  # fmt: skip
+            return list(_wrong_rows(fresh.view()))
     except ValueError as error:
         return [str(error)]
-    return [*damaged, *_wrong_rows(view)]
+
+
+def _damage(path: Path, name: str, manifest: Manifest) -> str | None:
+    try:
+        # The log has checksums of its own.
+        expected = manifest.checksums.get(name)
+        if expected not in (None, segment.checksum(path / name)):
+            return f"{name} is damaged: its checksum is not that of the manifest"
+    except FileNotFoundError:
+        return f"{name} is missing"
+    return None
 
 
 def _wrong_rows(view: View) -> Iterator[str]:

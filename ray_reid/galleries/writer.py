@@ -96,10 +96,11 @@ class Writer(Reader):
 
     def close(self) -> None:
         """Close the files and let others write."""
-        super().close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        with self._guard:
+            super().close()
+            if self._lock >= 0:
+                os.close(self._lock)
+                self._lock = -1
 
     def refresh(self) -> None:
         """Nothing to do: nobody else writes."""
