@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ray_reid import images, schema, storage
-from ray_reid.config import Index
 from ray_reid.galleries import ann, nearest, store
 from ray_reid.galleries.contents import View
 from ray_reid.galleries.segment import COLUMNS, ROWS, TABLE, Vectors
@@ -161,9 +160,17 @@ class Gallery:
             ValueError: If k is below 1, or the embeddings are not finite and (N, D).
         """
         view, (similarity, number) = self._find(embeddings, k, where)
+        there = number >= 0
+        # All at once: the rows of one query after another take as long as their search.
+        rows = iter(view.rows(number[there]))
         # Rounding takes the cosine of equal vectors a little beyond 1.
-        pairs = zip(similarity.clip(-1, 1), number, strict=True)
-        return [_hits(view, *found) for found in pairs]
+        return [
+            [
+                Hit(rank=rank, similarity=value, **next(rows))
+                for rank, value in enumerate(values[found].tolist(), start=1)
+            ]
+            for values, found in zip(similarity.clip(-1, 1), there, strict=True)
+        ]
 
     def image(self, observation_id: str) -> bytes:
         """The encoded image of a gallery row.
@@ -231,18 +238,11 @@ class Gallery:
 
 def _open_index(path: Path, manifest: Manifest, view: View) -> ann.Approximate | None:
     """What searches the segment: None for `nearest`, which needs no index."""
-    settings = Index.model_validate(manifest.index)
+    settings = ann.checked(manifest.index)
     vectors = view.segment.vectors
     if manifest.search is not None:
         return ann.Approximate.read(path / manifest.search, settings, len(vectors))
     return ann.flat_on_gpus(vectors, settings) if len(vectors) and ann.num_gpus() else None
-
-
-def _hits(view: View, similarity: Vectors, number: NDArray[np.int64]) -> list[Hit]:
-    there = number >= 0
-    rows = view.rows(number[there])
-    ranked = enumerate(zip(rows, similarity[there], strict=True), start=1)
-    return [Hit(rank=rank, similarity=float(value), **row) for rank, (row, value) in ranked]
 
 
 @dataclass(frozen=True)

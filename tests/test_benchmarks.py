@@ -13,6 +13,7 @@ KEYS = ["case", "measured", "unit", "reference", "ratio", "bar", "holds"]
 SMALL = {
     "cloud_storage": ["--rows", "256"],
     "drawing": ["--num-images", "32"],
+    "gallery": ["--rows", "2000", "--runs", "1", "--kinds", "ivf", "hnsw"],
     "metrics": ["--share", "0.02", "--runs", "1"],
     "storage": ["--rows", "256"],
     "training": ["--num-images", "64", "--seconds", "0.1", "--threads", "1"],

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ray_reid import config
 from ray_reid.config import Index
 from ray_reid.galleries import nearest
 from ray_reid.galleries.nearest import Found
@@ -29,6 +30,15 @@ MAX_GPU_K = 2048
 # Below this share of living rows, an exact search of them is as fast and misses nothing.
 EXACT_SHARE = 0.1
 _ADD_ROWS = 65536
+
+
+def checked(index: Mapping[str, Any]) -> Index:
+    """Read a recipe's section `index`.
+
+    Raises:
+        ValueError: If a value breaks a rule.
+    """
+    return config.validate({"name": "index", "index": dict(index)}).index
 
 
 def num_lists(settings: Index, rows: int) -> int:
@@ -55,7 +65,7 @@ def build(vectors: Vectors, index: Mapping[str, Any]) -> Any:
     """
     import faiss
 
-    settings = Index.model_validate({**index})
+    settings = checked(index)
     rows, dimension = vectors.shape
     if settings.kind == "hnsw":
         found = faiss.IndexHNSWFlat(dimension, settings.num_links, faiss.METRIC_INNER_PRODUCT)

@@ -87,6 +87,7 @@ class Writer(Reader):
         path.mkdir(parents=True, exist_ok=True)
         lock = _hold(path)
         try:
+            _check_index(index)
             if (path / store.CURRENT).exists():
                 raise ValueError(f"{str(path)!r} is a gallery already; open it, or choose another")
             _generation(path, 1, model, dimension, blocks, index).write(path)
@@ -219,6 +220,7 @@ class Writer(Reader):
             self._check_usable()
             old, vectors = self.manifest, self._contents.segment.vectors
             index = dict(old.index if index is None else index)
+            _check_index(index)
             data = {
                 name: value
                 for name, value in old.checksums.items()
@@ -365,6 +367,13 @@ def _build(
     segment.sync(path / name)
     segment.sync(path / store.SEARCH)
     return name, {name: segment.checksum(path / name)}
+
+
+def _check_index(index: Mapping[str, Any]) -> None:
+    if dict(index) != FLAT:
+        from ray_reid.galleries import ann
+
+        ann.checked(index)
 
 
 def _known(row: Mapping[str, Any]) -> Row:
