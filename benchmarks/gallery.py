@@ -84,9 +84,9 @@ def flat(gallery: Gallery, queries: Vectors, runs: int) -> Iterator[Figure]:
     """Exact search of every batch size, then with filters and deletions."""
     import faiss
 
-    vectors = np.array(gallery.source.view().segment.vectors)
     raw = faiss.IndexFlatIP(DIMENSION)
-    raw.add(vectors)
+    raw.add(gallery.source.view().segment.vectors)
+    vectors = faiss.rev_swig_ptr(raw.get_xb(), raw.ntotal * DIMENSION).reshape(-1, DIMENSION)
     faiss.cvar.distance_compute_blas_threshold = nearest.BLAS_QUERIES
     for batch in BATCHES:
         some = np.ascontiguousarray(queries[:batch])

@@ -113,6 +113,7 @@ class Gallery:
         """
         check_faiss()
         self.source = source
+        self.dimension, self.model = source.dimension, source.model
         self._guard = threading.Lock()
         self._opened: tuple[int, str | None] | None = None
         self._approximate: ann.Approximate | None = None
@@ -129,16 +130,6 @@ class Gallery:
 
     def __len__(self) -> int:
         return len(self.source)
-
-    @property
-    def dimension(self) -> int:
-        """D of the embeddings."""
-        return self.source.dimension
-
-    @property
-    def model(self) -> str:
-        """Version of the model that made the embeddings."""
-        return self.source.model
 
     def refresh(self) -> None:
         """See what others have written since; searches under way go on with what they saw."""

@@ -22,8 +22,8 @@ from ray_reid.galleries.where import Mask
 
 log = logging.getLogger(__name__)
 
-# faiss asks for this many vectors to train each centre on, and more do not better them.
-TRAIN_LEAST, TRAIN_MOST = 39, 64
+# faiss asks for this many vectors to train each centre on.
+TRAIN_ROWS = 39
 EF_CONSTRUCTION = 80
 # A GPU finds no more than this at once.
 MAX_GPU_K = 2048
@@ -54,7 +54,7 @@ def num_lists(settings: Index, rows: int) -> int:
                 "that, or leave it out"
             )
         return settings.nlist
-    return max(1, min(round(4 * math.sqrt(rows)), rows // TRAIN_LEAST))
+    return max(1, min(round(4 * math.sqrt(rows)), rows // TRAIN_ROWS))
 
 
 def build(vectors: Vectors, index: Mapping[str, Any]) -> Any:
@@ -63,8 +63,7 @@ def build(vectors: Vectors, index: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: If its settings do not fit the vectors.
     """
-    import faiss
-
+    faiss = _faiss()
     settings = checked(index)
     rows, dimension = vectors.shape
     if settings.kind == "hnsw":
@@ -77,7 +76,7 @@ def build(vectors: Vectors, index: Mapping[str, Any]) -> Any:
         # Centres of unit vectors are unit vectors too.
         found.cp.spherical = True
         found.cp.min_points_per_centroid = 1
-        some = np.random.default_rng(0).permutation(rows)[: TRAIN_MOST * lists]
+        some = np.random.default_rng(0).permutation(rows)[: TRAIN_ROWS * lists]
         found.train(np.ascontiguousarray(vectors[np.sort(some)]))
     for start in tqdm(range(0, rows, _ADD_ROWS), desc="index", unit="block", dynamic_ncols=True):
         found.add(np.ascontiguousarray(vectors[start : start + _ADD_ROWS]))
@@ -86,8 +85,7 @@ def build(vectors: Vectors, index: Mapping[str, Any]) -> Any:
 
 def write(index: Any, file: Path) -> None:
     """Write an index to a file."""
-    import faiss
-
+    faiss = _faiss()
     faiss.write_index(index, str(file))
 
 
@@ -113,8 +111,7 @@ class Approximate:
             FileNotFoundError: If a compaction has removed the file.
             ValueError: If it is damaged, or is not of that segment.
         """
-        import faiss
-
+        faiss = _faiss()
         file.stat()
         try:
             index = faiss.read_index(str(file))
@@ -157,8 +154,7 @@ class Approximate:
 
     def _parameters(self, k: int, share: float, mask: Mask | None) -> Any:
         """How hard to search, and among which rows: the fewer fit, the harder."""
-        import faiss
-
+        faiss = _faiss()
         chosen: dict[str, Any] = {}
         if mask is not None and share < 1:
             chosen["sel"] = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
@@ -171,14 +167,13 @@ class Approximate:
 
 
 def num_probes(settings: Index, lists: int) -> int:
-    """Lists that a search looks into: a 64th, at least 8."""
-    return min(lists, settings.nprobe or max(8, lists // 64))
+    """Lists that a search looks into: a 500th, at least 8."""
+    return min(lists, settings.nprobe or max(8, lists // 500))
 
 
 def flat_on_gpus(vectors: Vectors, settings: Index) -> Approximate:
     """An exact index of all vectors on the GPUs."""
-    import faiss
-
+    faiss = _faiss()
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(np.ascontiguousarray(vectors))
     return Approximate(index, settings)
@@ -186,12 +181,16 @@ def flat_on_gpus(vectors: Vectors, settings: Index) -> Approximate:
 
 def num_gpus() -> int:
     """GPUs that this faiss can use."""
-    import faiss
-
+    faiss = _faiss()
     return int(getattr(faiss, "get_num_gpus", lambda: 0)())
 
 
 def _on_gpus(index: Any) -> Any:
+    return _faiss().index_cpu_to_all_gpus(index)
+
+
+def _faiss() -> Any:
+    """The library, whose type hints know no search parameters; an extra, so imported late."""
     import faiss
 
-    return faiss.index_cpu_to_all_gpus(index)
+    return faiss

@@ -64,7 +64,8 @@ def overfetched(
     similarity, number = find(queries, num_overfetched(k, int(mask.sum()), len(mask)))
     kept = mask[number] & (number >= 0)
     first = np.argsort(~kept, axis=1, kind="stable")[:, :k]
-    similarity, number = (np.take_along_axis(both, first, 1) for both in (similarity, number))
+    similarity = np.take_along_axis(similarity, first, 1)
+    number = np.take_along_axis(number, first, 1)
     poor = kept.sum(axis=1) < k
     if poor.any():
         similarity[poor], number[poor] = _gathered(vectors, queries[poor], k, mask)
