@@ -98,6 +98,14 @@ def test_a_gallery_changes_its_kind_by_rebuilding(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="nlist is 5000 but the gallery has 2000 rows"):
             writer.rebuild({"kind": "ivf", "nlist": 5000})
         assert recall(Gallery.open(writer.path), kept) == 1
+        # What no longer fits after deletions is refused, and the gallery stays as it was.
+        writer.rebuild({"kind": "ivf", "nlist": 1900})
+        writer.delete_where(Where(cameras=("c1",)))
+        with pytest.raises(ValueError, match="nlist is 1900 but the gallery has 1500 rows"):
+            writer.compact()
+        assert writer.manifest.generation == 1
+        assert len(list(writer.path.rglob("part-*"))) == 4
+        assert len(Gallery.open(writer.path)) == 1500
 
 
 def test_a_kind_that_does_not_exist_is_refused_before_anything_is_written(tmp_path: Path) -> None:

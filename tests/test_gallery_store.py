@@ -215,6 +215,7 @@ WRONG = [
     ({"observation_id": 7}, "observation_id 7 must be a text"),
     ({"split": "probe"}, r"split 'probe' is not one of \['train'"),
     ({"time": float("nan")}, "time nan must be a finite number of seconds"),
+    ({"time": "noon"}, "time 'noon' must be a finite number of seconds"),
     ({"camera": 3}, "a row has a value of another type"),
 ]
 
@@ -253,6 +254,17 @@ def test_wrong_vectors_ids_and_models_are_refused(writer: Writer) -> None:
     writer.close()
     with pytest.raises(ValueError, match="is a gallery already"):
         Writer.create(writer.path, MODEL, DIMENSION)
+
+
+def test_a_first_segment_needs_ordered_ids_and_unit_vectors(tmp_path: Path) -> None:
+    table, vectors = block(range(4))
+    path = tmp_path / "gallery"
+    with pytest.raises(ValueError, match="'id000' comes after 'id003'; a segment needs the order"):
+        Writer.create(path, MODEL, DIMENSION, [(table, vectors), (table, vectors)])
+    with pytest.raises(ValueError, match="a vector of rows 0 to 4 has another norm than 1"):
+        Writer.create(path, MODEL, DIMENSION, [(table, 2 * vectors)])
+    with Writer.create(path, MODEL, DIMENSION, [(table, vectors)]) as writer:
+        assert len(writer) == 4
 
 
 def test_conditions_that_nothing_can_fit_are_refused() -> None:

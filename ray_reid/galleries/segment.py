@@ -5,6 +5,7 @@ machine share them, and no index keeps a second copy.
 """
 
 import bisect
+import itertools
 import os
 import zlib
 from collections.abc import Iterable, Iterator
@@ -56,6 +57,7 @@ class Segment:
         """
         table, vectors = path / table_name(generation), path / vectors_name(generation)
         # Kept open, so that images can be read after a compaction has removed the name.
+        table.stat()
         source = pa.memory_map(str(table))
         try:
             self._parquet = pq.ParquetFile(source, read_dictionary=_REPEATED)
@@ -130,7 +132,11 @@ def write(path: Path, generation: int, blocks: Iterable[tuple[pa.Table, Vectors]
 
     Returns:
         The number of rows; all of them are on the disk.
+
+    Raises:
+        ValueError: If the ids are not in order and each once, or a vector is not of unit norm.
     """
+    last = ""
     rows, files = 0, (path / table_name(generation), path / vectors_name(generation))
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -146,6 +152,18 @@ def write(path: Path, generation: int, blocks: Iterable[tuple[pa.Table, Vectors]
     ):
         for table, vectors in blocks:
             assert len(table) == len(vectors)
+            ids = [last, *table[schema.OBSERVATION_ID].to_pylist()]
+            for before, after in itertools.pairwise(ids):
+                if before >= after:
+                    raise ValueError(
+                        f"observation_id {after!r} comes after {before!r}; a segment needs the "
+                        "order of the ids, each once"
+                    )
+            if not is_unit(vectors).all():
+                raise ValueError(
+                    f"a vector of rows {rows} to {rows + len(table)} has another norm than 1"
+                )
+            last = ids[-1]
             table_sink.write_table(table, row_group_size=storage.ROW_GROUP)
             np.ascontiguousarray(vectors, "<f4").tofile(vector_sink)
             rows += len(table)

@@ -250,7 +250,7 @@ def leftovers(path: Path, manifest: Manifest) -> Iterator[Path]:
     """Files of other generations: what a killed compaction, or one after its rename, left."""
     named = set(manifest.files())
     for folder in FOLDERS:
-        for file in sorted((path / folder).glob("*")):
+        for file in sorted((path / folder).glob("part-*")):
             if f"{folder}/{file.name}" not in named:
                 yield file
 

@@ -6,9 +6,9 @@ kill at any instant loses no acknowledged write and leaves each other whole or n
 
 import fcntl
 import logging
-import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -17,18 +17,16 @@ import numpy as np
 import pyarrow as pa
 
 from ray_reid import schema
-from ray_reid.galleries import contents, log, segment, store
+from ray_reid.galleries import contents, log, rules, segment, store
 from ray_reid.galleries.contents import Row
 from ray_reid.galleries.log import Log, Record
-from ray_reid.galleries.segment import COLUMNS, ROWS, Vectors
+from ray_reid.galleries.segment import Vectors
 from ray_reid.galleries.store import Manifest, Reader
 from ray_reid.galleries.where import Where
 
 logger = logging.getLogger(__name__)
 
 FLAT: Mapping[str, Any] = {"kind": "flat"}
-_REQUIRED = (schema.OBSERVATION_ID, schema.SOURCE)
-_SHOWN = 64
 
 
 class Writer(Reader):
@@ -119,9 +117,9 @@ class Writer(Reader):
                 refuses; nothing is changed then.
         """
         self._check_model(model)
-        checked = [_checked(row) for row in rows]
-        _check_ids([row[schema.OBSERVATION_ID] for row in checked])
-        self._put(checked, self._checked_vectors(vectors, len(checked)))
+        checked = [rules.checked(row) for row in rows]
+        rules.check_ids([row[schema.OBSERVATION_ID] for row in checked])
+        self._put(checked, rules.checked_vectors(vectors, len(checked), self.dimension))
 
     def update(
         self,
@@ -141,20 +139,20 @@ class Writer(Reader):
         """
         if vectors is not None:
             self._check_model(model)
-        wanted = [_known(row) for row in rows]
+        wanted = [rules.known(row) for row in rows]
         ids = [row.get(schema.OBSERVATION_ID) for row in wanted]
-        _check_ids(ids)
+        rules.check_ids(ids)
         with self._guard:
             numbers = self._numbers(ids)
             view = self.view()
             full = [
-                _checked({**view.full(number), **row})
+                rules.checked({**view.full(number), **row})
                 for number, row in zip(numbers, wanted, strict=True)
             ]
             if vectors is None:
                 old = [view.vector(number) for number in numbers]
                 vectors = np.array(old, np.float32).reshape(len(old), self.dimension)
-            self._put(full, self._checked_vectors(vectors, len(full)))
+            self._put(full, rules.checked_vectors(vectors, len(full), self.dimension))
 
     def delete(self, observation_ids: Sequence[str]) -> None:
         """Remove rows by id, all of them or none.
@@ -163,9 +161,11 @@ class Writer(Reader):
             ValueError: If one is not there or named twice, or the disk refuses.
         """
         if isinstance(observation_ids, str):
-            raise ValueError(f"observation_ids {observation_ids[:_SHOWN]!r} must be a list of ids")
+            raise ValueError(
+                f"observation_ids {observation_ids[: rules.SHOWN]!r} must be a list of ids"
+            )
         ids = list(observation_ids)
-        _check_ids(ids)
+        rules.check_ids(ids)
         with self._guard:
             self._numbers(ids)
             if ids:
@@ -190,20 +190,11 @@ class Writer(Reader):
         """Fold the log into a new segment, and its index; readers go on with the old ones."""
         with self._guard:
             self._check_usable()
-            old = self.manifest
-            number = old.generation + 1
-            try:
+            old, blocks = self.manifest, self.view().blocks()
+            with self._replacing("compacted"):
                 _generation(
-                    self.path, number, old.model, old.dimension, self.view().blocks(), old.index
+                    self.path, old.generation + 1, old.model, old.dimension, blocks, old.index
                 ).write(self.path)
-            except OSError as error:
-                # Only a new manifest makes the new files count.
-                if Manifest.read(self.path) == old:
-                    self._clean(old)
-                raise ValueError(
-                    f"gallery {str(self.path)!r} cannot be compacted: {error.strerror or error}; "
-                    "nothing is lost"
-                ) from error
             self._load()
             self._clean(self.manifest)
 
@@ -226,10 +217,29 @@ class Writer(Reader):
                 for name, value in old.checksums.items()
                 if not name.startswith(f"{store.SEARCH}/")
             }
-            name, built = _build(self.path, old.generation, vectors, index, old.search)
-            self.manifest = replace(old, index=index, search=name, checksums={**data, **built})
-            self.manifest.write(self.path)
-            self._clean(self.manifest)
+            with self._replacing("rebuilt"):
+                name, built = _build(self.path, old.generation, vectors, index, old.search)
+                new = replace(old, index=index, search=name, checksums={**data, **built})
+                new.write(self.path)
+            self.manifest = new
+            self._clean(new)
+
+    @contextmanager
+    def _replacing(self, done: str) -> Iterator[None]:
+        """Take half-made files away if the manifest that would have named them is not written."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            # A rename that took place, but perhaps not on the disk: what holds, opening tells.
+            self._broken = Manifest.read(self.path) != self.manifest
+            if not self._broken:
+                self._clean(self.manifest)
+            if isinstance(error, ValueError):
+                raise
+            raise ValueError(
+                f"gallery {str(self.path)!r} cannot be {done}: {error.strerror or error}; "
+                "nothing is lost"
+            ) from error
 
     def _clean(self, manifest: Manifest) -> None:
         for file in store.leftovers(self.path, manifest):
@@ -242,27 +252,14 @@ class Writer(Reader):
                 "embed them with that model, or make a gallery of the new one"
             )
 
-    def _checked_vectors(self, vectors: Vectors, num: int) -> Vectors:
-        vectors = np.asarray(vectors)
-        if vectors.shape != (num, self.dimension) or vectors.dtype.kind != "f":
-            raise ValueError(
-                f"vectors are {vectors.dtype} of shape {vectors.shape}; {num} rows need floats of "
-                f"shape ({num}, {self.dimension})"
-            )
-        wrong = np.flatnonzero(~segment.is_unit(vectors))
-        if len(wrong):
-            norm = np.linalg.norm(vectors[wrong[0]])
-            raise ValueError(
-                f"vector {wrong[0]} has norm {norm:.4g}; it must be finite and of unit norm"
-            )
-        return vectors.astype(np.float32, copy=False)
-
     def _numbers(self, ids: Iterable[Any]) -> list[int]:
         numbers = []
         for observation_id in ids:
             number = self._contents.number(observation_id)
             if number is None:
-                raise ValueError(f"the gallery has no observation {observation_id[:_SHOWN]!r}")
+                raise ValueError(
+                    f"the gallery has no observation {observation_id[: rules.SHOWN]!r}"
+                )
             numbers.append(number)
         return numbers
 
@@ -374,34 +371,3 @@ def _check_index(index: Mapping[str, Any]) -> None:
         from ray_reid.galleries import ann
 
         ann.checked(index)
-
-
-def _known(row: Mapping[str, Any]) -> Row:
-    unknown = sorted(row.keys() - set(COLUMNS))
-    if unknown:
-        raise ValueError(f"unknown column {unknown[0]!r}; choose from {list(COLUMNS)}")
-    return dict(row)
-
-
-def _checked(row: Mapping[str, Any]) -> Row:
-    """A row with every column; what is left out is null, or `gallery` for the split."""
-    known = _known(row)
-    for name in _REQUIRED:
-        if not known.get(name):
-            raise ValueError(f"column {name!r} is required; row {str(known)[:_SHOWN]} lacks it")
-    time = known.get(schema.TIME)
-    if time is not None and not math.isfinite(time):
-        raise ValueError(f"time {time} must be a finite number of seconds, or left out")
-    known.setdefault(schema.SPLIT, "gallery")
-    if known[schema.SPLIT] not in schema.SPLITS:
-        raise ValueError(f"split {known[schema.SPLIT]!r} is not one of {list(schema.SPLITS)}")
-    return {name: known.get(name) for name in ROWS.names}
-
-
-def _check_ids(ids: Sequence[Any]) -> None:
-    wrong = [one for one in ids if not isinstance(one, str) or not one]
-    if wrong:
-        raise ValueError(f"observation_id {wrong[0]!r} must be a text of at least one character")
-    if len(set(ids)) != len(ids):
-        twice = next(one for one in ids if ids.count(one) > 1)
-        raise ValueError(f"observation_id {twice[:_SHOWN]!r} is there twice; name each once")
