@@ -1,14 +1,14 @@
-"""A durable gallery: what can be found, its exact faiss index, and the search over both.
+"""A gallery to search: made by the index job, changed through `galleries.writer`, read by all.
 
-The index and the table hold the same rows in the same order, that of `observation_id`, so a
-position in one is a row of the other. Similarity is the inner product of unit-norm embeddings,
+`ray_reid/galleries/` keeps it on disk. Similarity is the inner product of unit-norm embeddings,
 the cosine: higher is nearer.
 """
 
 import importlib.util
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,33 +16,25 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ray_reid import images, schema, storage
+from ray_reid.galleries import ann, nearest, store
+from ray_reid.galleries.contents import View
+from ray_reid.galleries.segment import COLUMNS, ROWS, TABLE, Vectors
+from ray_reid.galleries.store import Manifest, Reader
+from ray_reid.galleries.where import Where
+from ray_reid.galleries.writer import Writer
 from ray_reid.run import Work, read_manifest
 
 log = logging.getLogger(__name__)
 
-INDEX_FILE = "gallery.faiss"
-TABLE = "gallery"
-HIT_COLUMNS = (
-    schema.OBSERVATION_ID,
-    schema.IDENTITY,
-    schema.CAMERA,
-    schema.VIEW,
-    schema.TIME,
-    schema.SOURCE,
-    schema.LICENCE,
-    schema.SPLIT,
-)
-COLUMNS = (*HIT_COLUMNS, schema.CLOTHES, schema.IMAGE)
-# faiss multiplies one query after another below this many; from 20 on BLAS is 8 times faster.
-BLAS_QUERIES = 20
-ADD_ROWS = 65536
+EVERYTHING = Where()
 # Another precision or device moves the similarity of an image to itself far less than this.
 SELF_SIMILARITY = 0.95
+_BLOCK = 65536
+# A compaction may replace the index between two steps of opening it.
+_ATTEMPTS = 10
 
 
 class Embedder(Protocol):
@@ -93,69 +85,64 @@ def index_job(work: Work) -> Mapping[str, Any]:
         )
     vectors = storage.embeddings(embedded, schema.EMBEDDING)
     table = _observations(work.inputs["ingest"] / "observations", embedded)
-    # A killed attempt may have left half a table, and tables are never overwritten.
-    shutil.rmtree(work.out / TABLE, ignore_errors=True)
-    storage.write(work.out / TABLE, table)
-    _write_index(vectors, work.out / INDEX_FILE)
+    model = read_manifest(work.inputs["embed"].parent, "embed").inputs["train"]
+    # A killed attempt may have left a part, or all of it.
+    for name in (store.CURRENT, *store.FOLDERS):
+        _remove(work.out / name)
+    settings = work.recipe.index.model_dump(mode="json")
+    blocks = _blocks(table, vectors)
+    Writer.create(work.out, model, vectors.shape[1], blocks, settings).close()
     return {
         "metrics": {"gallery_images": len(table), **_counts(table)},
         "splits": list(splits),
         "dimension": vectors.shape[1],
+        "kind": work.recipe.index.kind,
+        "model": model,
         "fingerprint": asdict(storage.fingerprint(work.out / TABLE, f"index/{TABLE}")),
     }
 
 
 class Gallery:
-    """The index and the table of one published index job, opened for search."""
+    """A gallery opened for search; any number of threads may."""
 
-    def __init__(self, index: Any, table: Path) -> None:
-        """Take an inner-product faiss index and the table whose rows it numbers.
+    def __init__(self, source: Reader) -> None:
+        """Search what a reader sees, or a writer: its writes are found at once.
 
         Raises:
-            ValueError: If the gallery is empty, or index and table differ in size.
+            ValueError: If faiss is missing or the approximate index is damaged.
         """
-        self._rows = storage.read(table, HIT_COLUMNS)
-        self._table = storage.dataset(table)
-        self.dimension = int(index.d)
-        if index.ntotal != len(self._rows):
-            raise ValueError(
-                f"index of {str(table)!r} has {index.ntotal} embeddings but its table has "
-                f"{len(self._rows)} rows; make it again with the index job"
-            )
-        if not index.ntotal:
-            raise ValueError(f"gallery {str(table)!r} is empty; choose other index.splits")
-        self._index = _on_gpus(index)
+        check_faiss()
+        self.source = source
+        self.dimension, self.model = source.dimension, source.model
+        self._guard = threading.Lock()
+        self._opened: tuple[int, str | None] | None = None
+        self._approximate: ann.Approximate | None = None
+        self._state()
 
     @classmethod
     def open(cls, path: Path) -> "Gallery":
-        """Open what the index job published, `RUN/index`.
+        """Open a gallery for reading, `RUN/index` for example.
 
         Raises:
-            ValueError: If the index or its table is missing, unreadable, empty or unlike.
+            ValueError: If there is none, or a file of it is damaged.
         """
-        import faiss
-
-        file, table = path / INDEX_FILE, path / TABLE
-        if not file.is_file() or not table.is_dir():
-            raise ValueError(
-                f"{str(path)!r} is not an index: it needs {INDEX_FILE!r} and the table {TABLE!r}"
-            )
-        faiss.cvar.distance_compute_blas_threshold = BLAS_QUERIES
-        try:
-            index = faiss.read_index(str(file))
-        except RuntimeError as error:
-            raise ValueError(f"{str(file)!r} is not a whole faiss index") from error
-        return cls(index, table)
+        return cls(Reader(path))
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.source)
 
-    def search(self, embeddings: NDArray[np.float32], k: int) -> list[list[Hit]]:
+    def refresh(self) -> None:
+        """See what others have written since; searches under way go on with what they saw."""
+        self.source.refresh()
+        self._state()
+
+    def search(self, embeddings: Vectors, k: int, where: Where = EVERYTHING) -> list[list[Hit]]:
         """Find the k nearest gallery images of each of N queries.
 
         Args:
             embeddings: (N, D) unit-norm.
             k: Hits of each query; more than the gallery holds gives all of it.
+            where: Which images may be found.
 
         Returns:
             N lists of hits, nearest first.
@@ -163,6 +150,41 @@ class Gallery:
         Raises:
             ValueError: If k is below 1, or the embeddings are not finite and (N, D).
         """
+        view, (similarity, number) = self._find(embeddings, k, where)
+        there = number >= 0
+        # All at once: the rows of one query after another take as long as their search.
+        rows = iter(view.rows(number[there]))
+        # Rounding takes the cosine of equal vectors a little beyond 1.
+        return [
+            [
+                Hit(rank=rank, similarity=value, **next(rows))
+                for rank, value in enumerate(values[found].tolist(), start=1)
+            ]
+            for values, found in zip(similarity.clip(-1, 1), there, strict=True)
+        ]
+
+    def image(self, observation_id: str) -> bytes:
+        """The encoded image of a gallery row.
+
+        Raises:
+            ValueError: If the gallery has no such observation, or keeps no image of it.
+        """
+        view, number = self.source.find(observation_id)
+        if number is None:
+            raise ValueError(f"the gallery has no observation {observation_id[:64]!r}")
+        encoded: bytes | None = view.full(number)[schema.IMAGE]
+        if encoded is None:
+            raise ValueError(f"the gallery keeps no image of observation {observation_id[:64]!r}")
+        return encoded
+
+    def pictured(self) -> str | None:
+        """The id of an observation whose image the gallery keeps, or None."""
+        view = self.source.view()
+        rows = (view.full(number) for number in view.numbers(EVERYTHING)[:1])
+        ids = (row[schema.OBSERVATION_ID] for row in rows if row[schema.IMAGE] is not None)
+        return next(ids, None)
+
+    def _find(self, embeddings: Vectors, k: int, where: Where) -> tuple[View, nearest.Found]:
         if k < 1:
             raise ValueError(f"k is {k}; it must be at least 1")
         if embeddings.ndim != 2 or embeddings.shape[1] != self.dimension:
@@ -173,34 +195,45 @@ class Gallery:
         if not np.isfinite(embeddings).all():
             raise ValueError("query embeddings hold values that are not finite")
         queries = np.ascontiguousarray(embeddings, dtype=np.float32)
-        similarity, position = self._index.search(queries, min(k, len(self)))
-        # Rounding takes the cosine of equal vectors a little beyond 1.
-        pairs = zip(similarity.clip(-1, 1), position, strict=True)
-        return [self._hits(*found) for found in pairs]
+        view, approximate = self._state()
+        whole = not where and not view.num_dead
+        stored, added = view.masks(where)
+        find = nearest.search if approximate is None else approximate.search
+        found = find(view.segment.vectors, queries, k, None if whole else stored)
+        if added.any():
+            similarity, number = nearest.search(view.vectors, queries, k, added)
+            found = nearest.merged(found, (similarity, number + len(stored)), k)
+        return view, found
 
-    def image(self, observation_id: str) -> bytes:
-        """The encoded image of a gallery row.
+    def _state(self) -> tuple[View, ann.Approximate | None]:
+        """The gallery as it is now, and the index that belongs to its segment."""
+        with self._guard:
+            for attempt in range(_ATTEMPTS):
+                manifest, view = self.source.state()
+                wanted = manifest.generation, manifest.search
+                if wanted == self._opened:
+                    break
+                try:
+                    self._approximate = _open_index(self.source.path, manifest, view)
+                    self._opened = wanted
+                    break
+                except FileNotFoundError as error:
+                    if attempt + 1 == _ATTEMPTS or Manifest.read(self.source.path) == manifest:
+                        raise ValueError(
+                            f"gallery {str(self.source.path)!r} lacks the file "
+                            f"{manifest.search!r}; make it again with Writer.rebuild"
+                        ) from error
+                    self.source.refresh()
+            return view, self._approximate
 
-        Raises:
-            ValueError: If the gallery has no such observation.
-        """
-        # Rows lie sorted by id, so Parquet's statistics leave one row group to read.
-        found = self._table.to_table(
-            columns=[schema.IMAGE], filter=pads.field(schema.OBSERVATION_ID) == observation_id
-        )
-        if not len(found):
-            raise ValueError(f"the gallery has no observation {observation_id[:64]!r}")
-        encoded: bytes = found[schema.IMAGE][0].as_py()
-        return encoded
 
-    def observation_id(self, row: int) -> str:
-        """The id of a row of the index."""
-        return str(self._rows[schema.OBSERVATION_ID][row].as_py())
-
-    def _hits(self, similarity: NDArray[np.float32], position: NDArray[np.int64]) -> list[Hit]:
-        rows = self._rows.take(position).to_pylist()
-        ranked = enumerate(zip(rows, similarity, strict=True), start=1)
-        return [Hit(rank=rank, similarity=float(value), **row) for rank, (row, value) in ranked]
+def _open_index(path: Path, manifest: Manifest, view: View) -> ann.Approximate | None:
+    """What searches the segment: None for `nearest`, which needs no index."""
+    settings = ann.checked(manifest.index)
+    vectors = view.segment.vectors
+    if manifest.search is not None:
+        return ann.Approximate.read(path / manifest.search, settings, len(vectors))
+    return ann.flat_on_gpus(vectors, settings) if len(vectors) and ann.num_gpus() else None
 
 
 @dataclass(frozen=True)
@@ -227,25 +260,49 @@ class Searcher:
         name = f"{model.recipe.name}/{read_manifest(run, 'train').key}"
         return cls(model, Gallery.open(run / "index"), name)
 
-    def search(self, encoded: bytes, k: int) -> list[Hit]:
+    @property
+    def version(self) -> str:
+        """What galleries call the model: the key of its training."""
+        return self.name.rpartition("/")[2]
+
+    def search(self, encoded: bytes, k: int, where: Where = EVERYTHING) -> list[Hit]:
         """Find the k gallery images nearest to one encoded image, nearest first.
 
         Raises:
             ValueError: If the bytes are not an image, or k is below 1.
         """
-        return self.gallery.search(self.model.embed([encoded]), k)[0]
+        return self.gallery.search(self.model.embed([encoded]), k, where)[0]
+
+    def enrol(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add observations with their images to a gallery that this process writes.
+
+        Raises:
+            ValueError: If the gallery is open for reading only, is of another model, or a row
+                lacks its image or breaks another rule; nothing is changed then.
+        """
+        source = self.gallery.source
+        if not isinstance(source, Writer):
+            raise ValueError(
+                f"gallery {str(source.path)!r} is open for reading; open it with Writer to enrol"
+            )
+        if not all(row.get(schema.IMAGE) for row in rows):
+            raise ValueError("column 'image' is required to embed an observation; a row lacks it")
+        if rows:
+            source.enrol(rows, self.model.embed([row[schema.IMAGE] for row in rows]), self.version)
 
     def warm_up(self) -> None:
-        """Search with a gallery image, which must find itself.
+        """Search with a gallery image, which must find itself; without images there is none.
 
         Raises:
             ValueError: If it does not: the index was made with another model.
         """
-        wanted = self.gallery.observation_id(0)
-        nearest = self.search(self.gallery.image(wanted), 1)[0]
-        if nearest.similarity < SELF_SIMILARITY:
+        wanted = self.gallery.pictured()
+        if wanted is None:
+            return
+        first = self.search(self.gallery.image(wanted), 1)[0]
+        if first.similarity < SELF_SIMILARITY:
             raise ValueError(
-                f"gallery image {wanted} has similarity {nearest.similarity:.3f} to its own "
+                f"gallery image {wanted} has similarity {first.similarity:.3f} to its own "
                 f"nearest, not 1: the index was made with another model than {self.name!r}"
             )
 
@@ -297,7 +354,7 @@ def _observations(path: Path, embedded: pa.Table) -> pa.Table:
             f"{len(wanted)} embeddings but {len(table)} kept observations of the same ids in "
             f"{str(path)!r}; ids must be unique and embedded once"
         )
-    return table
+    return table.cast(ROWS)
 
 
 def check_faiss() -> None:
@@ -313,23 +370,16 @@ def check_faiss() -> None:
         )
 
 
-def _write_index(vectors: NDArray[np.float32], file: Path) -> None:
-    import faiss
-
-    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    starts = range(0, len(vectors), ADD_ROWS)
-    for start in tqdm(starts, desc="index", unit="block", dynamic_ncols=True):
-        index.add(np.ascontiguousarray(vectors[start : start + ADD_ROWS]))
-    faiss.write_index(index, str(file))
+def _blocks(table: pa.Table, vectors: Vectors) -> Iterator[tuple[pa.Table, Vectors]]:
+    for start in range(0, len(table), _BLOCK):
+        yield table.slice(start, _BLOCK), vectors[start : start + _BLOCK]
 
 
-def _on_gpus(index: Any) -> Any:
-    """Copy an index to every visible GPU, when this faiss can use one."""
-    import faiss
-
-    num_gpus = getattr(faiss, "get_num_gpus", lambda: 0)()
-    return faiss.index_cpu_to_all_gpus(index) if num_gpus else index
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _counts(table: pa.Table) -> dict[str, int]:

@@ -15,6 +15,7 @@ TRAINING += ["--backbone", "resnet10t", "--size", "64", "32"]
 SMALL = {
     "cloud_storage": ["--rows", "256"],
     "drawing": ["--num-images", "32"],
+    "gallery": ["--rows", "2000", "--runs", "1", "--kinds", "ivf", "hnsw"],
     "loader": ["--num-images", "64", "--seconds", "0.1", "--size", "64", "32"],
     "metrics": ["--share", "0.02", "--runs", "1"],
     "refine": ["--share", "0.02", "--runs", "1"],

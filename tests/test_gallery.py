@@ -9,6 +9,8 @@ import pyarrow as pa
 import pytest
 
 from ray_reid import config, gallery, images, schema, storage
+from ray_reid.galleries.where import Where
+from ray_reid.galleries.writer import Writer
 from ray_reid.gallery import Gallery, Hit, Searcher
 from ray_reid.run import Work
 
@@ -56,11 +58,15 @@ def embeddings(vectors: np.ndarray = VECTORS) -> pa.Table:
 
 
 def work_on(
-    path: Path, splits: tuple[str, ...] = ("gallery",), dropped: frozenset[int] = frozenset()
+    path: Path,
+    splits: tuple[str, ...] = ("gallery",),
+    dropped: frozenset[int] = frozenset(),
+    **index: Any,
 ) -> Work:
     storage.write(path / "ingest" / "observations", observations(dropped))
     storage.write(path / "embed" / "embeddings", embeddings())
-    recipe = config.validate({"name": "test", "index": {"splits": splits}})
+    recipe = config.validate({"name": "test", "index": {"splits": splits, **index}})
+    publish(path, "embed", "e1", {"ingest": "i1", "train": "t1"})
     out = path / "index"
     out.mkdir()
     inputs = {name: path / name for name in ("ingest", "embed")}
@@ -161,24 +167,34 @@ def test_an_index_unlike_its_table_is_refused(tmp_path: Path) -> None:
     work = work_on(tmp_path)
     gallery.index_job(work)
     table = storage.dataset(work.out / "gallery").to_table()
-    (work.out / "gallery" / "part-0.parquet").unlink()
+    (work.out / "gallery" / "part-1.parquet").unlink()
     (work.out / "gallery").rmdir()
     storage.write(work.out / "gallery", table.slice(1))
+    (work.out / "gallery" / "part-0.parquet").rename(work.out / "gallery" / "part-1.parquet")
     rows = len(table)
-    with pytest.raises(
-        ValueError, match=f"has {rows} embeddings but its table has {rows - 1} rows"
-    ):
+    with pytest.raises(ValueError, match=f"has {rows - 1} rows, not the {rows}"):
         Gallery.open(work.out)
 
 
 def test_a_gallery_that_is_missing_or_broken_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"is not an index: it needs 'gallery.faiss'"):
+    with pytest.raises(ValueError, match=r"is not a gallery: it has no file 'CURRENT'"):
         Gallery.open(tmp_path)
-    work = work_on(tmp_path)
+    work = work_on(tmp_path, kind="hnsw")
     gallery.index_job(work)
-    file = work.out / "gallery.faiss"
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ValueError, match="is not a whole faiss index"):
+    file = work.out / "search" / "part-1-1.faiss"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100])
+    with pytest.raises(ValueError, match="is not a whole faiss index; make it again"):
+        Gallery.open(work.out)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"lacks the file 'search/part-1-1.faiss'; make it again"):
+        Gallery.open(work.out)
+    with Writer(work.out) as writer:
+        writer.rebuild()
+    assert len(Gallery.open(work.out)) == len(rows_in(("gallery",)))
+    vectors = work.out / "vectors" / "part-1.f32"
+    vectors.write_bytes(vectors.read_bytes()[:100])
+    with pytest.raises(ValueError, match="has 100 bytes, not those of"):
         Gallery.open(work.out)
 
 
@@ -221,6 +237,39 @@ def test_warming_up_notices_another_model(tmp_path: Path) -> None:
     searcher = Searcher(Other(), indexed(work_on(tmp_path)), "test/0")
     with pytest.raises(ValueError, match="made with another model than 'test/0'"):
         searcher.warm_up()
+
+
+def test_a_searcher_enrols_what_it_then_finds(tmp_path: Path) -> None:
+    work = work_on(tmp_path)
+    read_only = Searcher(ByBrightness(), indexed(work), "test/t1")
+    row = {"observation_id": "new", "source": "door", "camera": "d1", "image": picture(1)}
+    with pytest.raises(ValueError, match="is open for reading; open it with Writer"):
+        read_only.enrol([row])
+    with Writer(work.out) as writer:
+        searcher = Searcher(ByBrightness(), Gallery(writer), "test/t1")
+        with pytest.raises(ValueError, match="column 'image' is required"):
+            searcher.enrol([{**row, "image": None}])
+        searcher.enrol([row])
+        hit = searcher.search(picture(1), 1)[0]
+        assert (hit.observation_id, hit.camera, hit.split) == ("new", "d1", "gallery")
+        assert searcher.gallery.image("new") == picture(1)
+        assert searcher.search(picture(1), 1, Where(sources=("test",)))[0].source == "test"
+        other = Searcher(ByBrightness(), Gallery(writer), "test/t2")
+        with pytest.raises(ValueError, match="of model 't2' but the gallery's are of 't1'"):
+            other.enrol([{**row, "observation_id": "newer"}])
+    assert read_only.search(picture(1), 1)[0].observation_id != "new"
+    read_only.gallery.refresh()
+    assert read_only.search(picture(1), 1)[0].observation_id == "new"
+
+
+def test_a_gallery_changed_after_its_job_is_made_again_as_the_job_would(tmp_path: Path) -> None:
+    work = work_on(tmp_path)
+    found = indexed(work)
+    with Writer(work.out) as writer:
+        writer.delete([found.search(VECTORS[:1], 1)[0][0].observation_id])
+        writer.compact()
+    assert len(Gallery.open(work.out)) == len(found) - 1
+    assert len(indexed(work)) == len(found)
 
 
 def publish(run: Path, name: str, key: str, inputs: Mapping[str, str]) -> None:

@@ -1,0 +1,176 @@
+"""Writers killed with SIGKILL at any instant, and readers beside a writer that goes on."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gallery_writer
+import numpy as np
+import pytest
+from gallery_writer import DIMENSION, MODEL, vector
+
+from ray_reid.galleries.store import Reader
+from ray_reid.galleries.where import Where
+from ray_reid.galleries.writer import Writer
+
+State = dict[str, tuple[int, str, bytes]]
+
+
+class Writers:
+    """The process that forks writers, and what the last of them has said."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, gallery_writer.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        )
+        self.said: list[str] = []
+        self.pid = 0
+
+    def start(self, path: Path, mode: str, seed: int) -> None:
+        self.said = []
+        self._process.stdin.write(f"{path} {mode} {seed}\n")
+        self._process.stdin.flush()
+        self.pid = 0
+        while not self.pid:
+            self.hear()
+
+    def hear(self) -> str:
+        line = self._process.stdout.readline().rstrip("\n")
+        assert line, "the writers are gone"
+        if line.startswith("pid "):
+            self.pid = int(line[4:])
+        else:
+            self.said.append(line)
+        return line
+
+    def kill(self) -> None:
+        """Kill the writer, and hear all that it said before."""
+        os.kill(self.pid, signal.SIGKILL)
+        while self.hear() != "end":
+            pass
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait(timeout=20)
+
+
+@pytest.fixture
+def writers() -> Iterator[Writers]:
+    found = Writers()
+    yield found
+    found.close()
+
+
+def after(state: State, said: str) -> State:
+    """What a write makes of a state."""
+    operation, chosen, version = json.loads(said.removeprefix("do "))
+    new = dict(state)
+    for observation_id, camera in chosen:
+        image = f"{observation_id} {version}".encode()
+        if operation == "enrol":
+            new[observation_id] = (version, camera, image)
+        elif operation == "update":
+            new[observation_id] = (version, *state[observation_id][1:])
+        elif operation == "delete":
+            del new[observation_id]
+    if operation == "delete_where":
+        new = {one: row for one, row in state.items() if row[1] != chosen[0][1]}
+    return new
+
+
+def stored(path: Path) -> State:
+    """The gallery on the disk; every vector must be the one of its row's version."""
+    state = {}
+    with Reader(path) as reader:
+        assert reader.check() == []
+        view = reader.view()
+        for number in view.numbers(Where()):
+            row = view.full(number)
+            version = int(row["identity"][1:])
+            state[view.id(number)] = (version, row["camera"], row["image"])
+            np.testing.assert_array_equal(view.vector(number), vector(view.id(number), version))
+    return state
+
+
+def kill_writers(path: Path, writers: Writers, kills: int) -> dict[str, int]:
+    """Kill writers of one gallery one after another; counts what they were doing."""
+    Writer.create(path, MODEL, DIMENSION).close()
+    chance = random.Random(0)
+    state: State = {}
+    interrupted: dict[str, int] = {}
+    for seed in range(1, kills + 1):
+        writers.start(path, "random", seed)
+        wanted = 'do ["compact"' if seed % 4 == 0 else "do "
+        for _ in range(1 if seed % 4 == 0 else chance.randint(1, 8)):
+            while not writers.hear().startswith(wanted):
+                pass
+        time.sleep(chance.uniform(0, 0.008))
+        writers.kill()
+        spoken = [line for line in writers.said if line.startswith("do ")]
+        acknowledged = writers.said.count("ok")
+        for line in spoken[:acknowledged]:
+            state = after(state, line)
+        found = stored(path)
+        if len(spoken) > acknowledged:
+            operation = json.loads(spoken[-1][3:])[0]
+            interrupted[operation] = interrupted.get(operation, 0) + 1
+            assert found in (state, after(state, spoken[-1]))
+            state = found
+        assert found == state
+    with Writer(path) as writer:
+        writer.compact()
+    assert stored(path) == state
+    return interrupted
+
+
+def test_no_kill_of_a_writer_loses_or_halves_a_write(tmp_path: Path, writers: Writers) -> None:
+    interrupted = kill_writers(tmp_path / "gallery", writers, 25)
+    assert sum(interrupted.values()) > 0
+
+
+@pytest.mark.slow
+def test_two_hundred_kills_lose_nothing(tmp_path: Path, writers: Writers) -> None:
+    interrupted = kill_writers(tmp_path / "gallery", writers, 220)
+    assert interrupted["compact"] >= 10
+    assert len(interrupted) >= 3
+
+
+def test_readers_see_whole_writes_only_and_never_an_older_state(
+    tmp_path: Path, writers: Writers
+) -> None:
+    path = tmp_path / "gallery"
+    Writer.create(path, MODEL, DIMENSION).close()
+    writers.start(path, "all", 1)
+    while writers.hear() != "ok":
+        pass
+    seen: list[int] = []
+    with Reader(path) as reader:
+        for _ in range(60):
+            reader.refresh()
+            seen.append(version_of(reader.view()))
+    writers.kill()
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 1
+    # The last version that was acknowledged is there.
+    assert version_of(Reader(path).view()) >= writers.said.count("ok")
+
+
+def version_of(view: Any) -> int:
+    rows = view.rows(np.array(view.numbers(Where())))
+    assert len(rows) == len(gallery_writer.IDS)
+    (identity,) = {row["identity"] for row in rows}
+    version = int(identity[1:])
+    for number in view.numbers(Where()):
+        np.testing.assert_array_equal(view.vector(number), vector(view.id(number), version))
+    return version
