@@ -71,6 +71,9 @@ class Semantic(Frozen):
     groups: int | None = Field(32, ge=1)
     """Groups of the adaptive fine-grained enhancement (AFEM), a divisor of the encoder's width;
     null leaves it out."""
+    group_weights: Literal["element", "group"] = "element"
+    """What AFEM learns: a weight for each element of every group, which makes any number of groups
+    the same network, or one for a whole group."""
 
 
 class TrainStage(Frozen):

@@ -44,9 +44,10 @@ def _spec(folder: Path | str, **changes: Any) -> learning.Train:
     )
 
 
-def test_afem_is_a_loop_over_groups() -> None:
+@pytest.mark.parametrize("weights", ["element", "group"])
+def test_afem_is_a_loop_over_groups(weights: str) -> None:
     torch.manual_seed(0)
-    module = FineGrainedEnhancement(12, 3).train()
+    module = FineGrainedEnhancement(12, 3, weights).train()
     semantics = torch.randn(5, 12)
     found = module(semantics)
     linear, norm, _ = module.phi
@@ -57,8 +58,21 @@ def test_afem_is_a_loop_over_groups() -> None:
         scaled = (values - values.mean()) / (values.var(correction=0) + norm.eps) ** 0.5
         active = (scaled * norm.weight[column] + norm.bias[column]).clamp(min=0)
         group, place = divmod(column, 12 // 3)
-        expected[:, column] = module.weights[group, place] * active + semantics[:, column]
+        weight = module.weights[group, place if weights == "element" else 0]
+        expected[:, column] = weight * active + semantics[:, column]
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_the_number_of_groups_matters_only_where_a_group_shares_a_weight() -> None:
+    semantics = torch.randn(5, 12, generator=torch.Generator().manual_seed(1))
+
+    def enhanced(groups: int, weights: str) -> torch.Tensor:
+        torch.manual_seed(0)
+        found: torch.Tensor = FineGrainedEnhancement(12, groups, weights)(semantics)
+        return found
+
+    assert torch.equal(enhanced(3, "element"), enhanced(6, "element"))
+    assert not torch.allclose(enhanced(3, "group"), enhanced(6, "group"))
 
 
 def test_weights_of_afem_begin_as_a_normal_distribution() -> None:

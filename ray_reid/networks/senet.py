@@ -10,11 +10,16 @@ from ray_reid.networks.encoders import ImageEncoder
 class FineGrainedEnhancement(nn.Module):
     """AFEM, equation 4: W * phi(f) in M groups, plus f, where phi is linear, BN and ReLU.
 
-    W is learned, begins as N(0, 1) and has a row for each group.
+    W is learned, begins as N(0, 1) and has a row for each group. The text calls its weights those
+    of the elements of a group, and those of groups. By element the groups are a matter of speaking:
+    W multiplies all D elements, however they are divided.
     """
 
-    def __init__(self, width: int, groups: int) -> None:
+    def __init__(self, width: int, groups: int, weights: str = "element") -> None:
         """Build the module for features of `width`.
+
+        Args:
+            weights: Whether a row of W has a weight for each `element`, or one for its `group`.
 
         Raises:
             ValueError: If the groups do not divide the width.
@@ -27,11 +32,13 @@ class FineGrainedEnhancement(nn.Module):
                 f"choose from {choices}"
             )
         self.phi = nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU())
-        self.weights = nn.Parameter(torch.randn(groups, width // groups))
+        self.weights = nn.Parameter(
+            torch.randn(groups, width // groups if weights == "element" else 1)
+        )
 
     def forward(self, semantics: Tensor) -> Tensor:
         """(B, D) to (B, D)."""
-        grouped = self.phi(semantics).unflatten(1, self.weights.shape)
+        grouped = self.phi(semantics).unflatten(1, (len(self.weights), -1))
         return (self.weights * grouped).flatten(1) + semantics
 
 
@@ -54,7 +61,7 @@ class SemanticEnhancement(nn.Module):
         self.enhance: FineGrainedEnhancement | None = None
         self.width = spec.width
         if spec.groups is not None:
-            self.enhance = FineGrainedEnhancement(encoder.width, spec.groups)
+            self.enhance = FineGrainedEnhancement(encoder.width, spec.groups, spec.group_weights)
             self.width += encoder.width
 
     def forward(self, images: Tensor, appearance: Tensor) -> Tensor:
