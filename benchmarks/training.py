@@ -7,7 +7,7 @@ that of the drawn world and the field's standard one, a ResNet-50 on 256 x 128 p
 standard one beside torchreid, its own engine where PYTHONPATH leads to it (the wheel on PyPI also
 wants gdown and tensorboard), else its step reproduced. start: seconds until the first batch, and
 memory. workers: two processes beside one on the same batch. --ray: the train job on Ray Train
-beside the same training without Ray.
+beside the loop written by hand.
 
 Takes a GPU where there is one. On a busy machine idle OpenMP threads must not spin, hence PASSIVE.
 """
@@ -30,6 +30,7 @@ from support.turns import Step, seconds_per_step
 if TYPE_CHECKING:
     import torch
 
+    from ray_reid.config import Recipe
     from ray_reid.fit import Fit
 
 SECTIONS = ("loop", "peer", "start", "workers")
@@ -39,7 +40,7 @@ LOOP_BAR = 0.95
 PEER_BAR = 2.0
 # Of the processes that are started to look at memory, beyond the first batch.
 STEPS = 3
-RAY_EPOCHS, RAY_BATCHES = 3, 4
+RAY_EPOCHS = 2
 
 
 class Measurement:
@@ -162,34 +163,42 @@ class Measurement:
             )
 
     def ray(self) -> Iterator[Figure]:
-        """The train job on Ray Train, checkpoints and all, against the training without it."""
+        """The train job on Ray Train, checkpoints and all, against the loop written by hand."""
         from support import on_ray
 
         case, threads = self.miniature, self.options.threads
         changes = [
             *self.changes,
             f"train.epochs={RAY_EPOCHS}",
-            f"train.batches_per_epoch={RAY_BATCHES}",
+            f"train.batches_per_epoch={self.options.ray_batches}",
             f"train.cpus_per_worker={threads}",
         ]
         recipe, table = case.recipe(*changes), self.table(case)
-        total = RAY_EPOCHS * RAY_BATCHES
-        with alone("ours", recipe, table, threads) as (process,):
-            process.ask("step")
-            first, begun = time.time() - process.started, time.time()
-            for _ in range(total - 1):
-                process.ask("step")
-            rest = (time.time() - begun) / (total - 1)
+        steps = RAY_EPOCHS * self.options.ray_batches - 1
+        # Before and after, because a machine's speed drifts.
+        one, rest = self._alone("bare", recipe, table, steps)
         started, done = on_ray.batch_times(recipe, table, self.directory / "train", threads)
-        case_ = f"{case}, first batch on Ray Train; reference without Ray"
-        yield Figure(case_, done[0] - started, "s", first)
+        _, again = self._alone("bare", recipe, table, steps)
+        yield Figure(
+            f"{case}, first batch on Ray Train; reference bare", done[0] - started, "s", one
+        )
         batch = recipe.train.sampler.num_identities * recipe.train.sampler.num_instances
         yield Figure(
-            f"{case}, then on Ray Train; reference without Ray",
-            batch * (len(done) - 1) / (done[-1] - done[0]),
+            f"{case}, then on Ray Train; reference bare loop",
+            batch * steps / (done[-1] - done[0]),
             "images/s",
-            batch / rest,
+            2 * batch * steps / (rest + again),
+            LOOP_BAR,
         )
+
+    def _alone(self, side: str, recipe: "Recipe", table: Path, steps: int) -> tuple[float, float]:
+        """Seconds until the first batch of a process of its own, and of so many more batches."""
+        with alone(side, recipe, table, self.options.threads) as (process,):
+            process.ask("step")
+            first, begun = time.time() - process.started, time.time()
+            for _ in range(steps):
+                process.ask("step")
+            return first, time.time() - begun
 
 
 def _name(case: Case, dtype: object) -> str:
@@ -247,6 +256,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--only", nargs="*", choices=SECTIONS, default=SECTIONS, help="sections")
     parser.add_argument("--ray", action="store_true", help="measure Ray Train too, which starts it")
+    parser.add_argument("--ray-batches", type=int, default=40, help="of an epoch, with --ray")
     parser.add_argument("--seconds", type=float, default=60.0, help="to measure a comparison for")
     parser.add_argument("--num-images", type=int, default=512, help="images to draw of each kind")
     parser.add_argument("--processes", type=int, default=0, help="that decode, on both sides")

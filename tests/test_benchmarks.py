@@ -38,7 +38,7 @@ SLOW = {"training": [*TRAINING, "--only", "start", "workers"]}
 # Measures Ray Data or Ray Train itself, so it starts Ray.
 ON_RAY = {
     "streaming": ["--only", "sleepers", "--sleeper-rows", "32"],
-    "training": [*TRAINING, "--ray", "--only"],
+    "training": [*TRAINING, "--ray", "--ray-batches", "3", "--only"],
 }
 
 
