@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ray_reid import config, images, tracking, views
+from ray_reid import config, images, open_set, tracking, views
 from ray_reid.config import Recipe
 from ray_reid.networks import ReidNetwork, side_codes
 from ray_reid.networks.precision import autocast, autocast_dtype
@@ -45,6 +45,9 @@ class Model:
         self.identities: list[str] = json.loads((path / LABELS).read_text())
         metrics = path / METRICS
         self.metrics: dict[str, Any] = json.loads(metrics.read_text()) if metrics.exists() else {}
+        thresholds = path / open_set.FILE
+        self.thresholds = open_set.parse(thresholds.read_text()) if thresholds.exists() else None
+        """What a similarity means: match, possible or unknown; null if never calibrated."""
         self.image_size = self.recipe.train.image_size
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         weights = load_file(path / WEIGHTS)

@@ -40,6 +40,9 @@ PIXELS = "pixels"
 CAPTION = "caption"
 EMBEDDING = "embedding"
 REFERENCE_EMBEDDING = "reference_embedding"
+CAMERA_EMBEDDING = "camera_embedding"
+CROPPED = "cropped"
+"""Whether a detector found the object in an image."""
 
 SPLITS = ("train", "query", "gallery", "unlabelled")
 ROLES = ("normal", "distractor", "junk")

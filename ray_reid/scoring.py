@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,8 @@ COLUMNS = (
     schema.CAMERA,
     schema.CLOTHES,
     schema.TRACK,
+    schema.TIME,
+    schema.SOURCE,
     schema.SPLIT,
     schema.ROLE,
 )
@@ -39,6 +42,16 @@ class Side:
     """(N, D)"""
     reference: NDArray[np.float32]
     """(N, B) colour histograms."""
+    time: Sequence[float | None] | None = None
+    source: Sequence[str] | None = None
+    camera_embedding: NDArray[np.float32] | None = None
+    """(N, C) what a camera classifier makes of the images."""
+
+    def cameras(self) -> list[str | None]:
+        """Names of the cameras that are unique over all sources."""
+        if self.source is None:
+            return list(self.camera)
+        return schema.qualified_cameras(self.source, self.camera)
 
 
 def read_sides(table: pa.Table) -> tuple[Side, Side]:
@@ -63,6 +76,8 @@ def read_sides(table: pa.Table) -> tuple[Side, Side]:
 
 def score(query: Side, gallery: Side, column: str, spec: config.Evaluate) -> Found:
     """Metrics of one column of embeddings, as the protocol asks.
+
+    What a network has learned is post-processed before; the floor without learning never is.
 
     Returns:
         Every draw by case, the headline first; of both directions `forward` and `reverse`.
@@ -103,10 +118,24 @@ def _run(query: Side, gallery: Side, column: str, spec: config.Evaluate) -> Foun
         camera=[*query.camera, *gallery.camera],
         clothes=[*query.clothes, *gallery.clothes],
         track=[*query.track, *gallery.track],
+        time=_both(query.time, gallery.time),
+        source=_both(query.source, gallery.source),
     )
     learned = column == schema.EMBEDDING
     both = [side.embedding if learned else side.reference for side in (query, gallery)]
-    return protocols.run(spec.protocol, labels, np.concatenate(both), spec.average_precision)
+    seen = [side.camera_embedding for side in (query, gallery)]
+    return protocols.run(
+        spec.protocol,
+        labels,
+        np.concatenate(both),
+        spec.average_precision,
+        spec.postprocess if learned else (),
+        None if seen[0] is None or seen[1] is None else np.concatenate([seen[0], seen[1]]),
+    )
+
+
+def _both(query: Sequence[Any] | None, gallery: Sequence[Any] | None) -> list[Any] | None:
+    return None if query is None or gallery is None else [*query, *gallery]
 
 
 def _side(table: pa.Table) -> Side:
@@ -123,6 +152,13 @@ def _side(table: pa.Table) -> Side:
         track=table[schema.TRACK].to_pylist(),
         embedding=storage.embeddings(table, schema.EMBEDDING),
         reference=storage.embeddings(table, schema.REFERENCE_EMBEDDING),
+        time=table[schema.TIME].to_pylist(),
+        source=table[schema.SOURCE].to_pylist(),
+        camera_embedding=(
+            storage.embeddings(table, schema.CAMERA_EMBEDDING)
+            if schema.CAMERA_EMBEDDING in table.column_names
+            else None
+        ),
     )
 
 
@@ -135,4 +171,7 @@ def _take(side: Side, rows: Sequence[int]) -> Side:
         track=[side.track[row] for row in rows],
         embedding=side.embedding[rows],
         reference=side.reference[rows],
+        time=None if side.time is None else [side.time[row] for row in rows],
+        source=None if side.source is None else [side.source[row] for row in rows],
+        camera_embedding=None if side.camera_embedding is None else side.camera_embedding[rows],
     )
