@@ -28,6 +28,7 @@ FILE = "metrics.json"
 RANKED = "ranked_list.jpg"
 INHERITED = "those of the images that the generator was adapted to, if it was"
 COLUMNS = (*scoring.COLUMNS, schema.EMBEDDING, schema.REFERENCE_EMBEDDING)
+OPTIONAL = (schema.TEST_EMBEDDING, schema.CAMERA_EMBEDDING)
 
 
 def evaluate_job(work: Work) -> Facts:
@@ -36,8 +37,9 @@ def evaluate_job(work: Work) -> Facts:
     Raises:
         ValueError: If there are no queries, no gallery or no query with a true match.
     """
-    seen = [schema.CAMERA_EMBEDDING] if work.recipe.embed.camera_model else []
-    table = storage.read(work.inputs["embed"] / "embeddings", [*COLUMNS, *seen])
+    path = work.inputs["embed"] / "embeddings"
+    there = set(storage.dataset(path).schema.names)
+    table = storage.read(path, [*COLUMNS, *(name for name in OPTIONAL if name in there)])
     query, gallery = scoring.read_sides(table)
     spec = work.recipe.evaluate
     bar = tqdm(desc="evaluate", total=4, unit="step", dynamic_ncols=True)
@@ -159,8 +161,14 @@ def _decide(
     train = work.inputs["train"]
     if (train / MANIFEST).is_file():
         origin["training"] = read_manifest(train.parent, train.name).key
+    # Of the embeddings that are served: those of the package alone.
     asked, answering = (
-        open_set.Side(side.embedding, side.identity, side.cameras(), side.observation_id)
+        open_set.Side(
+            side.embedding if side.alone is None else side.alone,
+            side.identity,
+            side.cameras(),
+            side.observation_id,
+        )
         for side in (query, gallery)
     )
     rates = spec.match_far, spec.possible_far

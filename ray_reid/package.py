@@ -190,14 +190,32 @@ def load(
         return Ensemble([load(one, device) for one in path])
     if str(path).startswith("models:/"):
         return Model(tracking.download_model(str(path), Path("runs")), device)
+    return Model(find(path), device)
+
+
+def find(path: str | Path) -> Path:
+    """The package at a path: itself, or that of a run directory.
+
+    Raises:
+        ValueError: If there is none.
+    """
     root = Path(path)
     places = [root, root / "evaluate" / "model", root / "train" / "model", root / "model"]
     for place in places:
         if (place / WEIGHTS).is_file():
-            return Model(place, device)
+            return place
     raise ValueError(
         f"no model package at {str(root)!r}: none of {[str(p) for p in places]} is one"
     )
+
+
+def recipe_of(path: str | Path) -> Recipe:
+    """The recipe of a package, without its weights.
+
+    Raises:
+        ValueError: If there is no package.
+    """
+    return config.validate(config.read_yaml(find(path) / RECIPE))
 
 
 def save(

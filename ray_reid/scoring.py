@@ -39,13 +39,15 @@ class Side:
     clothes: Labels
     track: Labels
     embedding: NDArray[np.float32]
-    """(N, D)"""
+    """(N, D) what is scored."""
     reference: NDArray[np.float32]
     """(N, B) colour histograms."""
     time: Sequence[float | None] | None = None
     source: Sequence[str] | None = None
     camera_embedding: NDArray[np.float32] | None = None
     """(N, C) what a camera classifier makes of the images."""
+    alone: NDArray[np.float32] | None = None
+    """(N, E) what the package gives by itself, where that is not what is scored."""
 
     def cameras(self) -> list[str | None]:
         """Names of the cameras that are unique over all sources."""
@@ -141,6 +143,11 @@ def _both(query: Sequence[Any] | None, gallery: Sequence[Any] | None) -> list[An
 def _side(table: pa.Table) -> Side:
     roles = table[schema.ROLE].to_pylist()
     identities = table[schema.IDENTITY].to_pylist()
+    alone = storage.embeddings(table, schema.EMBEDDING)
+    scored, seen = (
+        storage.embeddings(table, name) if name in table.column_names else None
+        for name in (schema.TEST_EMBEDDING, schema.CAMERA_EMBEDDING)
+    )
     return Side(
         observation_id=table[schema.OBSERVATION_ID].to_pylist(),
         identity=[
@@ -150,15 +157,12 @@ def _side(table: pa.Table) -> Side:
         camera=table[schema.CAMERA].to_pylist(),
         clothes=table[schema.CLOTHES].to_pylist(),
         track=table[schema.TRACK].to_pylist(),
-        embedding=storage.embeddings(table, schema.EMBEDDING),
+        embedding=alone if scored is None else scored,
         reference=storage.embeddings(table, schema.REFERENCE_EMBEDDING),
         time=table[schema.TIME].to_pylist(),
         source=table[schema.SOURCE].to_pylist(),
-        camera_embedding=(
-            storage.embeddings(table, schema.CAMERA_EMBEDDING)
-            if schema.CAMERA_EMBEDDING in table.column_names
-            else None
-        ),
+        camera_embedding=seen,
+        alone=None if scored is None else alone,
     )
 
 
@@ -174,4 +178,5 @@ def _take(side: Side, rows: Sequence[int]) -> Side:
         time=None if side.time is None else [side.time[row] for row in rows],
         source=None if side.source is None else [side.source[row] for row in rows],
         camera_embedding=None if side.camera_embedding is None else side.camera_embedding[rows],
+        alone=None if side.alone is None else side.alone[rows],
     )

@@ -161,18 +161,16 @@ def note(history: Sequence[Mapping[str, float]]) -> str:
 def sides(
     rows: pa.Table,
     vectors: NDArray[np.float32],
-    camera_vectors: NDArray[np.float32] | None = None,
+    others: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> tuple[Side, Side]:
-    """Queries and gallery of rows that carry a split, with their embeddings.
+    """Queries and gallery of rows that carry a split, with their embeddings and `others` by column.
 
     Raises:
         ValueError: If one of them is empty.
     """
     # The floor without learning belongs to the images and is the same for every training.
     nothing = np.zeros((len(rows), 1), np.float32)
-    columns = {schema.EMBEDDING: vectors, schema.REFERENCE_EMBEDDING: nothing}
-    if camera_vectors is not None:
-        columns[schema.CAMERA_EMBEDDING] = camera_vectors
+    columns = {schema.EMBEDDING: vectors, schema.REFERENCE_EMBEDDING: nothing, **(others or {})}
     for name, values in columns.items():
         rows = rows.append_column(name, schema.to_table({name: values})[name])
     return scoring.read_sides(rows)
