@@ -59,6 +59,8 @@ def _choices(where: Sequence[int | str], of: type[BaseModel]) -> list[str]:
         field = model.model_fields.get(part)
         inner: Any = field.annotation if field is not None else readers.get(part)
         # A list of sources or steps has no fields of its own; the name of its kind comes next.
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            model = inner
+        # A section that may be null is a union with None.
+        for kind in (inner, *get_args(inner)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                model = kind
     return sorted(model.model_fields)

@@ -313,6 +313,8 @@ def _measure(
     part: _Half, found: Thresholds, rates: tuple[float, float], seed: int
 ) -> dict[str, Level]:
     """Rates of genuine and impostor pairs that pass, with intervals."""
+    from scipy.sparse import csr_array
+
     table = _by_camera(part.cameras, found)
     everything = np.arange(len(part.gallery))
     size = part.num_identities
@@ -338,8 +340,8 @@ def _measure(
     levels = {}
     for level, name in enumerate(LEVELS):
         code, times = np.unique(np.concatenate(through[level]), return_counts=True)
-        one, other = np.divmod(code, size)
-        accepted_pairs = np.array([times @ (row[one] * row[other]) for row in weights])
+        counts = csr_array((times, np.divmod(code, size)), shape=(size, size))
+        accepted_pairs = ((counts @ weights.T) * weights.T).sum(axis=0)
         # The first draw takes everybody once.
         tar = _bounds(weights @ passed[level], genuine_pairs)
         far = _bounds(accepted_pairs, impostor_pairs)

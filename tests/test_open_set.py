@@ -186,6 +186,8 @@ def test_too_little_data_is_one_sentence() -> None:
         calibrate(alone, alone, 0.1, 0.2)
     with pytest.raises(ValueError, match=r"match_far 0\.1 must not be larger"):
         config.validate({"name": "one", "evaluate": {"open_set": {"match_far": 0.1}}})
+    with pytest.raises(ValueError, match=r"choose from \['match_far', 'possible_far'\]"):
+        config.validate({"name": "one", "evaluate": {"open_set": {"far": 0.1}}})
 
 
 def test_a_decision_is_strict_and_thresholds_survive_a_file(tmp_path: Path) -> None:
