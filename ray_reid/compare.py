@@ -246,6 +246,14 @@ def check(recipe: Recipe) -> None:
             raise ValueError(f"compare.arms: arm {name!r}: {error}") from error
 
 
+def outside(recipe: Recipe) -> str:
+    """Fingerprint of the models that the arms embed with beside their own."""
+    arms = recipe.compare.arms.values()
+    return schema.observation_id(
+        *(embed.outside(config.override(recipe, changes)) for changes in arms)
+    )
+
+
 def _arm(recipe: Recipe, name: str, changes: Mapping[str, Any], tables: Sequence[Path]) -> Arm:
     """Resolve an arm, and find out here whatever would stop its training at the start."""
     from ray_reid import loader

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import ray_reid
-from ray_reid import config, embed, extraction, package, schema
+from ray_reid import compare, config, embed, extraction, package, schema
 from ray_reid.config import Recipe
 from ray_reid.extraction import Extractor
 from ray_reid.models import detector
@@ -171,3 +171,9 @@ def test_the_models_beside_the_trained_one_are_part_of_a_results_name(home: Path
         named(crop={}),
     }
     assert len(names) == 4
+    arm = {"embed.ensemble": [str(home / "two")]}
+    compared = [
+        compare.outside(config.validate({"name": "one", "compare": {"arms": arms}}))
+        for arms in ({"a": {}}, {"a": arm})
+    ]
+    assert compared[0] != compared[1]
