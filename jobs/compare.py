@@ -1,7 +1,7 @@
 """Trainings on real and generated images, side by side over several seeds."""
 
 from ray_reid.cli import job_main
-from ray_reid.compare import check, compare_job
+from ray_reid.compare import check, compare_job, outside
 from ray_reid.run import Job
 
 JOB = Job(
@@ -10,6 +10,7 @@ JOB = Job(
     needs=("ingest", "generate"),
     sections=("seed", "train", "embed", "evaluate", "compare"),
     check=check,
+    outside=outside,
 )
 
 if __name__ == "__main__":

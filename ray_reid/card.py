@@ -16,7 +16,9 @@ PROTOCOL = (
     "ties",
     "flip_averaging",
     "scales",
-    "re_ranking",
+    "crop",
+    "ensemble",
+    "postprocess",
     "both_directions",
     "draws",
     "split",
@@ -128,7 +130,9 @@ def _evaluation(result: Mapping[str, Any] | None) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

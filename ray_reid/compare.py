@@ -10,7 +10,6 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,17 @@ import ray
 import ray.exceptions
 from numpy.typing import NDArray
 
-from ray_reid import config, figures, figures_compare, schema, scoring, stage, storage, validation
+from ray_reid import (
+    config,
+    embed,
+    figures,
+    figures_compare,
+    schema,
+    scoring,
+    stage,
+    storage,
+    validation,
+)
 from ray_reid.cluster import check_capacity
 from ray_reid.config import Recipe
 from ray_reid.progress import watched
@@ -148,7 +157,8 @@ def run_trial(
         `METRICS` by name, each a share between 0 and 1.
     """
     model = _trained(recipe, tables, device, report, held_out, validate)
-    query, gallery = scored_sides(tables[0], partial(_embedded, model, tables[0], source), source)
+    rows = storage.read(tables[0], scoring.COLUMNS, scored_rows(source))
+    query, gallery = validation.sides(rows, *_embedded(model, recipe, tables[0], source, len(rows)))
     found = scoring.flatten(scoring.score(query, gallery, schema.EMBEDDING, recipe.evaluate))
     return {name: found[name] for name in METRICS}
 
@@ -190,16 +200,24 @@ def _trained(
     return package.unsaved(stage_recipe, rows.chosen.identities, weights, str(device))
 
 
-def _embedded(model: "Model", table: Path, source: str | None, rows: int) -> NDArray[np.float32]:
-    """Vectors of the tested rows of a table, by id."""
-    from ray_reid import loader
+def _embedded(
+    model: "Model", recipe: Recipe, table: Path, source: str | None, rows: int
+) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
+    """Vectors of the tested rows of a table, by id, and other columns of them."""
+    from ray_reid import extraction, loader
 
     where = scored_rows(source)
     cache = storage.RowCache(table, loader.cache_directory(), where)
     named = storage.read(table, [schema.SOURCE, schema.CAMERA, schema.VIEW], where)
     owner, camera, view = (column.to_pylist() for column in named.columns)
     sides = schema.qualified_cameras(owner, camera), view
-    return model.embed([cache.image(row) for row in range(rows)], sides=sides)
+    extract = extraction.Extractor(model, recipe.embed, recipe.models)
+    found = extract([cache.image(row) for row in range(rows)], sides)
+    others = {
+        schema.TEST_EMBEDDING: found.test_embedding,
+        schema.CAMERA_EMBEDDING: found.camera_embedding,
+    }
+    return found.embedding, {name: one for name, one in others.items() if one is not None}
 
 
 def summary(table: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -223,9 +241,17 @@ def check(recipe: Recipe) -> None:
     for name, changes in recipe.compare.arms.items():
         try:
             _check_changes(name, changes)
-            config.override(recipe, changes)
+            embed.check(config.override(recipe, changes))
         except ValueError as error:
             raise ValueError(f"compare.arms: arm {name!r}: {error}") from error
+
+
+def outside(recipe: Recipe) -> str:
+    """Fingerprint of the models that the arms embed with beside their own."""
+    arms = recipe.compare.arms.values()
+    return schema.observation_id(
+        *(embed.outside(config.override(recipe, changes)) for changes in arms)
+    )
 
 
 def _arm(recipe: Recipe, name: str, changes: Mapping[str, Any], tables: Sequence[Path]) -> Arm:
@@ -289,7 +315,11 @@ def _perform(
 
 
 def _resolved(trial: Trial) -> dict[str, Any]:
-    return {**trial.arm.recipe.model_dump(mode="json"), "seed": trial.seed}
+    from ray_reid import extraction
+
+    recipe = trial.arm.recipe
+    spec = extraction.resolved(recipe.embed).model_dump(mode="json")
+    return {**recipe.model_dump(mode="json"), "embed": spec, "seed": trial.seed}
 
 
 def _task(

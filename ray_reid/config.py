@@ -19,6 +19,7 @@ from pydantic import (
 from ray_reid import keys
 from ray_reid.learning import Train
 from ray_reid.resources import Resources, StageSpec
+from ray_reid.retrieval import Crop, OpenSet, Step, check_order
 from ray_reid.sources import Frozen, MiniatureSource, Source
 from ray_reid.synthesis import Adapt, Compare, FilterSpec, Frechet, Generate, Models, Prompts
 
@@ -44,6 +45,14 @@ class Embed(Frozen):
     """Average each embedding with that of the mirrored image."""
     scales: tuple[Annotated[float, Field(gt=0, le=4)], ...] = Field((1.0,), min_length=1)
     """Average over the input resized by each of these (VehicleNet: 1, 0.9 and 0.8)."""
+    crop: Crop | None = None
+    """Average with the object found in the image by `models.detector`; `{}` takes the defaults."""
+    ensemble: tuple[str, ...] = ()
+    """Further models, whose embeddings are put beside the trained one's: run directories or
+    packages."""
+    camera_model: str | None = None
+    """Run directory or package of a model trained with `train.target: camera`; what it makes of
+    the images becomes the column `camera_embedding`, for the step `camera_verification`."""
     stage: StageSpec = StageSpec(actors=2, batch_size=128)
 
 
@@ -69,6 +78,11 @@ class Evaluate(Frozen):
     both_directions: bool = False
     """Also search the queries with the gallery, and report the mean of both directions; for the
     protocol `market` alone."""
+    postprocess: tuple[Step, ...] = ()
+    """What is done to the rankings of the trained model before they are scored, in this order; see
+    docs/postprocessing.md."""
+    open_set: OpenSet | None = OpenSet()
+    """Thresholds for match, possible and unknown at these false-match rates; null makes none."""
     num_ranked: int = Field(8, ge=1, le=100)
     """Queries in the ranked-list picture."""
     top_k: int = Field(8, ge=1, le=100)
@@ -84,6 +98,11 @@ class Evaluate(Frozen):
             raise ValueError(
                 f"both_directions goes with the protocol 'market', not with {self.protocol!r}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_follow(self) -> "Evaluate":
+        check_order(self.postprocess)
         return self
 
 
@@ -147,6 +166,20 @@ class Recipe(Frozen):
     index: Index = Index()
     compare: Compare = Compare()
     serve: Serve = Serve()
+
+    @model_validator(mode="after")
+    def _cameras_can_be_told(self) -> "Recipe":
+        for step in self.evaluate.postprocess:
+            if (
+                step.name == "camera_verification"
+                and step.kind != "label"
+                and self.embed.camera_model is None
+            ):
+                raise ValueError(
+                    f"evaluate.postprocess: camera_verification of kind {step.kind!r} needs "
+                    "embed.camera_model; set it, or the kind to 'label'"
+                )
+        return self
 
 
 def load(recipe: str, profile: str | None = None, overrides: Sequence[str] = ()) -> Recipe:

@@ -307,6 +307,37 @@ def _settle(
 
 
 @compiled
+def count_given(
+    scene: Any, rule: int, similarity: Floats, ends: Integers, counts: Integers
+) -> None:
+    """Count the wrong items of given similarities by how many matches of the query they reach.
+
+    Args:
+        scene: A Scene, of whose embeddings nothing is read.
+        rule: See `matches`.
+        similarity: (Q, I) any values, compared as they are.
+        ends: (Q + 1,) where the matches of each query begin.
+        counts: Those of query q begin at `ends[q] + q`: items that reach 0, 1, ... of its matches.
+    """
+    own, labels, items = scene.own, scene.query_labels, scene.item_labels
+    is_match = np.empty(items.shape[1], dtype=np.bool_)
+    for query in range(len(own)):
+        row, size = similarity[query], ends[query + 1] - ends[query]
+        _own_matches(own[query], labels[query], items, rule, is_match)
+        thresholds = np.empty(size, dtype=similarity.dtype)
+        at = 0
+        for item in range(own[query, 0], own[query, 1]):
+            if is_match[item - own[query, 0]]:
+                thresholds[at] = row[item]
+                at += 1
+        thresholds.sort()
+        for side in range(2):
+            start, stop = _others(own[query], 0, len(row), side)
+            for item in range(start, stop):
+                counts[ends[query] + query + _up_to(thresholds, row[item])] += 1
+
+
+@compiled
 def score(
     counts: Integers, ends: Integers, trapezoid: bool, ap: Floats, inp: Floats, first: Integers
 ) -> None:

@@ -1,16 +1,18 @@
 """The embed job: a model package over query and gallery images, streaming on Ray Data."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_reid import images, schema, stage, storage
+from ray_reid.config import Embed as EmbedSpec
 from ray_reid.config import Recipe
 from ray_reid.run import Facts, Work
 from ray_reid.schema import Batch
+from ray_reid.synthesis import Models
 
 COLUMNS = (
     schema.OBSERVATION_ID,
@@ -19,6 +21,7 @@ COLUMNS = (
     schema.VIEW,
     schema.CLOTHES,
     schema.TRACK,
+    schema.TIME,
     schema.SOURCE,
     schema.SPLIT,
     schema.ROLE,
@@ -26,22 +29,31 @@ COLUMNS = (
 
 
 class Embed:
-    """Add the unit-norm `embedding` column of a model package."""
+    """Add the unit-norm `embedding` column of a model package, and those of models beside it."""
 
-    def __init__(self, package: str, flip: bool, scales: Sequence[float] = (1.0,)) -> None:
-        """Load the package once per actor; `flip` and `scales` say over which views to average."""
+    def __init__(self, package: str, spec: Mapping[str, Any], models: Mapping[str, Any]) -> None:
+        """Load the package once per actor; `spec` and `models` are those sections of the recipe."""
+        from ray_reid import extraction
         from ray_reid import package as packages
 
-        self.model = packages.load(package)
-        self.flip, self.scales = flip, scales
+        self.extract = extraction.Extractor(
+            packages.load(package), EmbedSpec.model_validate(spec), Models.model_validate(models)
+        )
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
         """Embed the `image` column."""
         encoded = list(batch[schema.IMAGE])
         cameras = schema.qualified_cameras(batch[schema.SOURCE], batch[schema.CAMERA])
         sides = cameras, list(batch[schema.VIEW])
-        embedding = self.model.embed(encoded, flip=self.flip, scales=self.scales, sides=sides)
-        return {**batch, schema.EMBEDDING: embedding}
+        found = self.extract(encoded, sides)
+        columns = {
+            schema.EMBEDDING: found.embedding,
+            schema.TEST_EMBEDDING: found.test_embedding,
+            schema.CAMERA_EMBEDDING: found.camera_embedding,
+            schema.CROPPED: found.cropped,
+        }
+        asked = {name: values for name, values in columns.items() if values is not None}
+        return {**batch, **asked}
 
 
 class ColourHistogram:
@@ -76,20 +88,41 @@ class ColourHistogram:
 
 
 def check(recipe: Recipe) -> None:
-    """Refuse scales that the backbone cannot take, before anything is trained."""
-    if set(recipe.embed.scales) != {1}:
+    """Refuse scales that the backbone cannot take and packages that do not fit, before training."""
+    spec = recipe.embed
+    if set(spec.scales) != {1}:
         from ray_reid import views
 
-        views.check_scales(recipe.train.backbone, recipe.embed.scales)
+        views.check_scales(recipe.train.backbone, spec.scales)
+    if spec.ensemble or spec.camera_model is not None:
+        from ray_reid import extraction
+
+        extraction.check(spec)
+
+
+def outside(recipe: Recipe) -> str:
+    """Fingerprint of the models that no job of the run made."""
+    spec = recipe.embed
+    if spec.crop is None and spec.camera_model is None and not spec.ensemble:
+        return "none"
+    from ray_reid import extraction
+
+    return extraction.fingerprint(spec, recipe.models)
 
 
 def embed_job(work: Work) -> Facts:
     """Embed query and gallery images into the table `embeddings`."""
     spec = work.recipe.embed
     out = work.out / "embeddings"
-    model = str((work.inputs["train"] / "model").resolve())
+    from ray_reid import extraction
+
+    model = {
+        "package": str((work.inputs["train"] / "model").resolve()),
+        "spec": extraction.resolved(spec).model_dump(mode="json"),
+        "models": work.recipe.models.model_dump(mode="json"),
+    }
     steps = [
-        stage.Step(Embed, {"package": model, "flip": spec.flip, "scales": spec.scales}, spec.stage),
+        stage.Step(Embed, model, spec.stage),
         stage.Step(ColourHistogram, {}, spec.stage.model_copy(update={"num_gpus": 0.0})),
     ]
     table = work.inputs["ingest"] / "observations"
@@ -97,7 +130,11 @@ def embed_job(work: Work) -> Facts:
     kept = stage.column(schema.DROP_REASON).is_null()
     stage.stream(table, (*COLUMNS, schema.IMAGE), steps, out, "embed", tested & kept)
     embedded = storage.read(out, [schema.SPLIT])[schema.SPLIT].value_counts().to_pylist()
+    cropped = None
+    if spec.crop is not None:
+        cropped = storage.read(out, [schema.CROPPED])[schema.CROPPED].to_pylist()
     return {
         "counts": {entry["values"]: entry["counts"] for entry in embedded},
+        "without_crop": None if cropped is None else cropped.count(False),
         "fingerprint": dataclasses.asdict(storage.fingerprint(out, "embed/embeddings")),
     }

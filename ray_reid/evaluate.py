@@ -1,9 +1,10 @@
 """The evaluate job: embeddings to metrics with their protocol stamp, pictures and the package."""
 
 import json
+import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 import ray_reid
-from ray_reid import card, config, pictures, schema, scoring, storage
-from ray_reid.run import Facts, Work
+from ray_reid import card, config, open_set, pictures, schema, scoring, storage
+from ray_reid.open_set import Thresholds
+from ray_reid.retrieval import describe
+from ray_reid.run import MANIFEST, Facts, Work, read_manifest
 from ray_reid.scoring import Found, Side
+
+log = logging.getLogger(__name__)
 
 RANKS = (1, 5, 10)
 REFERENCE = "reference_"
@@ -23,6 +28,7 @@ FILE = "metrics.json"
 RANKED = "ranked_list.jpg"
 INHERITED = "those of the images that the generator was adapted to, if it was"
 COLUMNS = (*scoring.COLUMNS, schema.EMBEDDING, schema.REFERENCE_EMBEDDING)
+OPTIONAL = (schema.TEST_EMBEDDING, schema.CAMERA_EMBEDDING)
 
 
 def evaluate_job(work: Work) -> Facts:
@@ -31,7 +37,9 @@ def evaluate_job(work: Work) -> Facts:
     Raises:
         ValueError: If there are no queries, no gallery or no query with a true match.
     """
-    table = storage.read(work.inputs["embed"] / "embeddings", COLUMNS)
+    path = work.inputs["embed"] / "embeddings"
+    there = set(storage.dataset(path).schema.names)
+    table = storage.read(path, [*COLUMNS, *(name for name in OPTIONAL if name in there)])
     query, gallery = scoring.read_sides(table)
     spec = work.recipe.evaluate
     bar = tqdm(desc="evaluate", total=4, unit="step", dynamic_ncols=True)
@@ -51,13 +59,17 @@ def evaluate_job(work: Work) -> Facts:
     captions = _draw(work, query, gallery)
     bar.update()
     page = card.write(work.recipe, _trained_on(work), result, RANKED)
-    _write_package(work, text, page)
+    thresholds, decided = _decide(work, query, gallery, result["stamp"])
+    _write_package(work, text, page, thresholds)
     bar.update()
     bar.close()
     floor = {f"{REFERENCE}{name}": value for name, value in result["reference"].items()}
     return {
         "metrics": {**result["metrics"], **floor},
         "stamp": result["stamp"],
+        # Of the first draw, as the stamp's counts.
+        "postprocess": {case: list(draws[0].changes) for case, draws in model.items()},
+        "open_set": decided,
         "pictures": list(captions),
         "captions": captions,
         "model": "model",
@@ -67,7 +79,7 @@ def evaluate_job(work: Work) -> Facts:
 def _stamp(work: Work, table: pa.Table, query: Side, gallery: Side, found: Found) -> dict[str, Any]:
     """What the figures depend on besides the model; unlike stamps are not to be compared."""
     ingest = work.facts["ingest"]
-    sources, spec = ingest.get("sources", []), work.recipe.evaluate
+    sources, spec, embed = ingest.get("sources", []), work.recipe.evaluate, work.recipe.embed
     return {
         "protocol": spec.protocol,
         "cases": list(found),
@@ -86,9 +98,12 @@ def _stamp(work: Work, table: pa.Table, query: Side, gallery: Side, found: Found
         "junk": pc.sum(pc.equal(table[schema.ROLE], "junk")).as_py() or 0,
         "dropped": ingest.get("dropped", {}),
         "both_directions": spec.both_directions,
-        "flip_averaging": work.recipe.embed.flip,
-        "scales": list(work.recipe.embed.scales),
-        "re_ranking": False,
+        "flip_averaging": embed.flip,
+        "scales": list(embed.scales),
+        "crop": None if embed.crop is None else embed.crop.model_dump(mode="json"),
+        "ensemble": list(embed.ensemble),
+        "camera_model": embed.camera_model,
+        "postprocess": [describe(step) for step in spec.postprocess],
         "seed": work.recipe.seed,
         "source_seeds": [source.get("seed") for source in sources],
         "version": ray_reid.__version__,
@@ -122,7 +137,9 @@ def _draw(work: Work, query: Side, gallery: Side) -> dict[str, str]:
 
     # Pictures show plain rankings, whatever the protocol makes of them.
     spec = work.recipe.evaluate
-    plain = spec.model_copy(update={"protocol": "market", "both_directions": False})
+    plain = spec.model_copy(
+        update={"protocol": "market", "both_directions": False, "postprocess": ()}
+    )
     columns_of = {"model": schema.EMBEDDING, "colour histogram": schema.REFERENCE_EMBEDDING}
     found = {
         name: scoring.score(query, gallery, column, plain)["standard"][0]
@@ -130,6 +147,37 @@ def _draw(work: Work, query: Side, gallery: Side) -> dict[str, str]:
     }
     package = _load(work.inputs["train"] / "model") if spec.num_maps else None
     return pictures.draw(query, gallery, found, read, package, spec, work.out)
+
+
+def _decide(
+    work: Work, query: Side, gallery: Side, stamp: Mapping[str, Any]
+) -> tuple[Thresholds | None, dict[str, Any] | None]:
+    """Thresholds of the open set, and what the facts say of them; too little data gives none."""
+    spec = work.recipe.evaluate.open_set
+    if spec is None:
+        return None, None
+    text = json.dumps(stamp, sort_keys=True)
+    origin = {"recipe": work.recipe.name, "stamp": schema.observation_id("stamp", text)}
+    train = work.inputs["train"]
+    if (train / MANIFEST).is_file():
+        origin["training"] = read_manifest(train.parent, train.name).key
+    # Of the embeddings that are served: those of the package alone.
+    asked, answering = (
+        open_set.Side(
+            side.embedding if side.alone is None else side.alone,
+            side.identity,
+            side.cameras(),
+            side.observation_id,
+        )
+        for side in (query, gallery)
+    )
+    rates = spec.match_far, spec.possible_far
+    try:
+        found = open_set.calibrate(asked, answering, *rates, seed=work.recipe.seed, origin=origin)
+    except ValueError as error:
+        log.info("evaluate: no open-set thresholds: %s", error)
+        return None, {"missing": str(error)}
+    return found, {**json.loads(found.dump()), "cameras": len(found.cameras)}
 
 
 def _load(path: Path) -> pictures.Maps:
@@ -163,7 +211,7 @@ def _trained_on(work: Work) -> list[card.Source]:
     return found
 
 
-def _write_package(work: Work, text: str, page: str) -> None:
+def _write_package(work: Work, text: str, page: str, thresholds: Thresholds | None) -> None:
     """Copy the trained package; add the recipe and figures of its evaluation, and a card."""
     target = work.out / "model"
     # A killed attempt may have left half a copy.
@@ -173,6 +221,8 @@ def _write_package(work: Work, text: str, page: str) -> None:
     storage.write_text(target / FILE, text)
     storage.write_text(target / "recipe.yaml", config.dump(work.recipe))
     storage.write_text(target / card.FILE, page)
+    if thresholds is not None:
+        storage.write_text(target / open_set.FILE, thresholds.dump())
     _link(str(work.out / RANKED), str(target / RANKED))
 
 

@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from ray_reid.retrieval import Step
 from ray_reid.sources import Source
 
 
@@ -48,12 +49,18 @@ def sentence(error: ValidationError, of: type[BaseModel]) -> str:
 
 def _choices(where: Sequence[int | str], of: type[BaseModel]) -> list[str]:
     """Names of the fields beside an unknown key."""
-    readers = {kind.model_fields["reader"].default: kind for kind in get_args(get_args(Source)[0])}
+    readers = {
+        kind.model_fields[tag].default: kind
+        for union, tag in ((Source, "reader"), (Step, "name"))
+        for kind in get_args(get_args(union)[0])
+    }
     model = of
     for part in (part for part in where[:-1] if isinstance(part, str)):
         field = model.model_fields.get(part)
         inner: Any = field.annotation if field is not None else readers.get(part)
-        # A list of sources has no fields of its own; the reader's name comes next.
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            model = inner
+        # A list of sources or steps has no fields of its own; the name of its kind comes next.
+        # A section that may be null is a union with None.
+        for kind in (inner, *get_args(inner)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                model = kind
     return sorted(model.model_fields)

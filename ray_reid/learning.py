@@ -92,6 +92,9 @@ class Train(Frozen):
     its own (VehicleNet, section III-C); empty is a single one."""
     sources: tuple[str, ...] = ()
     """Names of the sources to train on; empty takes all."""
+    target: Literal["identity", "camera"] = "identity"
+    """What is learned to be told apart. `camera` makes the classifier of `embed.camera_model`:
+    images without a camera are left out, and the package's labels are cameras."""
 
     backbone: str = "resnet18"
     """Any timm model name."""
@@ -225,6 +228,15 @@ class Train(Frozen):
             raise ValueError(f"stages {names} need names of their own")
         if self.stages:
             self.trainings()
+        return self
+
+    @model_validator(mode="after")
+    def _target(self) -> "Train":
+        if self.target == "camera" and self.validation:
+            raise ValueError(
+                f"validation {self.validation:g} searches identities, which a training with target "
+                "'camera' does not learn; set it to 0"
+            )
         return self
 
     @model_validator(mode="after")

@@ -38,7 +38,7 @@ class Labels:
     """The rows that are trained on: real ones first, then synthetic, each by `observation_id`."""
 
     identities: list[str]
-    """Names in the order of their labels."""
+    """Names in the order of their labels; of cameras where these are the target."""
     labels: NDArray[np.int64]
     """(N,) label of each row."""
     synthetic: NDArray[np.bool_]
@@ -78,6 +78,8 @@ def labels(
     if held_out:
         unwanted = pc.is_in(found[schema.IDENTITY], value_set=pa.array(sorted(held_out)))
         found = found.filter(pc.invert(unwanted))
+    if spec.target == "camera":
+        found = _with_camera(found)
     synthetic = pc.equal(found[schema.ORIGIN], "synthetic")
     sides = {"real": found.filter(pc.invert(synthetic)), "synthetic": found.filter(synthetic)}
     _check_origins(spec.mixing, {name: side.num_rows for name, side in sides.items()})
@@ -87,9 +89,13 @@ def labels(
     if spec.mixing != "real":
         chosen.append(_share_of_each(sides["synthetic"], spec.synthetic_fraction))
     rows = pa.concat_tables(chosen)
-    names, numbers = _numbered(rows[schema.IDENTITY])
+    cameras = schema.qualified_cameras(*(rows[c].to_pylist() for c in CAMERA_OF))
+    names, numbers = _numbered(
+        pa.array(cameras) if spec.target == "camera" else rows[schema.IDENTITY]
+    )
     if len(names) < 2:
-        raise ValueError(f"training needs at least 2 identities; the table has {len(names)}")
+        kind = {"identity": "identities", "camera": "cameras"}[spec.target]
+        raise ValueError(f"training needs at least 2 {kind}; the table has {len(names)}")
     synthetic = pc.equal(rows[schema.ORIGIN], "synthetic").to_numpy()
     # Real rows come first, so a place among them is a row number.
     real = rows[schema.OBSERVATION_ID].slice(0, int(np.count_nonzero(~synthetic)))
@@ -101,7 +107,7 @@ def labels(
         places=np.stack([rows[name].to_numpy() for name in (TABLE, ROW)], axis=1),
         sources=_numbered(rows[schema.SOURCE])[1],
         parents=pc.fill_null(parents, -1).to_numpy().astype(np.int64),
-        cameras=schema.qualified_cameras(*(rows[c].to_pylist() for c in CAMERA_OF)),
+        cameras=cameras,
         views=rows[schema.VIEW].to_pylist(),
     )
 
@@ -208,6 +214,16 @@ def _of_sources(rows: pa.Table, wanted: Sequence[str]) -> pa.Table:
             f"train.sources names {unknown[0]!r}, which has no train images; choose from {there}"
         )
     return rows.filter(pc.is_in(rows[schema.SOURCE], value_set=pa.array(wanted)))
+
+
+def _with_camera(rows: pa.Table) -> pa.Table:
+    known = rows.filter(pc.is_valid(rows[schema.CAMERA]))
+    if not len(known):
+        raise ValueError(
+            f"train.target 'camera' needs cameras, but none of {len(rows)} training images has a "
+            "camera"
+        )
+    return known
 
 
 def _numbered(names: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:

@@ -61,6 +61,8 @@ class Metrics:
     """Queries left out because no true match of theirs is in the gallery."""
     ap: NDArray[np.float64]
     """(Q,) average precision of each query, NaN where it was skipped."""
+    changes: tuple[Mapping[str, str | int], ...] = ()
+    """What each step of a post-processing before it changed."""
 
     def rank(self, k: int) -> float:
         """CMC at rank k; in a gallery of fewer images, at its last rank."""
@@ -104,11 +106,7 @@ def evaluate(
             cameras or clothes, or no query has a true match.
     """
     rule = _rule(protocol, query_clothes)
-    if average_precision not in AVERAGE_PRECISIONS:
-        raise ValueError(
-            f"unknown average_precision {average_precision!r}; choose from "
-            f"{list(AVERAGE_PRECISIONS)}"
-        )
+    trapezoid = _is_trapezoid(average_precision)
     from ray_reid import ranking
 
     scene, found = _scene(
@@ -123,21 +121,65 @@ def evaluate(
     if not valid.size:
         raise ValueError(_nothing(scene))
     scene, valid = _of_queries(scene, valid)
-    trapezoid = average_precision == "trapezoid"
     scored = ranking.rank(scene, rule, found[valid], trapezoid, BLOCK)
-    num_queries, num_items = len(valid), len(scene.first) - 1
-    ap = np.full(len(found), np.nan)
-    ap[valid] = scored[0]
-    first = np.bincount(scored[2] - 1, minlength=num_items)
-    return Metrics(
-        # Rounded once, so that the order of the queries does not matter.
-        mAP=math.fsum(scored[0]) / num_queries,
-        cmc=np.cumsum(first) / num_queries,
-        mINP=math.fsum(scored[1]) / num_queries,
-        num_queries=num_queries,
-        num_skipped=len(found) - num_queries,
-        ap=ap,
+    return _summary(scored, valid, len(found), len(scene.first) - 1)
+
+
+def evaluate_similarity(
+    similarity: NDArray[Any],
+    *,
+    query_identity: Labels,
+    gallery_identity: Labels,
+    query_camera: Labels | None = None,
+    gallery_camera: Labels | None = None,
+    query_clothes: Labels | None = None,
+    gallery_clothes: Labels | None = None,
+    protocol: Protocol = "market",
+    average_precision: AveragePrecision = "rectangle",
+    gallery_track: Labels | None = None,
+    excluded: NDArray[np.bool_] | None = None,
+) -> Metrics:
+    """Score the rankings of given similarities (Q, G), as `evaluate` does those of embeddings.
+
+    They may be any finite numbers, such as negative distances of re-ranking, and are compared as
+    they are; of equal ones the wrong images come first.
+
+    Args:
+        similarity: (Q, G), higher is nearer.
+        query_identity: See `evaluate`, as all other labels and choices.
+        excluded: (Q, G) True where an image comes after all that are not; of those the wrong ones
+            come first, so an excluded true match has been missed.
+
+    Raises:
+        ValueError: As `evaluate`; or if the similarities are not a matrix of finite numbers.
+    """
+    rule = _rule(protocol, query_clothes)
+    trapezoid = _is_trapezoid(average_precision)
+    from ray_reid import counting
+
+    values = _similarities(similarity, excluded)
+    scene, found = _scene(
+        (np.zeros((len(values), 1), np.float32), np.zeros((values.shape[1], 1), np.float32)),
+        (query_identity, gallery_identity),
+        (query_camera, gallery_camera),
+        (query_clothes, gallery_clothes),
+        rule,
+        gallery_track,
     )
+    valid = np.flatnonzero(found)
+    if not valid.size:
+        raise ValueError(_nothing(scene))
+    scene, valid = _of_queries(scene, valid)
+    values = values[np.ix_(valid, scene.image)]
+    if gallery_track is not None:
+        values = np.maximum.reduceat(values, scene.first[:-1], axis=1)
+    ends = np.append(0, np.cumsum(found[valid]))
+    counts = np.zeros(ends[-1] + len(valid), dtype=np.int64)
+    counting.count_given(scene, rule, values, ends, counts)
+    ap, inp = np.empty(len(valid)), np.empty(len(valid))
+    first = np.empty(len(valid), dtype=np.int64)
+    counting.score(counts, ends, trapezoid, ap, inp, first)
+    return _summary((ap, inp, first), valid, len(found), len(scene.first) - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,6 +278,57 @@ def _measured(
         )
     norm[norm == 0] = 1
     return rows, norm
+
+
+def _is_trapezoid(average_precision: str) -> bool:
+    if average_precision not in AVERAGE_PRECISIONS:
+        raise ValueError(
+            f"unknown average_precision {average_precision!r}; choose from "
+            f"{list(AVERAGE_PRECISIONS)}"
+        )
+    return average_precision == "trapezoid"
+
+
+def _summary(
+    scored: tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]],
+    valid: NDArray[np.int64],
+    num_all: int,
+    num_items: int,
+) -> Metrics:
+    """Figures of AP, INP and first rank of the queries `valid` among all."""
+    ap = np.full(num_all, np.nan)
+    ap[valid] = scored[0]
+    first = np.bincount(scored[2] - 1, minlength=num_items)
+    return Metrics(
+        # Rounded once, so that the order of the queries does not matter.
+        mAP=math.fsum(scored[0]) / len(valid),
+        cmc=np.cumsum(first) / len(valid),
+        mINP=math.fsum(scored[1]) / len(valid),
+        num_queries=len(valid),
+        num_skipped=num_all - len(valid),
+        ap=ap,
+    )
+
+
+def _similarities(
+    similarity: NDArray[Any], excluded: NDArray[np.bool_] | None
+) -> NDArray[np.floating[Any]]:
+    """The values as float32 or float64, minus infinity where they are excluded."""
+    values = np.asarray(similarity)
+    if values.dtype not in (np.float32, np.float64):
+        values = values.astype(np.float64)
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"similarity must be (Q, G) with Q, G > 0, not {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError("similarity must not hold NaN or infinity")
+    if excluded is None:
+        return values
+    if excluded.shape != values.shape or excluded.dtype != np.bool_:
+        raise ValueError(
+            f"excluded must be bool {values.shape} like similarity, not {excluded.dtype} "
+            f"{excluded.shape}"
+        )
+    return np.where(excluded, values.dtype.type(-np.inf), values)
 
 
 def _rule(protocol: Protocol, clothes: Labels | None) -> int:

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ray_reid import config, images, tracking, views
+from ray_reid import config, images, open_set, tracking, views
 from ray_reid.config import Recipe
 from ray_reid.networks import ReidNetwork, side_codes
 from ray_reid.networks.precision import autocast, autocast_dtype
@@ -45,6 +45,9 @@ class Model:
         self.identities: list[str] = json.loads((path / LABELS).read_text())
         metrics = path / METRICS
         self.metrics: dict[str, Any] = json.loads(metrics.read_text()) if metrics.exists() else {}
+        thresholds = path / open_set.FILE
+        self.thresholds = open_set.parse(thresholds.read_text()) if thresholds.exists() else None
+        """What a similarity means: match, possible or unknown; null if never calibrated."""
         self.image_size = self.recipe.train.image_size
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         weights = load_file(path / WEIGHTS)
@@ -187,14 +190,32 @@ def load(
         return Ensemble([load(one, device) for one in path])
     if str(path).startswith("models:/"):
         return Model(tracking.download_model(str(path), Path("runs")), device)
+    return Model(find(path), device)
+
+
+def find(path: str | Path) -> Path:
+    """The package at a path: itself, or that of a run directory.
+
+    Raises:
+        ValueError: If there is none.
+    """
     root = Path(path)
     places = [root, root / "evaluate" / "model", root / "train" / "model", root / "model"]
     for place in places:
         if (place / WEIGHTS).is_file():
-            return Model(place, device)
+            return place
     raise ValueError(
         f"no model package at {str(root)!r}: none of {[str(p) for p in places]} is one"
     )
+
+
+def recipe_of(path: str | Path) -> Recipe:
+    """The recipe of a package, without its weights.
+
+    Raises:
+        ValueError: If there is no package.
+    """
+    return config.validate(config.read_yaml(find(path) / RECIPE))
 
 
 def save(

@@ -1,19 +1,21 @@
 """Protocols of the field's data sets: which images ask, which answer, and by which rule.
 
 A protocol is a function from the labels of a test set to its cases; it never sees an embedding.
-Each case is scored by `metrics.evaluate`. Where a protocol draws at random, it does so ten times
-with the seeds 0 to 9, and its figures are mean and standard deviation.
+Each case is post-processed by itself, if steps are given, and scored by `metrics`. Where a protocol
+draws at random, it does so ten times with the seeds 0 to 9, and its figures are mean and standard
+deviation.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_reid import metrics
+from ray_reid import metrics, postprocess
 from ray_reid.metrics import AveragePrecision, Metrics
+from ray_reid.retrieval import Step
 
 DRAWS = 10
 RANKS = (1, 5, 10)
@@ -30,6 +32,8 @@ class Labels:
     camera: Sequence[Hashable]
     clothes: Sequence[Hashable]
     track: Sequence[Hashable]
+    time: Sequence[float | None] | None = None
+    source: Sequence[Hashable] | None = None
 
     def take(self, name: str, rows: Rows) -> list[Hashable]:
         """One label of some rows."""
@@ -60,18 +64,32 @@ def run(
     labels: Labels,
     embedding: NDArray[Any],
     average_precision: AveragePrecision = "rectangle",
+    steps: Sequence[Step] = (),
+    camera_embedding: NDArray[Any] | None = None,
 ) -> dict[str, list[Metrics]]:
     """Score (N, D) embeddings of a test set.
 
+    Args:
+        protocol: Its name in `PROTOCOLS`.
+        labels: Of the test set.
+        embedding: (N, D)
+        average_precision: Which of the two definitions.
+        steps: Post-processing of each case's queries and gallery, in order.
+        camera_embedding: (N, C) what a camera classifier makes of the images, if a step needs it.
+
     Returns:
         The metrics of every draw by case, the headline first. `ap` has one entry a query of the
-        case, in the order of its rows.
+        case, in the order of its rows; `changes` one a step.
 
     Raises:
-        ValueError: If the protocol is unknown, its labels are missing, or nothing can be scored.
+        ValueError: If the protocol is unknown, its labels are missing, nothing can be scored, or
+            a step lacks what it needs.
     """
     return {
-        name: [_score(case, labels, embedding, average_precision) for case in draws]
+        name: [
+            _score(case, labels, embedding, average_precision, steps, camera_embedding)
+            for case in draws
+        ]
         for name, draws in cases(protocol, labels).items()
     }
 
@@ -114,27 +132,55 @@ def figures(found: Mapping[str, Sequence[Metrics]]) -> dict[str, float]:
 
 
 def _score(
-    case: Case, labels: Labels, embedding: NDArray[Any], average_precision: AveragePrecision
+    case: Case,
+    labels: Labels,
+    embedding: NDArray[Any],
+    average_precision: AveragePrecision,
+    steps: Sequence[Step],
+    camera_embedding: NDArray[Any] | None,
 ) -> Metrics:
-    query, gallery = case.query, case.gallery
-    asked, answering = embedding[query], embedding[gallery]
-    if case.tracks == "mean":
-        asked, query = _mean_of_tracks(asked, query, labels)
-        answering, gallery = _mean_of_tracks(answering, gallery, labels)
+    asked, query = _items(case, case.query, labels, embedding)
+    answering, gallery = _items(case, case.gallery, labels, embedding)
     clothes = case.rule != "market"
-    return metrics.evaluate(
-        asked,
-        answering,
-        query_identity=labels.take("identity", query),
-        gallery_identity=labels.take("identity", gallery),
-        query_camera=labels.take(case.apart, query),
-        gallery_camera=labels.take(case.apart, gallery),
-        query_clothes=labels.take("clothes", query) if clothes else None,
-        gallery_clothes=labels.take("clothes", gallery) if clothes else None,
-        protocol=case.rule,
-        average_precision=average_precision,
-        gallery_track=labels.take("track", gallery) if case.tracks == "nearest" else None,
-    )
+    known: dict[str, Any] = {
+        "query_identity": labels.take("identity", query),
+        "gallery_identity": labels.take("identity", gallery),
+        "query_camera": labels.take(case.apart, query),
+        "gallery_camera": labels.take(case.apart, gallery),
+        "query_clothes": labels.take("clothes", query) if clothes else None,
+        "gallery_clothes": labels.take("clothes", gallery) if clothes else None,
+        "protocol": case.rule,
+        "average_precision": average_precision,
+        "gallery_track": labels.take("track", gallery) if case.tracks == "nearest" else None,
+    }
+    if not steps:
+        return metrics.evaluate(asked, answering, **known)
+    of_steps: dict[str, Any] = {}
+    for side, rows, all_rows in (
+        ("query", query, case.query),
+        ("gallery", gallery, case.gallery),
+    ):
+        for name in ("camera", "time", "source"):
+            if getattr(labels, name) is not None:
+                of_steps[f"{side}_{name}"] = labels.take(name, rows)
+        if camera_embedding is not None:
+            found, _ = _items(case, all_rows, labels, camera_embedding)
+            of_steps[f"{side}_camera_embedding"] = found
+    state, changes = postprocess.apply(steps, postprocess.Retrieval(asked, answering, **of_steps))
+    if state.similarity is None and state.excluded is None:
+        scored = metrics.evaluate(state.query, state.gallery, **known)
+    else:
+        scored = metrics.evaluate_similarity(state.scores(), excluded=state.excluded, **known)
+    return replace(scored, changes=changes)
+
+
+def _items(
+    case: Case, rows: Rows, labels: Labels, embedding: NDArray[Any]
+) -> tuple[NDArray[Any], Rows]:
+    """Embeddings of what asks or answers, and a row of each for its labels."""
+    if case.tracks == "mean":
+        return _mean_of_tracks(embedding[rows], rows, labels)
+    return embedding[rows], rows
 
 
 def _mean_of_tracks(

@@ -190,6 +190,7 @@ def _page(
         headline=HEADLINE,
         rows=_rows(result) if result else [],
         sentence=_sentence(result["stamp"]) if result else "",
+        notes=_notes(facts.get("evaluate", {})) if result else [],
         stamp=_flat(result["stamp"]) if result else {},
         tables=tables(run),
         pictures=_pictures(run, manifests),
@@ -237,8 +238,29 @@ def _sentence(stamp: Mapping[str, Any]) -> str:
         f"identities; {ways}; protocol {stamp['protocol']}, AP {stamp['average_precision']}; "
         f"skipped queries: {sum(stamp['skipped'].values())}; "
         f"images dropped at ingest: {sum(stamp['dropped'].values())}; "
-        f"re-ranking: {'yes' if stamp['re_ranking'] else 'no'}"
+        f"post-processing: {', then '.join(stamp['postprocess']) or 'none'}"
     )
+
+
+def _notes(facts: Mapping[str, Any]) -> list[str]:
+    """What post-processing changed, and what the thresholds of the open set are worth."""
+    notes = []
+    for case, changes in facts.get("postprocess", {}).items():
+        for change in changes:
+            counts = (f"{n} {name}" for name, n in change.items() if name != "step")
+            notes.append(f"{case}, {change['step']}: {', '.join(counts)}".replace("_", " "))
+    found = facts.get("open_set")
+    if found and "missing" in found:
+        notes.append(f"No thresholds for match and possible: {found['missing']}")
+    elif found:
+        for name, level in found["levels"].items():
+            tar, low, high = (100 * level[key] for key in ("tar", "tar_low", "tar_high"))
+            notes.append(
+                f"{name} above {found[name]:.3f}: TAR {tar:.1f} % ({low:.1f} to {high:.1f} %) at "
+                f"{level['far']:.2g} false matches, {level['target']:g} asked for; "
+                f"{found['cameras']} camera pairs have thresholds of their own"
+            )
+    return notes
 
 
 def _pictures(run: Path, manifests: Sequence[Manifest]) -> list[dict[str, str]]:
@@ -278,7 +300,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         elif isinstance(value, bool):
             flat[label] = "yes" if value else "no"
         elif isinstance(value, list):
-            flat[label] = ", ".join("none" if item is None else str(item) for item in value)
+            items = ("none" if item is None else str(item) for item in value)
+            flat[label] = ", ".join(items) or "none"
         else:
             flat[label] = "none" if value is None else str(value)
     return flat

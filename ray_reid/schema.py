@@ -40,6 +40,12 @@ PIXELS = "pixels"
 CAPTION = "caption"
 EMBEDDING = "embedding"
 REFERENCE_EMBEDDING = "reference_embedding"
+TEST_EMBEDDING = "test_embedding"
+"""What is evaluated in place of `embedding`, where crops or further models are averaged in."""
+CAMERA_EMBEDDING = "camera_embedding"
+"""What a camera classifier makes of an image."""
+CROPPED = "cropped"
+"""Whether a detector found the object in an image."""
 
 SPLITS = ("train", "query", "gallery", "unlabelled")
 ROLES = ("normal", "distractor", "junk")

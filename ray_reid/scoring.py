@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,8 @@ COLUMNS = (
     schema.CAMERA,
     schema.CLOTHES,
     schema.TRACK,
+    schema.TIME,
+    schema.SOURCE,
     schema.SPLIT,
     schema.ROLE,
 )
@@ -36,9 +39,21 @@ class Side:
     clothes: Labels
     track: Labels
     embedding: NDArray[np.float32]
-    """(N, D)"""
+    """(N, D) what is scored."""
     reference: NDArray[np.float32]
     """(N, B) colour histograms."""
+    time: Sequence[float | None] | None = None
+    source: Sequence[str] | None = None
+    camera_embedding: NDArray[np.float32] | None = None
+    """(N, C) what a camera classifier makes of the images."""
+    alone: NDArray[np.float32] | None = None
+    """(N, E) what the package gives by itself, where that is not what is scored."""
+
+    def cameras(self) -> list[str | None]:
+        """Names of the cameras that are unique over all sources."""
+        if self.source is None:
+            return list(self.camera)
+        return schema.qualified_cameras(self.source, self.camera)
 
 
 def read_sides(table: pa.Table) -> tuple[Side, Side]:
@@ -63,6 +78,8 @@ def read_sides(table: pa.Table) -> tuple[Side, Side]:
 
 def score(query: Side, gallery: Side, column: str, spec: config.Evaluate) -> Found:
     """Metrics of one column of embeddings, as the protocol asks.
+
+    What a network has learned is post-processed before; the floor without learning never is.
 
     Returns:
         Every draw by case, the headline first; of both directions `forward` and `reverse`.
@@ -103,15 +120,34 @@ def _run(query: Side, gallery: Side, column: str, spec: config.Evaluate) -> Foun
         camera=[*query.camera, *gallery.camera],
         clothes=[*query.clothes, *gallery.clothes],
         track=[*query.track, *gallery.track],
+        time=_both(query.time, gallery.time),
+        source=_both(query.source, gallery.source),
     )
     learned = column == schema.EMBEDDING
     both = [side.embedding if learned else side.reference for side in (query, gallery)]
-    return protocols.run(spec.protocol, labels, np.concatenate(both), spec.average_precision)
+    seen = [side.camera_embedding for side in (query, gallery)]
+    return protocols.run(
+        spec.protocol,
+        labels,
+        np.concatenate(both),
+        spec.average_precision,
+        spec.postprocess if learned else (),
+        None if seen[0] is None or seen[1] is None else np.concatenate([seen[0], seen[1]]),
+    )
+
+
+def _both(query: Sequence[Any] | None, gallery: Sequence[Any] | None) -> list[Any] | None:
+    return None if query is None or gallery is None else [*query, *gallery]
 
 
 def _side(table: pa.Table) -> Side:
     roles = table[schema.ROLE].to_pylist()
     identities = table[schema.IDENTITY].to_pylist()
+    alone = storage.embeddings(table, schema.EMBEDDING)
+    scored, seen = (
+        storage.embeddings(table, name) if name in table.column_names else None
+        for name in (schema.TEST_EMBEDDING, schema.CAMERA_EMBEDDING)
+    )
     return Side(
         observation_id=table[schema.OBSERVATION_ID].to_pylist(),
         identity=[
@@ -121,8 +157,12 @@ def _side(table: pa.Table) -> Side:
         camera=table[schema.CAMERA].to_pylist(),
         clothes=table[schema.CLOTHES].to_pylist(),
         track=table[schema.TRACK].to_pylist(),
-        embedding=storage.embeddings(table, schema.EMBEDDING),
+        embedding=alone if scored is None else scored,
         reference=storage.embeddings(table, schema.REFERENCE_EMBEDDING),
+        time=table[schema.TIME].to_pylist(),
+        source=table[schema.SOURCE].to_pylist(),
+        camera_embedding=seen,
+        alone=None if scored is None else alone,
     )
 
 
@@ -135,4 +175,8 @@ def _take(side: Side, rows: Sequence[int]) -> Side:
         track=[side.track[row] for row in rows],
         embedding=side.embedding[rows],
         reference=side.reference[rows],
+        time=None if side.time is None else [side.time[row] for row in rows],
+        source=None if side.source is None else [side.source[row] for row in rows],
+        camera_embedding=None if side.camera_embedding is None else side.camera_embedding[rows],
+        alone=None if side.alone is None else side.alone[rows],
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_reid import compare, config, schema, storage, sweeps, validation
+from ray_reid import compare, config, embed, schema, storage, sweeps, validation
 from ray_reid.config import Recipe
 from ray_reid.run import Job, Run, Work, content_key
 from ray_reid.sweeps import Setting, Sweep
@@ -116,6 +116,7 @@ def variants(sweep: Sweep, recipe: Recipe, jobs: Sequence[Job]) -> list[Variant]
                 if job.check is not None:
                     job.check(changed)
             check_network(changed.train)
+            embed.check(changed)
             _check_epochs(sweep, changed)
             _check_validation(sweep, changed)
         except ValueError as error:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Every training holds out the same ones, so that all can be compared.
 SEED = 0
 REAL = storage.TRAINABLE & (pc.field(schema.ORIGIN) == "real")
-COLUMNS = (*scoring.COLUMNS, schema.SOURCE, schema.VIEW, schema.ORIGIN)
+COLUMNS = (*scoring.COLUMNS, schema.VIEW, schema.ORIGIN)
 NOTED = ("mAP", "rank-1")
 """What an epoch's entry of a history holds of them, with the prefix."""
 PREFIX = "validation_"
@@ -50,8 +50,9 @@ class Validation:
         )
         self._numbers = np.flatnonzero(wanted.to_numpy()).tolist()
         self._rows = _split(found.filter(wanted))
-        # The rule that any set of identities can answer.
-        self._spec = spec.model_copy(update={"protocol": "market", "both_directions": False})
+        # The rule that any set of identities can answer, and the embeddings as they are.
+        plain = {"protocol": "market", "both_directions": False, "postprocess": ()}
+        self._spec = spec.model_copy(update=plain)
         self._table = table
         self._score(np.zeros((len(self._numbers), 1), np.float32))
 
@@ -157,15 +158,20 @@ def note(history: Sequence[Mapping[str, float]]) -> str:
     return f"validation mAP {100 * history[-1][DECIDING]:.1f} %"
 
 
-def sides(rows: pa.Table, vectors: NDArray[np.float32]) -> tuple[Side, Side]:
-    """Queries and gallery of rows that carry a split, with their embeddings.
+def sides(
+    rows: pa.Table,
+    vectors: NDArray[np.float32],
+    others: Mapping[str, NDArray[np.float32]] | None = None,
+) -> tuple[Side, Side]:
+    """Queries and gallery of rows that carry a split, with their embeddings and `others` by column.
 
     Raises:
         ValueError: If one of them is empty.
     """
     # The floor without learning belongs to the images and is the same for every training.
     nothing = np.zeros((len(rows), 1), np.float32)
-    for name, values in ((schema.EMBEDDING, vectors), (schema.REFERENCE_EMBEDDING, nothing)):
+    columns = {schema.EMBEDDING: vectors, schema.REFERENCE_EMBEDDING: nothing, **(others or {})}
+    for name, values in columns.items():
         rows = rows.append_column(name, schema.to_table({name: values})[name])
     return scoring.read_sides(rows)
 

@@ -92,6 +92,18 @@ def test_a_comparison_measures_every_arm_with_every_seed_and_resumes(
     assert {file: file.stat().st_mtime_ns for file in times} == times
 
 
+def test_a_trial_is_post_processed_as_its_recipe_says(inputs: dict[str, Path]) -> None:
+    tables = [inputs["ingest"] / "observations"]
+    steps = "[{name: query_expansion, kind: aqe, k: 1}, {name: rerank, k1: 4, k2: 2}]"
+    found = [
+        compare.run_trial(_recipe(f"evaluate.postprocess={one}"), tables, torch.device("cpu"))
+        for one in ("[]", steps, "[{name: camera_verification, kind: label}]")
+    ]
+    assert found[1] != found[0]
+    # Wrong images of the query's camera are gone; its true ones were junk.
+    assert found[2]["mAP"] > found[0]["mAP"]
+
+
 def test_a_trial_that_fails_is_named_and_the_finished_ones_are_kept(
     inputs: dict[str, Path], tmp_path: Path, ray_local: None
 ) -> None:

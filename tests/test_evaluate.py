@@ -69,7 +69,7 @@ def publish_tables(run, rows, embeddings, chance):
         ]
     )
     storage.write(run / "ingest" / "observations", table)
-    kept = (*names, schema.CLOTHES, schema.TRACK)
+    kept = (*names, schema.CLOTHES, schema.TRACK, schema.TIME, schema.SOURCE)
     batch = {name: table[name].to_numpy(zero_copy_only=False) for name in kept}
     batch[schema.OBSERVATION_ID] = np.array(ids, dtype=object)
     batch[schema.EMBEDDING] = embeddings
@@ -189,7 +189,7 @@ def test_the_stamp_says_what_the_figures_were_measured_on(tmp_path):
     assert stamp["skipped"] == {"standard": 0}
     assert stamp["dropped"] == {"corrupt image": 2}
     assert (stamp["seed"], stamp["source_seeds"]) == (0, [5])
-    assert stamp["re_ranking"] is False
+    assert stamp["postprocess"] == []
 
 
 def test_both_directions_give_their_mean(tmp_path):

@@ -313,6 +313,26 @@ def test_tables_that_differ_in_what_may_be_null_are_trained_on_together(
     assert mixed.counts() == plain.counts()
 
 
+def test_cameras_can_be_what_is_learned(tmp_path: Path) -> None:
+    rows = [
+        _row(f"{source}{n}", b"?", f"{source}:{n % 2}")
+        | {schema.SOURCE: source, schema.CAMERA: None if n == 5 else f"c{n % 3}"}
+        for source in ("a", "b")
+        for n in range(6)
+    ]
+    storage.write(tmp_path / "cameras", schema.observations(rows))
+    chosen = _chosen([tmp_path / "cameras"], target="camera")
+    # Of two sources cameras are never the same one; the image without a camera is left out.
+    assert chosen.identities == ["a:c0", "a:c1", "a:c2", "b:c0", "b:c1", "b:c2"]
+    assert [chosen.identities[label] for label in chosen.labels] == chosen.cameras
+    assert len(chosen.labels) == 10
+    storage.write(tmp_path / "none", schema.observations([_row("x", b"?", "s:1")]))
+    with pytest.raises(ValueError, match="none of 1 training images has a camera"):
+        _chosen([tmp_path / "none"], target="camera")
+    with pytest.raises(ValueError, match=r"validation 0\.1 searches"):
+        learning.Train(target="camera", validation=0.1)
+
+
 def test_real_rows_come_first_and_each_kind_is_in_the_order_of_its_ids(
     table: Path, generated: Path
 ) -> None:

@@ -315,7 +315,7 @@ def test_the_card_names_terms_figures_and_the_stamp_that_they_hold_for() -> None
         "stamp": {
             "protocol": "market",
             "scales": [1.0, 0.9],
-            "re_ranking": False,
+            "postprocess": [],
             "query": side,
             "gallery": {**side, "images": 15913},
         },
@@ -329,7 +329,7 @@ def test_the_card_names_terms_figures_and_the_stamp_that_they_hold_for() -> None
         "| cases_mAP | 0.5000 | - |",
         "| protocol | market |",
         "| scales | 1.0, 0.9 |",
-        "| re ranking | no |",
+        "| postprocess | none |",
         "| gallery | 15,913 images, 750 identities |",
     ):
         assert line in page.splitlines(), line
