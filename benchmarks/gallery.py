@@ -122,6 +122,9 @@ def approximate(
     before = Gallery(writer)
     rows = f"{kind}, {len(before):,} rows"
     yield Figure(f"{rows}, built", timed(partial(writer.rebuild, {"kind": kind})), "s")
+    megabytes = sum(file.stat().st_size for file in (writer.path / "search").iterdir()) / 2**20
+    raw = 4 * len(before) * DIMENSION / 2**20
+    yield Figure(f"{rows}, its file; raw vectors", megabytes, "MB", raw)
     gallery = Gallery(writer)
     found = gallery.search(queries, K)
     pairs = zip(exact, found, strict=True)

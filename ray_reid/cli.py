@@ -138,6 +138,9 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("image", type=Path)
     parser.add_argument("-k", type=int, default=10, help="hits to show (default 10)")
+    parser.add_argument(
+        "--camera", metavar="SOURCE:CAMERA", help="that took the image, for its own thresholds"
+    )
 
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
@@ -276,11 +279,15 @@ def _unrecognised(path: Path, found: Sequence[str]) -> str:
 def _search(options: argparse.Namespace) -> None:
     from ray_reid.gallery import search_image
 
-    hits = search_image(options.run, options.image, options.k)
-    print(f"{'rank':>4}  {'similarity':>10}  {'identity':<32}  {'camera':<8}  observation")
+    hits = search_image(options.run, options.image, options.k, options.camera)
+    print(
+        f"{'rank':>4}  {'similarity':>10}  {'decision':<8}  {'identity':<32}  {'camera':<8}  "
+        "observation"
+    )
     for hit in hits:
         print(
-            f"{hit.rank:>4}  {hit.similarity:>10.4f}  {hit.identity or '-':<32}  "
+            f"{hit.rank:>4}  {hit.similarity:>10.4f}  {hit.decision or '-':<8}  "
+            f"{hit.identity or '-':<32}  "
             f"{hit.camera or '-':<8}  {hit.observation_id}"
         )
 

@@ -114,9 +114,9 @@ class Index(Frozen):
     kind: Literal["flat", "ivf", "hnsw"] = "flat"
     """Search all vectors, lists of similar ones, or a graph; the latter two are approximate."""
     nlist: int | None = Field(None, ge=1)
-    """Lists of the kind `ivf`; null takes 4 times the root of the rows."""
+    """Lists of the kind `ivf`; null takes a quarter of the root of the rows."""
     nprobe: int | None = Field(None, ge=1)
-    """Lists that a search looks into; null takes a 500th of them, at least 8."""
+    """Lists that a search looks into; null takes half of them."""
     num_links: int = Field(32, ge=2, le=128)
     """Links of each vector in the graph of the kind `hnsw`, its M."""
     ef_search: int = Field(128, ge=1)

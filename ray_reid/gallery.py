@@ -9,7 +9,7 @@ import logging
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,11 +25,13 @@ from ray_reid.galleries.segment import COLUMNS, ROWS, TABLE, Vectors
 from ray_reid.galleries.store import Manifest, Reader
 from ray_reid.galleries.where import Where
 from ray_reid.galleries.writer import Writer
+from ray_reid.open_set import Decision, Thresholds
 from ray_reid.run import Work, read_manifest
 
 log = logging.getLogger(__name__)
 
 EVERYTHING = Where()
+Names = Sequence[str | None]
 # Another precision or device moves the similarity of an image to itself far less than this.
 SELF_SIMILARITY = 0.95
 _BLOCK = 65536
@@ -40,8 +42,14 @@ _ATTEMPTS = 10
 class Embedder(Protocol):
     """What a search needs of a model package."""
 
-    def embed(self, images: Sequence[bytes], /) -> NDArray[np.float32]:
-        """Embed N encoded images as (N, D) unit-norm float32."""
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """Of match and possible; None if they were never calibrated."""
+
+    def embed(
+        self, images: Sequence[bytes], /, *, sides: tuple[Names, Names] | None = None
+    ) -> NDArray[np.float32]:
+        """Embed N encoded images as (N, D) unit-norm float32; `sides` are cameras and views."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,8 @@ class Hit:
     split: str
     similarity: float
     """Cosine in [-1, 1]; higher is nearer."""
+    decision: Decision | None = None
+    """Whether it shows what the query shows; None if the model has no thresholds for that."""
 
 
 def index_job(work: Work) -> Mapping[str, Any]:
@@ -116,7 +126,7 @@ class Gallery:
         self.dimension, self.model = source.dimension, source.model
         self._guard = threading.Lock()
         self._opened: tuple[int, str | None] | None = None
-        self._approximate: ann.Approximate | None = None
+        self._approximate: ann.Search | None = None
         self._state()
 
     @classmethod
@@ -177,12 +187,11 @@ class Gallery:
             raise ValueError(f"the gallery keeps no image of observation {observation_id[:64]!r}")
         return encoded
 
-    def pictured(self) -> str | None:
-        """The id of an observation whose image the gallery keeps, or None."""
+    def pictured(self) -> Mapping[str, Any] | None:
+        """An observation whose image the gallery keeps, or None."""
         view = self.source.view()
         rows = (view.full(number) for number in view.numbers(EVERYTHING)[:1])
-        ids = (row[schema.OBSERVATION_ID] for row in rows if row[schema.IMAGE] is not None)
-        return next(ids, None)
+        return next((row for row in rows if row[schema.IMAGE] is not None), None)
 
     def _find(self, embeddings: Vectors, k: int, where: Where) -> tuple[View, nearest.Found]:
         if k < 1:
@@ -205,7 +214,7 @@ class Gallery:
             found = nearest.merged(found, (similarity, number + len(stored)), k)
         return view, found
 
-    def _state(self) -> tuple[View, ann.Approximate | None]:
+    def _state(self) -> tuple[View, ann.Search | None]:
         """The gallery as it is now, and the index that belongs to its segment."""
         with self._guard:
             for attempt in range(_ATTEMPTS):
@@ -227,13 +236,15 @@ class Gallery:
             return view, self._approximate
 
 
-def _open_index(path: Path, manifest: Manifest, view: View) -> ann.Approximate | None:
+def _open_index(path: Path, manifest: Manifest, view: View) -> ann.Search | None:
     """What searches the segment: None for `nearest`, which needs no index."""
     settings = ann.checked(manifest.index)
     vectors = view.segment.vectors
-    if manifest.search is not None:
-        return ann.Approximate.read(path / manifest.search, settings, len(vectors))
-    return ann.flat_on_gpus(vectors, settings) if len(vectors) and ann.num_gpus() else None
+    if settings.kind != "hnsw" and len(vectors) and ann.num_gpus():
+        return ann.OnGpus(vectors)
+    if manifest.search is None:
+        return None
+    return ann.Approximate.read(path / manifest.search, settings, len(vectors))
 
 
 @dataclass(frozen=True)
@@ -265,13 +276,33 @@ class Searcher:
         """What galleries call the model: the key of its training."""
         return self.name.rpartition("/")[2]
 
-    def search(self, encoded: bytes, k: int, where: Where = EVERYTHING) -> list[Hit]:
-        """Find the k gallery images nearest to one encoded image, nearest first.
+    def search(
+        self, encoded: bytes, k: int, where: Where = EVERYTHING, camera: str | None = None
+    ) -> list[Hit]:
+        """Find the k gallery images nearest to one encoded image, nearest first, and decide.
+
+        Args:
+            encoded: The query.
+            k: Hits.
+            where: Which images may be found.
+            camera: That took the query, as `source:camera`; between some cameras the thresholds
+                are their own, and some networks know the camera.
 
         Raises:
             ValueError: If the bytes are not an image, or k is below 1.
         """
-        return self.gallery.search(self.model.embed([encoded]), k, where)[0]
+        query = self.model.embed([encoded], sides=([camera], [None]))
+        hits = self.gallery.search(query, k, where)[0]
+        if self.model.thresholds is None:
+            return hits
+        decide = self.model.thresholds.decide
+        cameras = schema.qualified_cameras(
+            [hit.source for hit in hits], [hit.camera for hit in hits]
+        )
+        return [
+            replace(hit, decision=decide(hit.similarity, camera, other))
+            for hit, other in zip(hits, cameras, strict=True)
+        ]
 
     def enrol(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add observations with their images to a gallery that this process writes.
@@ -288,7 +319,14 @@ class Searcher:
         if not all(row.get(schema.IMAGE) for row in rows):
             raise ValueError("column 'image' is required to embed an observation; a row lacks it")
         if rows:
-            source.enrol(rows, self.model.embed([row[schema.IMAGE] for row in rows]), self.version)
+            source.enrol(rows, self._embed(rows), self.version)
+
+    def _embed(self, rows: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
+        """Embeddings of observations, as the embed job makes them."""
+        sources = [row.get(schema.SOURCE, "") for row in rows]
+        cameras = schema.qualified_cameras(sources, [row.get(schema.CAMERA) for row in rows])
+        views = [row.get(schema.VIEW) for row in rows]
+        return self.model.embed([row[schema.IMAGE] for row in rows], sides=(cameras, views))
 
     def warm_up(self) -> None:
         """Search with a gallery image, which must find itself; without images there is none.
@@ -296,14 +334,15 @@ class Searcher:
         Raises:
             ValueError: If it does not: the index was made with another model.
         """
-        wanted = self.gallery.pictured()
-        if wanted is None:
+        row = self.gallery.pictured()
+        if row is None:
             return
-        first = self.search(self.gallery.image(wanted), 1)[0]
+        first = self.gallery.search(self._embed([row]), 1)[0][0]
         if first.similarity < SELF_SIMILARITY:
             raise ValueError(
-                f"gallery image {wanted} has similarity {first.similarity:.3f} to its own "
-                f"nearest, not 1: the index was made with another model than {self.name!r}"
+                f"gallery image {row[schema.OBSERVATION_ID]} has similarity "
+                f"{first.similarity:.3f} to its own nearest, not 1: the index was made with "
+                f"another model than {self.name!r}"
             )
 
 
@@ -323,8 +362,8 @@ def check_current(run: Path) -> None:
                 )
 
 
-def search_image(run: Path, image: Path, k: int) -> list[Hit]:
-    """Search the gallery of a run with an image file, nearest first.
+def search_image(run: Path, image: Path, k: int, camera: str | None = None) -> list[Hit]:
+    """Search the gallery of a run with an image file, nearest first; see `Searcher.search`.
 
     Raises:
         ValueError: If the file is not an image, or the run has no current index.
@@ -337,7 +376,7 @@ def search_image(run: Path, image: Path, k: int) -> list[Hit]:
         raise ValueError(f"cannot read {str(image)!r}: {error.strerror or error}") from error
     except ValueError as error:
         raise ValueError(f"{str(image)!r}: {error}") from error
-    return Searcher.open(run).search(encoded, k)
+    return Searcher.open(run).search(encoded, k, camera=camera)
 
 
 def _observations(path: Path, embedded: pa.Table) -> pa.Table:

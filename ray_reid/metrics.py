@@ -43,8 +43,8 @@ _Sides = tuple[Labels | None, Labels | None]
 # Similarities are compared on this grid. It is coarse enough that vectors tie which are equal but
 # for rounding, and finer than float32 embeddings can tell.
 GRID = 2.0**30
-# Similarities in memory at a time in each thread: 4 MB in single precision.
-BLOCK = 1 << 20
+# Similarities in memory at a time in each thread: twice 16 MB in single precision.
+BLOCK = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from ray_reid import config, gallery, images, schema, storage
 from ray_reid.galleries.where import Where
 from ray_reid.galleries.writer import Writer
 from ray_reid.gallery import Gallery, Hit, Searcher
+from ray_reid.open_set import Thresholds
 from ray_reid.run import Work
 
 NUM, DIMENSION = 60, 16
@@ -216,7 +217,10 @@ def test_an_embedding_without_its_observation_is_refused(tmp_path: Path) -> None
 class ByBrightness:
     """A model whose embedding says how bright the image is, as the row's picture does."""
 
-    def embed(self, encoded: Any) -> np.ndarray:
+    thresholds: Thresholds | None = None
+
+    def embed(self, encoded: Any, *, sides: Any = None) -> np.ndarray:
+        self.sides = sides
         rows = [round(int(images.decode(image)[0, 0, 0]) / 3) for image in encoded]
         return VECTORS[rows]
 
@@ -229,9 +233,26 @@ def test_a_searcher_finds_the_image_itself(tmp_path: Path) -> None:
         searcher.search(b"words", 3)
 
 
+def test_a_search_decides_by_the_cameras_of_both_images(tmp_path: Path) -> None:
+    model = ByBrightness()
+    searcher = Searcher(model, indexed(work_on(tmp_path)), "test/0")
+    undecided = searcher.search(picture(6), 3)
+    assert {hit.decision for hit in undecided} == {None}
+    first, second = undecided[0].similarity, undecided[1].similarity
+    assert first > second
+    between = (first + second) / 2
+    camera = f"test:{undecided[0].camera}"
+    model.thresholds = Thresholds(between, -1.1, {("asking:c0", camera): (2.0, 1.5)})
+    found = searcher.search(picture(6), 3)
+    assert [hit.decision for hit in found] == ["match", "possible", "possible"]
+    strict = searcher.search(picture(6), 1, camera="asking:c0")
+    assert [hit.decision for hit in strict] == ["unknown"]
+    assert model.sides == (["asking:c0"], [None])
+
+
 def test_warming_up_notices_another_model(tmp_path: Path) -> None:
     class Other(ByBrightness):
-        def embed(self, encoded: Any) -> np.ndarray:
+        def embed(self, encoded: Any, *, sides: Any = None) -> np.ndarray:
             return -super().embed(encoded)
 
     searcher = Searcher(Other(), indexed(work_on(tmp_path)), "test/0")
@@ -250,6 +271,7 @@ def test_a_searcher_enrols_what_it_then_finds(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="column 'image' is required"):
             searcher.enrol([{**row, "image": None}])
         searcher.enrol([row])
+        assert searcher.model.sides == (["door:d1"], [None])
         hit = searcher.search(picture(1), 1)[0]
         assert (hit.observation_id, hit.camera, hit.split) == ("new", "d1", "gallery")
         assert searcher.gallery.image("new") == picture(1)

@@ -48,10 +48,11 @@ class FakeSearcher:
     gallery: FakeGallery
     name: str = "test/0"
     received: bytes = b""
+    camera: str | None = None
 
-    def search(self, encoded: bytes, k: int) -> list[Hit]:
+    def search(self, encoded: bytes, k: int, *, camera: str | None) -> list[Hit]:
         images.decode(encoded)
-        self.received = encoded
+        self.received, self.camera = encoded, camera
         return [hit(rank) for rank in range(1, 1 + min(k, len(self.gallery)))]
 
 
@@ -93,6 +94,7 @@ def test_a_multipart_upload_gives_hits_in_order(client: TestClient, searcher: Fa
         "licence": "CC0",
         "split": "gallery",
         "similarity": 1.0,
+        "decision": None,
     }
     assert (result["model"], result["gallery_size"]) == ("test/0", 30)
     assert result["took_ms"] >= 0
@@ -115,6 +117,17 @@ def test_json_gives_the_same_bytes_as_a_file(
     assert answer.status_code == 200
     assert len(answer.json()["hits"]) == 2
     assert searcher.received == JPEG
+
+
+def test_the_camera_of_the_query_is_passed_on(client: TestClient, searcher: FakeSearcher) -> None:
+    client.post("/v1/search", json={"image": in_base64(JPEG), "camera": "city:c1"})
+    assert searcher.camera == "city:c1"
+    client.post("/v1/search", files={"image": ("a.jpg", JPEG)}, data={"camera": "city:c2"})
+    assert searcher.camera == "city:c2"
+    for camera in (7, "c1", ":c1", "city:"):
+        answer = client.post("/v1/search", json={"image": in_base64(JPEG), "camera": camera})
+        assert answer.status_code == 422
+        assert "it must be named source:camera" in answer.json()["error"]
 
 
 def test_k_is_ten_unless_told(client: TestClient) -> None:
@@ -151,7 +164,11 @@ def test_an_impossible_k_is_refused_in_a_form(client: TestClient, k: str) -> Non
         (b'{"image": "\\ud800"}', 400, "not base64 or a data URI"),
         (b'{"image": "data:image/jpeg,abc"}', 400, "the data URI has no ';base64,'"),
         (b'{"image": "d29yZHM="}', 400, "image: not a readable image (5 bytes)"),
-        (b'{"image": "d29yZHM=", "K": 3}', 422, "unknown field 'K'; choose from ['image', 'k']"),
+        (
+            b'{"image": "d29yZHM=", "K": 3}',
+            422,
+            "unknown field 'K'; choose from ['image', 'k', 'camera']",
+        ),
     ],
 )
 def test_wrong_json_gets_one_sentence(

@@ -27,6 +27,8 @@ MARGIN = 64
 FEW = 0.1
 _BLOCK = 32768
 _CHUNK = 256
+# Queries whose candidates are copied together.
+_TOGETHER = 8
 
 
 def search(vectors: Vectors, queries: Vectors, k: int, mask: Mask | None = None) -> Found:
@@ -75,6 +77,18 @@ def overfetched(
 def num_overfetched(k: int, count: int, rows: int) -> int:
     """How many of all rows to ask for, to have k of the `count` that fit, most of the time."""
     return min(k + rows - count, math.ceil(k * rows / count) + MARGIN)
+
+
+def among(vectors: Vectors, queries: Vectors, candidates: Numbers, k: int) -> Found:
+    """The k nearest of some rows for each query, (Q, C) and -1 where there is none."""
+    similarity = np.empty(candidates.shape, np.float32)
+    for start in range(0, len(queries), _TOGETHER):
+        rows = slice(start, start + _TOGETHER)
+        chosen = vectors[candidates[rows]]
+        similarity[rows] = np.matmul(chosen, queries[rows, :, None])[..., 0]
+    similarity[candidates < 0] = -np.inf
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(similarity, order, 1), np.take_along_axis(candidates, order, 1)
 
 
 def merged(first: Found, second: Found, k: int) -> Found:

@@ -21,7 +21,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from ray_reid import images
 from ray_reid.gallery import Hit
 
-FIELDS = ("image", "k")
+FIELDS = ("image", "k", "camera")
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
 DEFAULT_K = 10
@@ -54,7 +54,7 @@ class Search(Protocol):
     def name(self) -> str:
         """The model's name."""
 
-    def search(self, encoded: bytes, k: int) -> list[Hit]:
+    def search(self, encoded: bytes, k: int, *, camera: str | None) -> list[Hit]:
         """The k nearest, nearest first; ValueError if the bytes are not an image."""
 
 
@@ -91,11 +91,11 @@ def create_api(searcher: Search, max_upload_mb: float) -> FastAPI:
 
     @api.post("/v1/search", openapi_extra={"requestBody": _request_body()})
     async def search(request: Request) -> SearchResult:
-        image, k = await _read_query(request, int(max_upload_mb * 2**20))
+        image, k, camera = await _read_query(request, int(max_upload_mb * 2**20))
         started = time.perf_counter()
         try:
             # Embedding takes a core for a while, and /health must still answer.
-            hits = await run_in_threadpool(searcher.search, image, k)
+            hits = await run_in_threadpool(searcher.search, image, k, camera=camera)
         except ValueError as error:
             raise HTTPException(HTTPStatus.BAD_REQUEST, f"image: {error}") from error
         took_ms = round(1000 * (time.perf_counter() - started), 2)
@@ -119,8 +119,8 @@ async def _refuse(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
 
 
-async def _read_query(request: Request, limit: int) -> tuple[bytes, int]:
-    """The image's bytes and k, from either kind of request."""
+async def _read_query(request: Request, limit: int) -> tuple[bytes, int, str | None]:
+    """The image's bytes, k and the camera, from either kind of request."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in (JSON, MULTIPART):
         raise HTTPException(
@@ -136,7 +136,7 @@ async def _read_query(request: Request, limit: int) -> tuple[bytes, int]:
         image = fields["image"]
     if not isinstance(image, bytes):
         raise HTTPException(HTTPStatus.BAD_REQUEST, "field 'image' is text; it must be a file")
-    return image, _whole_k(fields.get("k", DEFAULT_K))
+    return image, _whole_k(fields.get("k", DEFAULT_K)), _named_camera(fields.get("camera"))
 
 
 async def _bounded_body(request: Request, limit: int) -> bytes:
@@ -225,9 +225,19 @@ def _whole_k(value: Any) -> int:
     return k
 
 
+def _named_camera(value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and all(value.partition(":"))):
+        return value
+    raise HTTPException(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        f"camera is {repr(value)[:SHOWN]}; it must be named source:camera, as in hits",
+    )
+
+
 def _request_body() -> dict[str, Any]:
     """The OpenAPI description of the two kinds of request, which are parsed by hand above."""
     k = {"type": "integer", "minimum": 1, "maximum": MAX_K, "default": DEFAULT_K}
+    camera = {"type": "string", "description": "source:camera that took the image"}
     kinds = {JSON: "byte", MULTIPART: "binary"}
     return {
         "required": True,
@@ -236,7 +246,11 @@ def _request_body() -> dict[str, Any]:
                 "schema": {
                     "type": "object",
                     "required": ["image"],
-                    "properties": {"image": {"type": "string", "format": form}, "k": k},
+                    "properties": {
+                        "image": {"type": "string", "format": form},
+                        "k": k,
+                        "camera": camera,
+                    },
                 }
             }
             for kind, form in kinds.items()
