@@ -13,6 +13,8 @@ Integers = NDArray[np.int64]
 GRID = 2.0**30
 # Cells into which the span of a query's thresholds is divided.
 BINS = 4096
+# Where more of the items reach a threshold, it costs less to look at all than to choose them.
+MOST = 0.7
 UNLIMITED = 1 << 62
 # For a curve they are first tallied in cells of 2**-14, of 2**16 steps of the grid each.
 CELL = 1 << 16
@@ -166,6 +168,15 @@ def _cells(values: Floats, base: float, scale: float, out: NDArray[np.int32]) ->
 
 
 @compiled
+def _num_above(cells: NDArray[np.int32]) -> int:
+    """How many values are not in bin 0."""
+    total = np.int32(0)
+    for i in range(len(cells)):
+        total += np.int32(cells[i] > 0)
+    return total
+
+
+@compiled
 def _up_to(values: Any, key: Any) -> int:
     """How many of the ascending values are at most the key."""
     low, high = 0, len(values)
@@ -225,6 +236,7 @@ def count(
     table = np.empty(BINS, dtype=np.int32)
     low_cell, high_cell = np.empty(most, dtype=np.int32), np.empty(most, dtype=np.int32)
     cell, kept = np.empty(num_columns, dtype=np.int32), np.empty(num_columns, dtype=np.int32)
+    every = np.arange(num_columns).astype(np.int32)
     for row in range(num_rows):
         grid = grids[ends[row] : ends[row + 1]]
         size = len(grid)
@@ -249,12 +261,14 @@ def count(
             start, stop = _others(own[query + row], item, num_columns, side)
             values = block[row, start:stop]
             _cells(values, scaling[0], scaling[1], cell)
-            num_kept = 0
-            for column in range(len(values)):
-                kept[num_kept] = column
-                num_kept += cell[column] > 0
+            num_kept, which = len(values), every
+            if _num_above(cell[: len(values)]) < MOST * len(values):
+                num_kept, which = 0, kept
+                for column in range(len(values)):
+                    kept[num_kept] = column
+                    num_kept += cell[column] > 0
             for at in range(num_kept):
-                column = kept[at]
+                column = which[at]
                 reached = table[cell[column]]
                 if reached < 0:
                     reached = _up_to(low[:size], values[column])
