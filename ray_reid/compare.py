@@ -6,6 +6,8 @@ is trained, embedded and scored like the run's own model, many at once, each in 
 
 import json
 import logging
+import os
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -39,8 +41,11 @@ from ray_reid.train import check_network, num_batches, stages_of, training_table
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from ray_reid.package import Model
+
+    Weights = Mapping[str, Tensor]
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +148,7 @@ def run_trial(
     held_out: Collection[str] = (),
     validate: Callable[[int, Mapping[str, float]], None] | None = None,
     source: str | None = None,
+    shared: Path | None = None,
 ) -> dict[str, float]:
     """Train by a recipe, then embed and score the test images of the first table.
 
@@ -152,11 +158,22 @@ def run_trial(
         validate: Is told after every epoch its number, from 0, and the `METRICS` of a search
             among the real images of `held_out`. The training is the same with it and without.
         source: Name of the source whose test images are scored; null takes all.
+        shared: Package of an equal training: taken if it is there, else left there. Nothing is
+            validated then.
 
     Returns:
         `METRICS` by name, each a share between 0 and 1.
     """
-    model = _trained(recipe, tables, device, report, held_out, validate)
+    from ray_reid import package
+
+    if shared is not None and shared.is_dir():
+        model = package.load(shared, str(device))
+        report(num_batches(recipe, tables, held_out))
+    else:
+        made = _trained(recipe, tables, device, report, held_out, validate)
+        model = package.unsaved(*made, str(device))
+        if shared is not None:
+            _share(shared, *made)
     rows = storage.read(tables[0], scoring.COLUMNS, scored_rows(source))
     query, gallery = validation.sides(rows, *_embedded(model, recipe, tables[0], source, len(rows)))
     found = scoring.flatten(scoring.score(query, gallery, schema.EMBEDDING, recipe.evaluate))
@@ -170,9 +187,9 @@ def _trained(
     report: Callable[[int], None],
     held_out: Collection[str],
     validate: Callable[[int, Mapping[str, float]], None] | None,
-) -> "Model":
+) -> tuple[Recipe, list[str], "Weights"]:
     """All stages of a training in this process; takes the weights that the train job would."""
-    from ray_reid import loader, package
+    from ray_reid import loader
     from ray_reid.fit import Fit
 
     search = own = validation.of_recipe(recipe, tables)
@@ -197,7 +214,19 @@ def _trained(
                 weights = fit.weights()
         batches, epochs = batches + fit.batches_done, epochs + progress.epoch
     assert weights is not None, "every training has an epoch"
-    return package.unsaved(stage_recipe, rows.chosen.identities, weights, str(device))
+    return stage_recipe, rows.chosen.identities, weights
+
+
+def _share(path: Path, recipe: Recipe, identities: list[str], weights: "Weights") -> None:
+    """Leave a package for equal trainings; one that came first stays."""
+    from ray_reid import package
+
+    aside = path.parent / f".{path.name}-{os.getpid()}"
+    package.save(aside, recipe, identities, weights)
+    try:
+        aside.rename(path)
+    except OSError:
+        shutil.rmtree(aside)
 
 
 def _embedded(

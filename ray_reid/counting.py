@@ -55,7 +55,7 @@ def _dot(one: Floats, other: Floats) -> float:
     total = 0.0
     for i in range(len(one)):
         total += np.float64(one[i]) * np.float64(other[i])
-    return total
+    return int(total)
 
 
 @compiled
@@ -173,7 +173,7 @@ def _num_above(cells: NDArray[np.int32]) -> int:
     total = np.int32(0)
     for i in range(len(cells)):
         total += np.int32(cells[i] > 0)
-    return total
+    return int(total)
 
 
 @compiled

@@ -7,8 +7,9 @@ tables before anything is trained.
 import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ray_reid.train import check_network, num_batches, training_tables
 
 SCORED = ("train", "embed", "evaluate")
 """Jobs of a pipeline that a trial does in one process; what they need is made before."""
-TRIALS, INPUTS = "trials", "inputs"
+TRIALS, INPUTS, MODELS = "trials", "inputs", "models"
 VALIDATION, HISTORY = "validation", "history"
 """Entries of a trial's result: begins the names of what was validated; one mapping per epoch."""
 
@@ -59,6 +60,8 @@ class Task:
     tables: tuple[str, ...]
     held_out: tuple[str, ...]
     source: str | None
+    shared: str | None
+    """Where trials whose trainings are equal keep the model."""
     num_cpus: float
     num_gpus: float
 
@@ -75,6 +78,8 @@ class Trial:
     """Holds its result once it is done."""
     stopped: Path
     """Says how far it came when the scheduler stopped it."""
+    shared: Path | None
+    """Where it and others whose trainings are equal keep the model; null if there are none."""
 
     @property
     def key(self) -> str:
@@ -182,6 +187,7 @@ def expand(
     places = folder / TRIALS
     places.mkdir(parents=True, exist_ok=True)
     trials = {}
+    trainings: dict[tuple[str, int], str] = {}
     judged = f"{sweep.scheduler!r} {sweep.metric}"
     # By seed first: all settings are seen early.
     for seed in sweep.seeds:
@@ -194,15 +200,34 @@ def expand(
             key = content_key("trial", seeded, tuple(sorted(set(sections))), parts)
             rule = content_key("stop", seeded, (), {"scheduler": judged, "key": key})
             stopped = places / f"{rule}.stopped.json"
-            trials[variant.setting.name, seed] = Trial(
+            place = variant.setting.name, seed
+            trainings[place] = content_key("training", seeded, ("seed", "train"), parts)
+            trials[place] = Trial(
                 Variant(variant.setting, seeded),
                 seed,
                 inputs,
                 batches,
                 places / f"{key}.json",
                 stopped,
+                None,
             )
-    return trials
+    return _sharing(trials, trainings, folder)
+
+
+def _sharing(
+    trials: dict[tuple[str, int], Trial], trainings: Mapping[tuple[str, int], str], folder: Path
+) -> dict[tuple[str, int], Trial]:
+    """Let trials share a model that are trained alike; what validates is trained each by itself."""
+    # Two settings that come to the same recipe are one trial.
+    by_key = {trials[place].key: training for place, training in trainings.items()}
+    different = Counter(by_key.values())
+    (folder / MODELS).mkdir(exist_ok=True)
+    shared = dict(trials)
+    for place, trial in trials.items():
+        validated = trial.inputs.held_out or trial.variant.recipe.train.validation
+        if different[trainings[place]] > 1 and not validated:
+            shared[place] = replace(trial, shared=folder / MODELS / trainings[place])
+    return shared
 
 
 def task(sweep: Sweep, trial: Trial) -> Task:
@@ -213,6 +238,7 @@ def task(sweep: Sweep, trial: Trial) -> Task:
         tables=tuple(map(str, trial.inputs.tables)),
         held_out=tuple(sorted(trial.inputs.held_out)),
         source=sweep.tested,
+        shared=None if trial.shared is None else str(trial.shared.resolve()),
         num_cpus=sweep.num_cpus,
         num_gpus=sweep.num_gpus,
     )

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -98,6 +99,7 @@ def train_task(
         task.held_out,
         validate if task.held_out else None,
         task.source,
+        Path(task.shared) if task.shared else None,
     )
 
 
@@ -111,7 +113,7 @@ def _perform(
     """Run the trials that have no result yet; returns why some failed."""
     # Two settings may come to the same recipe: its trial is done once.
     unique = {trial.key: trial for trial in every.values()}
-    left = {key: trial for key, trial in unique.items() if not trial.is_over}
+    left = _trainings_first({key: one for key, one in unique.items() if not one.is_over})
     if len(left) < len(unique):
         log.info("%d of %d trials were done before", len(unique) - len(left), len(unique))
     if not left:
@@ -133,6 +135,18 @@ def _perform(
     return {
         place: record.failed[one.key] for place, one in every.items() if one.key in record.failed
     }
+
+
+def _trainings_first(left: Mapping[str, Trial]) -> dict[str, Trial]:
+    """In an order in which nothing that others have trained is trained beside them."""
+    seen: Counter[Path] = Counter()
+    rank = {}
+    for key, trial in left.items():
+        rank[key] = 0
+        if trial.shared is not None:
+            rank[key] = seen[trial.shared]
+            seen[trial.shared] += 1
+    return {key: left[key] for key in sorted(left, key=lambda key: rank[key])}
 
 
 def _fit(

@@ -156,7 +156,7 @@ def test_images_without_a_query_are_refused(inputs: dict[str, Path], tmp_path: P
 
 
 def test_the_same_trial_gives_the_same_figures_and_counts_its_batches(
-    inputs: dict[str, Path],
+    inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     recipe = _recipe("train.mixing=shuffled", "evaluate.both_directions=true")
     tables = [inputs[name] / "observations" for name in ("ingest", "generate")]
@@ -166,6 +166,13 @@ def test_the_same_trial_gives_the_same_figures_and_counts_its_batches(
     assert done == [1, 2]
     assert set(first) == set(compare.METRICS)
     assert compare.run_trial(recipe, tables, device) == first
+    # An equal training leaves its model, and takes it.
+    shared = tmp_path / "shared"
+    assert compare.run_trial(recipe, tables, device, shared=shared) == first
+    again: list[int] = []
+    assert compare.run_trial(recipe, tables, device, again.append, shared=shared) == first
+    assert again == [done[-1]]
+    assert [path.name for path in tmp_path.iterdir() if "shared" in path.name] == ["shared"]
 
 
 def test_a_trial_trains_all_stages(inputs: dict[str, Path]) -> None:

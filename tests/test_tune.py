@@ -318,6 +318,20 @@ def test_what_a_setting_changes_is_made_beside_the_run_and_the_rest_is_shared(
     }
 
 
+def test_trials_that_are_trained_alike_share_the_model_and_come_after_it(tmp_path: Path) -> None:
+    rerank = {"evaluate.postprocess": [{"name": "rerank"}]}
+    arms: dict[str, Any] = {"plain": {}, "reranked": rerank, "other": {RATE: 0.1}}
+    found = _expanded(tmp_path / "r", _sweep(arms=arms, seeds=[0, 1]))
+    for seed in (0, 1):
+        assert found["plain", seed].shared == found["reranked", seed].shared is not None
+        assert found["other", seed].shared is None
+    assert found["plain", 0].shared != found["plain", 1].shared
+    order = [one.name for one in tune._trainings_first({t.key: t for t in found.values()}).values()]
+    assert [name.split("'")[1] for name in order[-2:]] == ["reranked", "reranked"]
+    validated = _expanded(tmp_path / "r", _sweep(arms=arms, validation=0.25))
+    assert {one.shared for one in validated.values()} == {None}
+
+
 def test_a_seed_may_draw_a_split_of_its_own_which_all_settings_share(tmp_path: Path) -> None:
     arms: dict[str, Any] = {"a": {RATE: 0.1}, "b": {RATE: 0.2}}
     sweep = _sweep(arms=arms, seeds=[6, 7], seeded=["ingest.sources.0.num_test"])
