@@ -5,9 +5,10 @@ and of a useless model, against one bare float32 product of the same embeddings 
 argsort of every ranking, as most evaluations have it. Sides take turns, so that a busy machine
 slows all of them. Memory is the peak of a fresh process with nothing but the embeddings.
 
-The fastest other scorer that was measured on two cores, compiled Cython, took for distances +
-ranking 0.20 + 0.95 s at VeRi's size, 0.57 + 2.8 s at Market's (0.9 to 1.9 GB) and 8.3 + 71 s at
-MSMT17's (11.3 GB); an argsort in NumPy 0.7 s and 2.4 s at the first two.
+The fastest other scorer that was measured on two cores, compiled Cython (as fast-reid and
+torchreid have it), took for distances + ranking 0.20 + 0.95 s at VeRi's size, 0.57 + 2.8 s at
+Market's (0.9 to 1.9 GB) and 8.3 + 71 s at MSMT17's (11.3 GB); an argsort in NumPy 0.7 s and 2.4 s
+at the first two.
 """
 
 import multiprocessing
