@@ -249,6 +249,14 @@ def _embedded(
     return found.embedding, {name: one for name, one in others.items() if one is not None}
 
 
+def portable(recipe: Recipe) -> dict[str, Any]:
+    """The values of a recipe, with paths that hold in any working directory."""
+    from ray_reid import extraction
+
+    spec = extraction.resolved(recipe.embed).model_dump(mode="json")
+    return {**recipe.model_dump(mode="json"), "embed": spec}
+
+
 def summary(table: Sequence[Mapping[str, Any]]) -> list[str]:
     """Lay the arms out in aligned columns: images, mAP and rank-1 as mean and deviation."""
     lines = [("arm", "real images", "synthetic images", "mAP", "rank-1")]
@@ -328,7 +336,14 @@ def _perform(
     task: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=RETRIES)(_task)
     places = [str(path) for path in tables]
     running = {
-        task.remote(_resolved(trial), places, num_cpus, num_gpus > 0, trial.name, tally): trial
+        task.remote(
+            {**portable(trial.arm.recipe), "seed": trial.seed},
+            places,
+            num_cpus,
+            num_gpus > 0,
+            trial.name,
+            tally,
+        ): trial
         for trial in left
     }
     # The bar's thread must not wait for an actor that has yet to start when all is over.
@@ -341,14 +356,6 @@ def _perform(
         finally:
             for waiting in running:
                 ray.cancel(waiting, force=True)
-
-
-def _resolved(trial: Trial) -> dict[str, Any]:
-    from ray_reid import extraction
-
-    recipe = trial.arm.recipe
-    spec = extraction.resolved(recipe.embed).model_dump(mode="json")
-    return {**recipe.model_dump(mode="json"), "embed": spec, "seed": trial.seed}
 
 
 def _task(

@@ -28,6 +28,10 @@ COLUMNS = (
 )
 
 
+NOTHING = "none"
+"""What `outside` says where the run's own model is the only one."""
+
+
 class Embed:
     """Add the unit-norm `embedding` column of a model package, and those of models beside it."""
 
@@ -104,7 +108,7 @@ def outside(recipe: Recipe) -> str:
     """Fingerprint of the models that no job of the run made."""
     spec = recipe.embed
     if spec.crop is None and spec.camera_model is None and not spec.ensemble:
-        return "none"
+        return NOTHING
     from ray_reid import extraction
 
     return extraction.fingerprint(spec, recipe.models)

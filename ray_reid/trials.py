@@ -197,11 +197,15 @@ def expand(
             batches = _batches(sweep, variant, seeded, inputs)
             judged_on = {"validation": sorted(inputs.held_out), "tested": sweep.tested}
             parts = {**inputs.keys, "judged_on": json.dumps(judged_on)}
+            training = content_key("training", seeded, ("seed", "train"), parts)
+            beside = embed.outside(seeded)
+            if beside != embed.NOTHING:
+                parts["outside"] = beside
             key = content_key("trial", seeded, tuple(sorted(set(sections))), parts)
             rule = content_key("stop", seeded, (), {"scheduler": judged, "key": key})
             stopped = places / f"{rule}.stopped.json"
             place = variant.setting.name, seed
-            trainings[place] = content_key("training", seeded, ("seed", "train"), parts)
+            trainings[place] = training
             trials[place] = Trial(
                 Variant(variant.setting, seeded),
                 seed,
@@ -234,7 +238,7 @@ def task(sweep: Sweep, trial: Trial) -> Task:
     """A trial as workers get it."""
     return Task(
         name=trial.key,
-        recipe=trial.variant.recipe.model_dump(mode="json"),
+        recipe=compare.portable(trial.variant.recipe),
         tables=tuple(map(str, trial.inputs.tables)),
         held_out=tuple(sorted(trial.inputs.held_out)),
         source=sweep.tested,

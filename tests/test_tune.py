@@ -26,6 +26,7 @@ from ray_reid import (
     compare,
     config,
     figures_tune,
+    package,
     report,
     schema,
     storage,
@@ -36,6 +37,7 @@ from ray_reid import (
 )
 from ray_reid.config import Recipe
 from ray_reid.miniature import street_observations
+from ray_reid.networks import ReidNetwork
 from ray_reid.run import Facts, Job, Run, Work, open_run
 from ray_reid.sweeps import Sweep
 
@@ -330,6 +332,22 @@ def test_trials_that_are_trained_alike_share_the_model_and_come_after_it(tmp_pat
     assert [name.split("'")[1] for name in order[-2:]] == ["reranked", "reranked"]
     validated = _expanded(tmp_path / "r", _sweep(arms=arms, validation=0.25))
     assert {one.shared for one in validated.values()} == {None}
+
+
+def test_models_beside_the_trained_one_reach_workers_and_make_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("second", "third"):
+        weights = ReidNetwork(_recipe().train, 2).state_dict()
+        package.save(tmp_path / name, _recipe(), ["a", "b"], weights)
+    arms: dict[str, Any] = {"a": {"embed.ensemble": ["second"]}}
+    trial = _expanded(tmp_path / "r", _sweep(arms=arms))["a", 0]
+    task = trials.task(_sweep(arms=arms), trial)
+    assert task.recipe["embed"]["ensemble"] == [str(tmp_path / "second")]
+    file = package.WEIGHTS
+    (tmp_path / "second" / file).write_bytes((tmp_path / "third" / file).read_bytes())
+    assert _expanded(tmp_path / "r", _sweep(arms=arms))["a", 0].key != trial.key
 
 
 def test_a_seed_may_draw_a_split_of_its_own_which_all_settings_share(tmp_path: Path) -> None:
