@@ -55,7 +55,7 @@ def _dot(one: Floats, other: Floats) -> float:
     total = 0.0
     for i in range(len(one)):
         total += np.float64(one[i]) * np.float64(other[i])
-    return int(total)
+    return total
 
 
 @compiled
