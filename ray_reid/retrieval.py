@@ -27,8 +27,9 @@ class QueryExpansion(Frozen):
     """`dbscan`: the mean of the queries in its cluster (VehicleNet, section IV-C). `aqe`: the sum
     of itself and its nearest gallery images (Chum et al., 2007). `alpha_qe`: likewise, each
     weighted by a power of its similarity (Radenovic et al., 2019)."""
-    eps: float = Field(0.3, gt=0, lt=2)
-    """Cosine distance within which DBSCAN joins two queries."""
+    eps: float = Field(0.1, gt=0, lt=2)
+    """Cosine distance within which DBSCAN joins two queries; where it is too large, chains of them
+    become one cluster."""
     min_samples: int = Field(2, ge=1)
     """Queries within `eps`, itself included, that make one the core of a cluster."""
     k: int = Field(5, ge=1)
