@@ -366,8 +366,11 @@ def search_image(run: Path, image: Path, k: int, camera: str | None = None) -> l
     """Search the gallery of a run with an image file, nearest first; see `Searcher.search`.
 
     Raises:
-        ValueError: If the file is not an image, or the run has no current index.
+        ValueError: If the file is not an image, the camera has no such name, or the run has no
+            current index.
     """
+    if camera is not None and not all(camera.partition(":")):
+        raise ValueError(f"camera {camera!r} must be named source:camera, such as veri776:c001")
     try:
         encoded = image.read_bytes()
         # Before the model, which takes seconds to load.

@@ -324,6 +324,8 @@ def test_an_index_of_an_older_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_search_image_refuses_what_is_not_an_image(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="camera 'c3' must be named source:camera"):
+        gallery.search_image(tmp_path, tmp_path / "photo.jpg", 3, "c3")
     with pytest.raises(ValueError, match=r"cannot read .*photo.jpg': No such file"):
         gallery.search_image(tmp_path, tmp_path / "photo.jpg", 3)
     (tmp_path / "photo.jpg").write_bytes(b"words")
