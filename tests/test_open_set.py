@@ -221,7 +221,7 @@ def test_the_job_calibrates_post_processes_and_says_so(
     manifests = publish(tmp_path, work)
     facts = manifests[-1].facts
     assert facts["stamp"]["postprocess"] == [
-        "query_expansion(kind=dbscan, eps=0.3, min_samples=2)",
+        "query_expansion(kind=dbscan, eps=0.1, min_samples=2)",
         "camera_verification(kind=label)",
         "rerank(k1=3, k2=2, lambda_value=0.3, neighbours=exact)",
     ]
