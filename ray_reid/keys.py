@@ -43,7 +43,8 @@ def sentence(error: ValidationError, of: type[BaseModel]) -> str:
         return f"unknown recipe key {key!r}; choose from {_choices(where, of)}"
     rule = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
-        return f"recipe key {key!r}: {rule}"
+        # What spans sections names its keys itself.
+        return f"recipe key {key!r}: {rule}" if key else rule
     return f"recipe key {key!r} is {first['input']!r}: {rule}"
 
 

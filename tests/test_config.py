@@ -129,3 +129,9 @@ def test_stages_that_cannot_be_trained_are_one_sentence(
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
         config.load("baseline", None, [f"train.stages={json.dumps(stages)}"])
+
+
+def test_a_rule_that_spans_sections_names_its_own_keys() -> None:
+    steps = "evaluate.postprocess=[{name: camera_verification}]"
+    with pytest.raises(ValueError, match=r"^evaluate\.postprocess: .* needs embed\.camera_model"):
+        config.load("baseline", None, [steps])
