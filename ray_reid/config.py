@@ -22,6 +22,7 @@ from ray_reid.resources import Resources, StageSpec
 from ray_reid.retrieval import Crop, OpenSet, Step, check_order
 from ray_reid.sources import Frozen, MiniatureSource, Source
 from ray_reid.synthesis import Adapt, Compare, FilterSpec, Frechet, Generate, Models, Prompts
+from ray_reid.wardrobe import Describe, Outfits
 
 RECIPES = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
 
@@ -157,6 +158,8 @@ class Recipe(Frozen):
     ingest: Ingest = Ingest()
     prompts: Prompts = Prompts()
     adapt: Adapt = Adapt()
+    describe: Describe = Describe()
+    outfits: Outfits = Outfits()
     generate: Generate = Generate()
     filters: tuple[FilterSpec, ...] = ()
     frechet: Frechet = Frechet()

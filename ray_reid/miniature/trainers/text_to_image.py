@@ -4,7 +4,7 @@ The text encoder is trained with the UNet, from scratch; adaptation later freeze
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -60,7 +60,7 @@ def train(drawn: Drawings, autoencoder: Path, seed: int, out: Path) -> None:
     every = range(len(drawn))
     latents = torch.cat([encode(vae, drawn, every), encode(vae, drawn, every, mirrored=True)])
     latents = (latents * vae.config.scaling_factor).share_memory_()
-    tokenizer = _tokenizer(drawn)
+    tokenizer = learned_tokenizer([str(caption) for caption in drawn.captions])
     told = tokenizer(
         [*map(str, drawn.captions), ""], padding="max_length", truncation=True,
         max_length=CONTEXT, return_tensors="pt",
@@ -116,16 +116,15 @@ def _loss(
     return F.mse_loss(predicted, noise.get_velocity(latents, drawn, times))
 
 
-def _tokenizer(drawn: Drawings) -> CLIPTokenizer:
-    """Byte-pair encoding learned on the captions: every word of theirs is one token."""
+def learned_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
+    """Byte-pair encoding learned on captions: every word of theirs is one token."""
     letters = _byte_letters()
     alphabet = [*letters, *(f"{letter}</w>" for letter in letters)]
     signs = ["<|startoftext|>", "<|endoftext|>"]
     start = CLIPTokenizer(
         vocab={token: i for i, token in enumerate([*alphabet, *signs])}, merges=[]
     )
-    captions = sorted(set(map(str, drawn.captions)))
-    trained = start.train_new_from_iterator(captions, vocab_size=VOCABULARY)
+    trained = start.train_new_from_iterator(sorted(set(captions)), vocab_size=VOCABULARY)
     trained.model_max_length = CONTEXT
     return trained
 
@@ -146,11 +145,15 @@ def _denoiser(words: int, seed: int) -> Denoiser:
         up_block_types=(*("CrossAttnUpBlock2D",) * 2, "UpBlock2D"),
         cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=16,
     ).to(memory_format=torch.channels_last)  # fmt: skip
-    text_encoder = CLIPTextModel(
+    return Denoiser(unet, text_encoder(words))
+
+
+def text_encoder(words: int) -> CLIPTextModel:
+    """An untrained text encoder for a vocabulary of so many words."""
+    return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=words, hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=2,
             num_attention_heads=4, max_position_embeddings=CONTEXT, projection_dim=WIDTH,
             bos_token_id=0, eos_token_id=1, pad_token_id=1,
         )
     )  # fmt: skip
-    return Denoiser(unet, text_encoder)
