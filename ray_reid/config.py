@@ -22,8 +22,10 @@ from ray_reid.resources import Resources, StageSpec
 from ray_reid.retrieval import Crop, OpenSet, Step, check_order
 from ray_reid.sources import Frozen, MiniatureSource, Source
 from ray_reid.synthesis import Adapt, Compare, FilterSpec, Frechet, Generate, Models, Prompts
-from ray_reid.wardrobe import Describe, Outfits
+from ray_reid.wardrobe import Describe, Outfits, Refine
 
+RANDOM_QUERIES = ("vehicleid", "vehicleid_inverse")
+"""Protocols that draw their queries from the gallery too."""
 RECIPES = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
 
 
@@ -166,6 +168,8 @@ class Recipe(Frozen):
     train: Train = Train()
     embed: Embed = Embed()
     evaluate: Evaluate = Evaluate()
+    refine: Refine | None = None
+    """Answers to a query in several clothes; null gives that to the query alone."""
     index: Index = Index()
     compare: Compare = Compare()
     serve: Serve = Serve()
@@ -182,6 +186,22 @@ class Recipe(Frozen):
                     f"evaluate.postprocess: camera_verification of kind {step.kind!r} needs "
                     "embed.camera_model; set it, or the kind to 'label'"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _refined_as_they_are(self) -> "Recipe":
+        if self.refine is None:
+            return self
+        spec = self.evaluate
+        if spec.postprocess:
+            names = [step.name for step in spec.postprocess]
+            raise ValueError(f"refine ranks by itself: evaluate.postprocess must not hold {names}")
+        if spec.both_directions or spec.protocol in RANDOM_QUERIES:
+            what = "both_directions" if spec.both_directions else f"protocol {spec.protocol!r}"
+            raise ValueError(
+                f"refine needs queries of the split 'query', but evaluate.{what} asks with gallery "
+                "images too"
+            )
         return self
 
 
