@@ -227,7 +227,7 @@ def _refined(
     similarity = refine(
         asked, variants, answering, identity, refinement.m, refinement.rule, hidden=hidden
     )
-    made = variants.any(axis=(1, 2))
+    made = np.asarray(variants.any(axis=(1, 2)))
     return Refined(
         plain,
         metrics.chosen(plain, metrics.evaluate_similarity(similarity, **known), made),

@@ -98,7 +98,7 @@ def refine(
         (size, len(images)), gallery_identity, query_identity, query_camera, gallery_camera
     )
     unseen = np.zeros((size, 0), dtype=bool) if hidden is None else hidden
-    if hidden is not None and (hidden.shape, hidden.dtype) != ((size, len(images)), np.bool_):
+    if hidden is not None and (hidden.shape != (size, len(images)) or hidden.dtype != np.bool_):
         raise ValueError(
             f"hidden must be bool {(size, len(images))}, not {hidden.dtype} {hidden.shape}"
         )
