@@ -5,7 +5,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from jobs import adapt, compare, embed, evaluate, filter, generate, index, ingest, train
+from jobs import (
+    adapt,
+    compare,
+    describe,
+    embed,
+    evaluate,
+    filter,
+    generate,
+    index,
+    ingest,
+    redress,
+    train,
+)
 from ray_reid import report
 from ray_reid.cluster import Cluster
 from ray_reid.config import Recipe
@@ -24,6 +36,16 @@ PIPELINES: dict[str, tuple[Job, ...]] = {
         adapt.JOB,
         generate.JOB,
         filter.JOB,
+        replace(train.JOB, needs=("ingest", "generate")),
+        embed.JOB,
+        evaluate.JOB,
+        index.JOB,
+        compare.JOB,
+    ),
+    "dlcr": (
+        ingest.JOB,
+        describe.JOB,
+        redress.JOB,
         replace(train.JOB, needs=("ingest", "generate")),
         embed.JOB,
         evaluate.JOB,

@@ -83,6 +83,8 @@ def stream(
     name: str,
     where: Expr | None = None,
     encode: Callable[[Batch], Batch] | None = None,
+    through: "Callable[[ray.data.Dataset], ray.data.Dataset] | None" = None,
+    block_rows: int | None = None,
 ) -> None:
     """Stream a table through stages into the new table `out`; a killed stream resumes.
 
@@ -90,7 +92,9 @@ def stream(
     Rows are known by `observation_id`, which must be unique and pass through every stage: what
     a killed attempt had written is kept, and its rows are not computed again. `where` says
     which rows to stream, and may use columns that are not in `columns`. `encode` is a function
-    that the tasks that write apply to their rows: it needs no actors of its own.
+    that the tasks that write apply to their rows: it needs no actors of its own. `through` is what
+    somebody else makes of the stream after the stages. Blocks have `block_rows` rows, by default
+    as many as the first stage says.
 
     Raises:
         ValueError: If a worker refuses its input or cannot write.
@@ -107,13 +111,15 @@ def stream(
         log.info("%d rows were written before and are kept", len(done))
     # Pools start with one actor each at least, all at once.
     check_capacity(f"{name}: num_gpus:", 1, 0.0, sum(step.spec.num_gpus for step in steps))
-    dataset = _rows(source, columns, where, done, steps[0].spec.block_rows)
+    dataset = _rows(source, columns, where, done, block_rows or steps[0].spec.block_rows)
     dataset.set_name(name)
     fitted = _fitted(steps)
     at_once = _fit_at_once(fitted)
     for step in fitted:
         check_capacity(f"{name}, one actor:", 1, step.spec.num_cpus, step.spec.num_gpus)
         dataset = apply(dataset, step, at_once)
+    if through is not None:
+        dataset = through(dataset)
     if encode is not None:
         # Ray Data fuses this with the writing.
         last: Any = partial(_on_arrow, encode)

@@ -4,7 +4,12 @@ A filter is a stage over the packed `pixels` column: it adds its scores and, whe
 `drop_reason` yet, its own (`name: what was measured`). Rows marked before are not looked at again.
 """
 
+from ray_reid.filters.clothes import ClothesFilter
 from ray_reid.filters.colour import ColourFilter
 from ray_reid.filters.detection import DetectionFilter
 
-FILTERS: dict[str, type] = {"detection": DetectionFilter, "colour": ColourFilter}
+FILTERS: dict[str, type] = {
+    "detection": DetectionFilter,
+    "colour": ColourFilter,
+    "clothes": ClothesFilter,
+}

@@ -1,6 +1,6 @@
 """The miniature captioner: a BLIP of a few million parameters, in transformers' format."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -31,9 +31,10 @@ def train(drawn: Drawings, seed: int, out: Path) -> None:
     """Train on varied showroom drawings to say their captions, and save in fp16."""
     torch.manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
-    processor = _processor(drawn, out)
-    tokenizer = processor.tokenizer
-    model = BlipForConditionalGeneration(_config(len(tokenizer), tokenizer)).train()
+    words = sorted({word.lower() for caption in drawn.captions for word in caption.split()})
+    made = processor(words, out)
+    tokenizer = made.tokenizer
+    model = BlipForConditionalGeneration(config(len(tokenizer), tokenizer, LENGTH)).train()
     told = tokenizer(
         [str(caption) for caption in drawn.captions], padding="max_length", truncation=True,
         max_length=LENGTH, return_tensors="pt",
@@ -59,7 +60,7 @@ def train(drawn: Drawings, seed: int, out: Path) -> None:
 
     minimise("captioner", pupil.parameters(), losses(), STEPS, 1e-3, weight_decay=0.05)
     model.eval().half().save_pretrained(out)
-    processor.save_pretrained(out)
+    made.save_pretrained(out)
 
 
 class _Pupil(nn.Module):
@@ -89,8 +90,8 @@ class _Pupil(nn.Module):
         return loss
 
 
-def _processor(drawn: Drawings, out: Path) -> BlipProcessor:
-    words = sorted({word.lower() for caption in drawn.captions for word in caption.split()})
+def processor(words: Sequence[str], out: Path) -> BlipProcessor:
+    """A processor that knows these words whole and any other by its letters; writes `vocab.txt`."""
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     letters += [str(digit) for digit in range(10)]
     pieces = [*letters, *(f"##{letter}" for letter in letters)]
@@ -105,7 +106,8 @@ def _processor(drawn: Drawings, out: Path) -> BlipProcessor:
     return BlipProcessor(images, tokenizer)
 
 
-def _config(vocabulary: int, tokenizer: BertTokenizer) -> BlipConfig:
+def config(vocabulary: int, tokenizer: BertTokenizer, length: int) -> BlipConfig:
+    """A BLIP of a few million parameters for texts of at most `length` tokens."""
     shape = {"hidden_size": WIDTH, "num_attention_heads": 4, "intermediate_size": 512}
     return BlipConfig(
         # Its default of 1e-10 is for weights that are loaded: nothing is learned from there.
@@ -115,7 +117,7 @@ def _config(vocabulary: int, tokenizer: BertTokenizer) -> BlipConfig:
         },
         text_config={
             **shape, "num_hidden_layers": 3, "vocab_size": vocabulary, "encoder_hidden_size": WIDTH,
-            "max_position_embeddings": LENGTH, "projection_dim": 128,
+            "max_position_embeddings": length, "projection_dim": 128,
             "bos_token_id": tokenizer.convert_tokens_to_ids("[DEC]"),
             "sep_token_id": tokenizer.sep_token_id, "pad_token_id": tokenizer.pad_token_id,
             "eos_token_id": tokenizer.sep_token_id,

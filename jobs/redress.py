@@ -1,0 +1,17 @@
+"""Training images to the same people in other clothes, in one stream."""
+
+from ray_reid.cli import job_main
+from ray_reid.redress import check, outside, redress_job
+from ray_reid.run import Job
+
+JOB = Job(
+    "generate",
+    redress_job,
+    needs=("ingest", "describe"),
+    sections=("seed", "models", "outfits", "generate", "filters"),
+    check=check,
+    outside=outside,
+)
+
+if __name__ == "__main__":
+    job_main(JOB)

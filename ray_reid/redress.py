@@ -1,0 +1,248 @@
+"""The generate job of DLCR: every training image again in other clothes (section 3.1).
+
+plan -> parse -> inpaint -> filters -> encode and write, one streaming execution on Ray Data. Every
+row is written, dropped ones with their reason; what is not painted keeps its value to the bit.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_reid import figures, images, schema, stage, storage
+from ray_reid.config import Recipe
+from ray_reid.figures import Card
+from ray_reid.generate import filter_steps
+from ray_reid.generators import clothes, descriptions
+from ray_reid.generators.descriptions import Description
+from ray_reid.images import Pixels
+from ray_reid.models import references
+from ray_reid.run import Facts, Work
+from ray_reid.stage import Step
+
+OBSERVATIONS, SHEET = "observations", "outfits.png"
+CHANGED, FIRST = "changed", "number"
+"""Attributes of a generated image: whose clothes, and its number among its source's from 0."""
+SHOWN, SHOWN_OUTFITS = 6, 6
+COLUMNS = (
+    schema.OBSERVATION_ID, schema.IDENTITY, schema.CAMERA, schema.VIEW, schema.CLOTHES,
+    schema.SOURCE, schema.LICENCE,
+)  # fmt: skip
+
+
+def redress_job(work: Work) -> Facts:
+    """Write the table `observations`: `outfits.num_outfits` images of each real training image.
+
+    Raises:
+        ValueError: If fewer clothes are described than are asked for, or a model cannot be loaded.
+    """
+    recipe, table = work.recipe, (work.inputs["ingest"] / OBSERVATIONS).resolve()
+    found = wardrobe(recipe, work.inputs["describe"])
+    plan = outfits_plan(recipe, table, found, generator_name(recipe))
+    out = work.out / OBSERVATIONS
+    stage.stream(
+        plan, plan.column_names, steps(recipe, table), out, "generate", encode=clothes.encode
+    )
+    made = storage.read(out, [schema.DROP_REASON, schema.PARENT], kept_only=False)
+    reasons = Counter(
+        reason.partition(":")[0]
+        for reason in made[schema.DROP_REASON].to_pylist()
+        if reason is not None
+    )
+    captions = draw(table, out, work.out)
+    return {
+        "generator": generator_name(recipe),
+        "counts": {
+            "sources": pc.count_distinct(made[schema.PARENT]).as_py(),
+            "made": made.num_rows,
+            "kept": made.num_rows - reasons.total(),
+            "dropped": dict(reasons),
+        },
+        "clothes": len(found),
+        "metrics": {"generated_images": made.num_rows - reasons.total()},
+        "pictures": list(captions),
+        "captions": captions,
+        "fingerprint": dataclasses.asdict(storage.fingerprint(out, f"generate/{OBSERVATIONS}")),
+    }
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse what cannot be generated, before anything runs.
+
+    Raises:
+        ValueError: If a filter, one of its parameters or a model is impossible.
+    """
+    filter_steps(recipe)
+    for model in (recipe.models.parser, recipe.models.inpainting):
+        references.resolve(model)
+
+
+def outside(recipe: Recipe) -> str:
+    """Fingerprint of the models."""
+    from ray_reid.filters import FILTERS
+
+    used = [recipe.models.parser, recipe.models.inpainting]
+    used += [getattr(recipe.models, FILTERS[spec.name].ROLE)  # type: ignore[attr-defined]
+             for spec in recipe.filters if spec.name in FILTERS]  # fmt: skip
+    return schema.observation_id(*map(references.fingerprint, used))
+
+
+def wardrobe(recipe: Recipe, describe: Path) -> list[Description]:
+    """What people are dressed in: the clothes described, or as many at random.
+
+    Args:
+        describe: Directory of the published job.
+    """
+    found = descriptions.read(describe / descriptions.FILE)
+    if recipe.outfits.clothes == "described":
+        return found
+    return descriptions.at_random(len(found), recipe.seed)
+
+
+def steps(recipe: Recipe, table: Path) -> list[Step]:
+    """Every stage between a plan and its images."""
+    models = recipe.models.model_dump(mode="json")
+    outfits = recipe.outfits.model_dump(mode="json")
+    spec = recipe.generate
+    settings = {
+        "guidance": spec.guidance,
+        "steps": spec.steps,
+        "image_size": spec.image_size,
+        "negative_prompt": spec.negative_prompt,
+    }
+    parse = {"table": str(table), "rows": "train", "models": models, "outfits": outfits}
+    paint = {"models": models, "outfits": outfits, "settings": settings}
+    return [
+        Step(clothes.Parse, parse, recipe.outfits.parse_stage),
+        Step(clothes.Redress, paint, spec.stage),
+        *filter_steps(recipe),
+    ]
+
+
+def outfits_plan(
+    recipe: Recipe, table: Path, found: Sequence[Description], generator: str
+) -> pa.Table:
+    """One row for every image to make, those of one source side by side: it is parsed once.
+
+    Its seed belongs to the row, so that it is the same image whatever else is made; those of a
+    smaller number of outfits are among those of a larger.
+    """
+    sources = storage.read(table, COLUMNS, clothes.DRESSED["train"]).to_pylist()
+    if not sources:
+        raise ValueError("there is no labelled real training image to dress in other clothes")
+    rows, places = [], []
+    for place, source in enumerate(sources):
+        own = source[schema.OBSERVATION_ID]
+        chosen = descriptions.choose(
+            found, own, source[schema.CLOTHES], recipe.outfits.num_outfits, recipe.seed
+        )
+        for number, worn in enumerate(chosen):
+            rows.append(_row(recipe, source, worn, number, generator))
+            places.append(place)
+    plan = schema.observations(rows)
+    return plan.append_column(clothes.ROW, pa.array(places, pa.int64()))
+
+
+def _row(
+    recipe: Recipe, source: Mapping[str, Any], worn: Description, number: int, generator: str
+) -> dict[str, Any]:
+    prompt = worn.prompt(recipe.outfits.template)
+    parent = source[schema.OBSERVATION_ID]
+    seed = int(schema.observation_id(recipe.seed, parent, worn.clothes)[:15], 16)
+    inherited = (schema.IDENTITY, schema.CAMERA, schema.VIEW, schema.SOURCE, schema.LICENCE)
+    attributes = {
+        "upper": worn.upper,
+        "lower": worn.lower,
+        "footwear": worn.footwear,
+        CHANGED: worn.clothes,
+        FIRST: str(number),
+    }
+    return {
+        **{name: source[name] for name in inherited},
+        schema.OBSERVATION_ID: schema.observation_id(parent, prompt, seed, generator),
+        schema.IMAGE: b"",
+        # Nobody else wears this person's version of these clothes.
+        schema.CLOTHES: f"{source[schema.IDENTITY]}/{worn.clothes}",
+        schema.SPLIT: "train",
+        schema.ORIGIN: "synthetic",
+        schema.PARENT: parent,
+        schema.PROMPT: prompt,
+        schema.SEED: seed,
+        schema.GENERATOR: generator,
+        schema.ATTRIBUTES: attributes,
+    }
+
+
+def generator_name(recipe: Recipe) -> str:
+    """What makes the images: models by their content, and settings."""
+    spec, outfits, models = recipe.generate, recipe.outfits, recipe.models
+    height, width = spec.image_size
+    parts = [
+        f"{name}@{references.fingerprint(name)}" for name in (models.inpainting, models.parser)
+    ]
+    parts.append(f"{outfits.method},margin={outfits.margin}")
+    if outfits.method == "image_to_image":
+        parts.append(f"strength={outfits.strength:g}")
+    parts.append(f"guidance={spec.guidance:g},steps={spec.steps},size={height}x{width}")
+    parts.append(f"precision={models.precision}")
+    if spec.negative_prompt:
+        parts.append(f"not={spec.negative_prompt}")
+    return " ".join(parts)
+
+
+def draw(table: Path, generated: Path, out: Path) -> dict[str, str]:
+    """Write the contact sheet: sources, where they are painted, and their first outfits.
+
+    Returns:
+        File name to caption; nothing if nothing was kept.
+    """
+    columns = (schema.PARENT, schema.IDENTITY, schema.PROMPT, schema.ATTRIBUTES, schema.IMAGE)
+    kept = storage.read(generated, columns[:2]).group_by(schema.PARENT).aggregate(
+        [(schema.IDENTITY, "min")]
+    )  # fmt: skip
+    order = kept.sort_by([(f"{schema.IDENTITY}_min", "ascending"), (schema.PARENT, "ascending")])
+    parents = order[schema.PARENT].to_pylist()
+    if not parents:
+        return {}
+    spaced = np.linspace(0, len(parents) - 1, min(SHOWN, len(parents))).round().astype(int)
+    shown = [parents[place] for place in spaced]
+    sources = _images(table, schema.OBSERVATION_ID, shown)
+    rows = storage.read(generated, columns, pc.field(schema.PARENT).isin(shown)).to_pylist(
+        maps_as_pydicts="strict"
+    )
+    groups: dict[str, list[Card]] = {}
+    for parent in shown:
+        own = sorted(
+            (row for row in rows if row[schema.PARENT] == parent),
+            key=lambda row: int(row[schema.ATTRIBUTES][FIRST]),
+        )[:SHOWN_OUTFITS]
+        source = images.decode(sources[parent])
+        dressed = [images.decode(row[schema.IMAGE]) for row in own]
+        cards = [Card(source, "source"), Card(_painted(source, dressed), "painted over")]
+        cards += [Card(image, row[schema.PROMPT]) for image, row in zip(dressed, own, strict=True)]
+        groups[f"{own[0][schema.IDENTITY]}"] = cards
+    figures.save(figures.contact_sheet(groups, SHOWN_OUTFITS + 2), out / SHEET)
+    return {
+        SHEET: (
+            "People in other clothes: source, what was painted over, and the first outfits with "
+            "their prompts; evenly spaced in the list of all people, nobody picked them."
+        )
+    }
+
+
+def _painted(source: Pixels, dressed: Sequence[Pixels]) -> Pixels:
+    """White where any of the outfits differs from the source."""
+    differs = np.zeros(source.shape[:2], np.bool_)
+    for image in dressed:
+        differs |= (image != source).any(axis=2)
+    return np.repeat((differs * 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _images(table: Path, column: str, wanted: Sequence[str]) -> dict[str, bytes]:
+    found = storage.read(table, [column, schema.IMAGE], pc.field(column).isin(list(wanted)))
+    return dict(zip(*(found[name].to_pylist() for name in (column, schema.IMAGE)), strict=True))
