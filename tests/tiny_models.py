@@ -1,6 +1,7 @@
 """Untrained models of the real classes, small enough for a test: the same files, no sense."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import open_clip
@@ -9,6 +10,7 @@ from diffusers import (
     AutoencoderKL,
     EulerDiscreteScheduler,
     PNDMScheduler,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -24,6 +26,11 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     GPT2Tokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessor,
     YolosConfig,
     YolosForObjectDetection,
     YolosImageProcessor,
@@ -100,6 +107,65 @@ def stable_diffusion(path: Path, seed: int = 0, width: int = WIDTH) -> Path:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(path)
+    return path
+
+
+def inpainting(path: Path) -> Path:
+    """Stable Diffusion 1 inpainting: the UNet also sees the mask and what is around it."""
+    torch.manual_seed(0)
+    tokenizer = clip_tokenizer()
+    StableDiffusionInpaintPipeline(
+        vae=vae(),
+        text_encoder=CLIPTextModel(text_config(len(tokenizer))),
+        tokenizer=tokenizer,
+        unet=unet(cross_attention_dim=WIDTH, in_channels=9, out_channels=4),
+        scheduler=EulerDiscreteScheduler(steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(path)
+    return path
+
+
+def segformer(path: Path, names: Sequence[str]) -> Path:
+    torch.manual_seed(0)
+    config = SegformerConfig(
+        hidden_sizes=[4, 4, 4, 4],
+        depths=[1, 1, 1, 1],
+        num_attention_heads=[1, 1, 1, 1],
+        sr_ratios=[1, 1, 1, 1],
+        decoder_hidden_size=4,
+        id2label=dict(enumerate(names)),
+        label2id={name: number for number, name in enumerate(names)},
+    )
+    SegformerForSemanticSegmentation(config).save_pretrained(path)
+    SegformerImageProcessor(size={"height": 32, "width": 16}).save_pretrained(path)
+    return path
+
+
+def llama(path: Path) -> Path:
+    torch.manual_seed(0)
+    path.mkdir(parents=True)
+    words = ["<pad>", "</s>", *LETTERS, *(f"\u0120{letter}" for letter in LETTERS), "\u010a"]
+    GPT2Tokenizer(
+        vocab={word: number for number, word in enumerate(words)},
+        merges=[],
+        pad_token="<pad>",
+        bos_token="</s>",
+        eos_token="</s>",
+        unk_token="</s>",
+    ).save_pretrained(path)
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=1,
+    )
+    LlamaForCausalLM(config).save_pretrained(path)
     return path
 
 

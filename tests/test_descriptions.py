@@ -1,0 +1,136 @@
+"""Answers of a model to descriptions of clothes, and who is dressed in which."""
+
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from ray_reid.generators import descriptions
+from ray_reid.generators.descriptions import Description, parse_answer, summarise
+
+
+def _worn(number: int) -> list[Description]:
+    return [Description(f"c{n:02d}", f"red {n}", "jeans", "boots") for n in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (
+            "red hoodie | blue trousers | white sneakers",
+            ("red hoodie", "blue trousers", "white sneakers"),
+        ),
+        (" Red  T - Shirt |blue jeans| Shoes: boots.", ("red t-shirt", "blue jeans", "boots")),
+        ("upper: red coat | lower: jeans | footwear: boots", ("red coat", "jeans", "boots")),
+        ("red hoodie | blue trousers | not visible", ("red hoodie", "blue trousers", None)),
+        ("red hoodie | blue trousers", None),
+        ("red | blue | white | black", None),
+        ("none | unknown | n/a", None),
+        ("the person wears a red hoodie and blue trousers", None),
+        ("1 | 2 | 3", None),
+        ("a very long story of what someone may have worn that day | jeans | boots", None),
+        ("colour: red: hoodie | jeans | boots", None),
+        ("", None),
+    ],
+)
+def test_an_answer_has_three_short_parts_or_is_refused(
+    text: str, answer: tuple[str | None, ...] | None
+) -> None:
+    assert parse_answer(text) == answer
+
+
+def test_of_each_part_the_most_frequent_description_is_kept() -> None:
+    answers = [
+        ("red coat", "jeans", None),
+        ("blue coat", "jeans", "boots"),
+        ("red coat", "skirt", None),
+    ]
+    assert summarise(answers) == ("red coat", "jeans", "boots")
+    # Of equally frequent ones the first by name, whatever their order.
+    assert summarise([("b", "x", "y"), ("a", "x", "y")])[0] == "a"
+
+
+def test_where_a_summary_leaves_several_the_most_frequent_answer_is_kept() -> None:
+    answers = [("red coat", "jeans", "boots")] * 2 + [("blue coat", "jeans", "boots")]
+    assert summarise(answers, ("blue coat / red coat", "jeans", "brown boots")) == (
+        "red coat",
+        "jeans",
+        "brown boots",
+    )
+
+
+def test_a_part_that_nobody_names_has_no_description() -> None:
+    assert summarise([("red coat", None, "boots")]) == ("red coat", None, "boots")
+
+
+def test_descriptions_are_read_as_they_were_written_and_edited(tmp_path: Path) -> None:
+    worn = _worn(3)
+    file = tmp_path / descriptions.FILE
+    descriptions.write(file, worn, {"c01": {"images": 4, "unparsable": 1}})
+    assert descriptions.read(file) == worn
+    assert pq.read_table(file)["unparsable"].to_pylist() == [None, 1, None]
+    edited = pq.read_table(file).to_pylist()
+    edited[0]["upper"] = "green parka"
+    pyarrow.csv.write_csv(pa.Table.from_pylist(edited), tmp_path / "edited.csv")
+    assert descriptions.read(tmp_path / "edited.csv")[0].upper == "green parka"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"clothes": "a", "upper": "x", "lower": "y"}], "has no column 'footwear'"),
+        (
+            [{"clothes": "a", "upper": "x", "lower": " ", "footwear": "z"}],
+            "row 1: 'lower' of clothes 'a' is empty",
+        ),
+        (
+            [{"clothes": "a", "upper": "x", "lower": "y", "footwear": "z"}] * 2,
+            "describes the clothes 'a' twice",
+        ),
+    ],
+)
+def test_a_bad_file_of_descriptions_is_refused_in_a_sentence(
+    tmp_path: Path, rows: list[dict[str, str]], message: str
+) -> None:
+    file = tmp_path / descriptions.FILE
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    with pytest.raises(ValueError, match=message):
+        descriptions.read(file)
+    with pytest.raises(ValueError, match="no file of descriptions"):
+        descriptions.read(tmp_path / "none.parquet")
+
+
+def test_outfits_of_a_smaller_number_are_the_first_of_a_larger() -> None:
+    worn = _worn(12)
+    many = descriptions.choose(worn, "id", "c03", 8, 0)
+    assert descriptions.choose(worn, "id", "c03", 3, 0) == many[:3]
+    assert descriptions.choose(worn[::-1], "id", "c03", 8, 0) == many
+    assert "c03" not in {one.clothes for one in many}
+    assert len({one.clothes for one in many}) == 8
+
+
+def test_outfits_are_drawn_uniformly_and_by_the_seed() -> None:
+    worn = _worn(6)
+    drawn = Counter(
+        one.clothes for n in range(600) for one in descriptions.choose(worn, f"id{n}", None, 2, 0)
+    )
+    assert set(drawn) == {one.clothes for one in worn}
+    assert 150 < min(drawn.values()) <= max(drawn.values()) < 250
+    assert descriptions.choose(worn, "id", None, 6, 0) != descriptions.choose(
+        worn, "id", None, 6, 1
+    )
+
+
+def test_more_outfits_than_there_are_other_clothes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"3 outfits .* only 2 other clothes"):
+        descriptions.choose(_worn(3), "id", "c00", 3, 0)
+
+
+def test_random_clothes_repeat_with_their_seed() -> None:
+    found = descriptions.at_random(5, 3)
+    assert found == descriptions.at_random(8, 3)[:5]
+    assert found != descriptions.at_random(5, 4)
+    assert all(parse_answer(one.prompt("{upper} | {lower} | {footwear}")) for one in found)
