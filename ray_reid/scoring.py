@@ -134,17 +134,20 @@ def judge(
         gallery: What they are searched in.
         spec: Section of the recipe.
         refine: Section of the recipe, or none.
-        variants: Embedded variants of the queries, which only `refine` needs.
+        variants: Embedded variants of the queries, which only `refine` needs; null if no query has
+            any.
 
     Raises:
         ValueError: If the test set lacks what the protocol needs, or the variants are too few.
     """
     if refine is None:
         return Judged(score(query, gallery, schema.EMBEDDING, spec))
-    assert variants is not None, "the pipeline has made them"
-    refinement = protocols.Refinement(
-        stacked(variants, query.observation_id, refine.num_variants), refine.m, refine.rule
+    made = np.zeros(
+        (len(query.identity), refine.num_variants, query.embedding.shape[1]), np.float32
     )
+    if variants is not None:
+        made = stacked(variants, query.observation_id, refine.num_variants)
+    refinement = protocols.Refinement(made, refine.m, refine.rule)
     labels, rows = _labels(query, gallery), np.concatenate([query.embedding, gallery.embedding])
     found = protocols.run_refined(spec.protocol, labels, rows, refinement, spec.average_precision)
     first = next(iter(found.values()))[0]
@@ -181,13 +184,13 @@ def served_gate(query: Side, gallery: Side, gate: Gate) -> Gate:
 
 
 def stacked(variants: pa.Table, queries: Sequence[str], count: int) -> NDArray[np.float32]:
-    """(Q, count, D) embeddings of each query's variants, zero where it has none.
+    """(Q, count, D) embeddings of each query's first variants, zero where it has none.
 
     Raises:
         ValueError: If a query has some, but fewer.
     """
     scored = schema.TEST_EMBEDDING in variants.column_names
-    ordered = variants.sort_by(schema.OBSERVATION_ID)
+    ordered = variants.sort_by([(schema.PARENT, "ascending"), (schema.NUMBER, "ascending")])
     rows = storage.embeddings(ordered, schema.TEST_EMBEDDING if scored else schema.EMBEDDING)
     of: dict[str, list[int]] = {}
     for row, parent in enumerate(ordered[schema.PARENT].to_pylist()):

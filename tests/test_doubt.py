@@ -50,6 +50,7 @@ def variants_of(query, centres, without=(), count=VARIANTS, noise=0.7):
     batch = {
         schema.OBSERVATION_ID: np.array(ids, dtype=object),
         schema.PARENT: np.array(parents, dtype=object),
+        schema.NUMBER: np.tile(np.arange(count), len(rows)),
         schema.EMBEDDING: np.concatenate(rows).astype(np.float32),
     }
     return schema.to_table(batch)
