@@ -150,7 +150,7 @@ def embed_job(work: Work) -> Facts:
 
 
 def _embed_variants(work: Work, step: stage.Step) -> int:
-    """Embed the variants of the queries into the table `variants`, if there are any; counts them."""
+    """Embed the variants of the queries into the table `variants`; says how many."""
     if work.recipe.refine is None or VARIANTS not in work.inputs:
         return 0
     table, out = work.inputs[VARIANTS] / "observations", work.out / VARIANTS

@@ -76,10 +76,10 @@ class Refine(Protocol):
     """What the API needs to refine a search."""
 
     def search(self, encoded: bytes, k: int, *, camera: str | None) -> Refined:
-        """As `Search.search`; `Busy` if too many are asked for, or they take too long."""
+        """As `Search.search`; `BusyError` if too many are asked for, or they take too long."""
 
 
-class Busy(Exception):
+class BusyError(Exception):
     """What makes variants has no time for this query; says so in one sentence."""
 
 
@@ -145,7 +145,7 @@ def create_api(
             hits, told = await run_in_threadpool(_answer, searcher, refiner, query)
         except ValueError as error:
             raise HTTPException(HTTPStatus.BAD_REQUEST, f"image: {error}") from error
-        except Busy as error:
+        except BusyError as error:
             raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, f"refine: {error}") from error
         took_ms = round(1000 * (time.perf_counter() - started), 2)
         return SearchResult(hits, searcher.name, len(searcher.gallery), took_ms, told)

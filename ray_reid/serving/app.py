@@ -24,7 +24,7 @@ from ray_reid.cluster import Cluster, check_capacity
 from ray_reid.config import Dressers, Recipe, Serve
 from ray_reid.gallery import Searcher, check_current
 from ray_reid.ports import check_port
-from ray_reid.serving.api import Busy, create_api
+from ray_reid.serving.api import BusyError, create_api
 
 log = logging.getLogger(__name__)
 
@@ -92,18 +92,16 @@ def ask(handle: "DeploymentHandle[Any]", timeout_s: float, encoded: bytes) -> li
     """Have variants of an image made by another deployment.
 
     Raises:
-        Busy: If its queue is full, or it takes too long.
+        BusyError: If its queue is full, or it takes too long.
     """
     waiting = handle.remote(encoded)
     try:
         made: list[bytes] | str = waiting.result(timeout_s=timeout_s)
     except TimeoutError:
-        waiting.cancel()
-        raise Busy(f"the variants of this query took more than {timeout_s:g} s") from None
-    except BackPressureError as error:
-        raise Busy(
-            f"{error.num_queued_requests} queries are waiting to be dressed; try again later"
-        ) from None
+        waiting.cancel()  # type: ignore[no-untyped-call]
+        raise BusyError(f"the variants of this query took more than {timeout_s:g} s") from None
+    except BackPressureError:
+        raise BusyError("too many queries are waiting to be dressed; try again later") from None
     return made
 
 
