@@ -240,7 +240,7 @@ class Fit:
 
     def _close_epoch(self) -> None:
         progress = self.progress
-        totals = dict(zip(MEASURED, self._sums.tolist(), strict=True))
+        totals = dict(zip(self.measured, self._sums.tolist(), strict=True))
         means = {name: total / progress.batch for name, total in totals.items()}
         rate = max(group["lr"] for group in self.optimizer.param_groups)
         if not math.isfinite(means["loss"]):

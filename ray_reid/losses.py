@@ -111,8 +111,8 @@ def clothes_adversarial(logits: Tensor, clothes: Tensor, own: Tensor, epsilon: f
         (B,) losses.
     """
     others = logits.masked_fill(own, -torch.inf).logsumexp(dim=1, keepdim=True)
-    target = epsilon * own / own.sum(dim=1, keepdim=True)
-    target = target + (1 - epsilon) * nn.functional.one_hot(clothes, logits.shape[1])
+    shown = nn.functional.one_hot(clothes, logits.shape[1]).to(logits.dtype)
+    target = (1 - epsilon) * shown + epsilon * own.to(logits.dtype) / own.sum(dim=1, keepdim=True)
     # log p = logit - log(exp(logit) + exp(others)), without an overflow.
     return -(target * nn.functional.logsigmoid(logits - others)).sum(dim=1)
 
