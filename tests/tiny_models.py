@@ -7,8 +7,10 @@ import open_clip
 import torch
 from diffusers import (
     AutoencoderKL,
+    DDIMScheduler,
     EulerDiscreteScheduler,
     PNDMScheduler,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -95,6 +97,24 @@ def stable_diffusion(path: Path, seed: int = 0, width: int = WIDTH) -> Path:
         tokenizer=tokenizer,
         unet=unet(cross_attention_dim=width),
         scheduler=PNDMScheduler(skip_prk_steps=True),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(path)
+    return path
+
+
+def inpainting(path: Path) -> Path:
+    """Stable Diffusion 1 for inpainting: its UNet is told the mask and what is around it too."""
+    torch.manual_seed(0)
+    tokenizer = clip_tokenizer()
+    pipeline = StableDiffusionInpaintPipeline(
+        vae=vae(),
+        text_encoder=CLIPTextModel(text_config(len(tokenizer))),
+        tokenizer=tokenizer,
+        unet=unet(in_channels=9, cross_attention_dim=WIDTH),
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

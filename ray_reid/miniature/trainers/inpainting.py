@@ -149,7 +149,7 @@ def _inputs(vae: AutoencoderKL, images: Tensor, masks: Tensor, scale: int) -> tu
 def _latents(vae: AutoencoderKL, images: Tensor) -> Tensor:
     """Means of the scaled latents of (N, 3, H, W) images in -1 to 1."""
     with torch.inference_mode():
-        parts = [vae.encode(part).latent_dist.mean for part in images.split(64)]
+        parts = [vae.encode(part).latent_dist.mean for part in torch.split(images, 64)]
     # Outside of inference mode, or nothing could be trained on them.
     return torch.cat(parts).clone() * vae.config.scaling_factor
 
