@@ -22,7 +22,7 @@ from ray_reid.resources import Resources, StageSpec
 from ray_reid.retrieval import Crop, OpenSet, Step, check_order
 from ray_reid.sources import Frozen, MiniatureSource, Source
 from ray_reid.synthesis import Adapt, Compare, FilterSpec, Frechet, Generate, Models, Prompts
-from ray_reid.wardrobe import Describe, Outfits
+from ray_reid.wardrobe import Describe, Guidance, Outfits
 
 RECIPES = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
 
@@ -160,6 +160,7 @@ class Recipe(Frozen):
     adapt: Adapt = Adapt()
     describe: Describe = Describe()
     outfits: Outfits = Outfits()
+    guidance: Guidance = Guidance()
     generate: Generate = Generate()
     filters: tuple[FilterSpec, ...] = ()
     frechet: Frechet = Frechet()
