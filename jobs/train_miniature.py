@@ -16,7 +16,7 @@ from pathlib import Path
 from ray_reid.models.references import WEIGHTS
 
 SEED = 0
-NUM_VEHICLES = 16_000
+NUM_VEHICLES, NUM_PEOPLE = 16_000, 16_000
 log = logging.getLogger("train_miniature")
 
 
@@ -27,16 +27,19 @@ def main() -> int:
         "detector": detector,
         "autoencoder": autoencoder,
         "text_to_image": text_to_image,
+        "parser": parser,
+        "describer": describer,
+        "inpainting": inpainting,
     }
-    parser = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="default: %(default)s")
-    parser.add_argument("--cache", type=Path, default=Path("runs/miniature"), help="drawings")
-    parser.add_argument(
+    arguments.add_argument("--out", type=Path, default=WEIGHTS, help="default: %(default)s")
+    arguments.add_argument("--cache", type=Path, default=Path("runs/miniature"), help="drawings")
+    arguments.add_argument(
         "--only", nargs="+", choices=[*trainers, "card"], help="default: all, and the card"
     )
-    options = parser.parse_args()
+    options = arguments.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
     import torch
@@ -90,6 +93,29 @@ def text_to_image(out: Path, cache: Path) -> None:
         autoencoder(out, cache)
     drawn = training_set(NUM_VEHICLES, cache)
     text_to_image.train(drawn, cache / "autoencoder", SEED, out / "text_to_image")
+
+
+def parser(out: Path, cache: Path) -> None:
+    from ray_reid.miniature.trainers import parser
+    from ray_reid.miniature.trainers.people import TRAIN_WORLD, people, training_set
+
+    street = people("street", NUM_PEOPLE, TRAIN_WORLD, cache)
+    parser.train(training_set(NUM_PEOPLE, cache), street, SEED, out / "parser")
+
+
+def describer(out: Path, cache: Path) -> None:
+    from ray_reid.miniature.trainers import describer
+    from ray_reid.miniature.trainers.people import training_set
+
+    describer.train(training_set(NUM_PEOPLE, cache), SEED, out / "describer")
+
+
+def inpainting(out: Path, cache: Path) -> None:
+    from ray_reid.miniature.trainers import inpainting
+    from ray_reid.miniature.trainers.people import training_set
+
+    start = out / "text_to_image"
+    inpainting.train(training_set(NUM_PEOPLE, cache), start, SEED, out / "inpainting")
 
 
 if __name__ == "__main__":

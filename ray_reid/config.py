@@ -22,7 +22,7 @@ from ray_reid.resources import Resources, StageSpec
 from ray_reid.retrieval import Crop, OpenSet, Step, check_order
 from ray_reid.sources import Frozen, MiniatureSource, Source
 from ray_reid.synthesis import Adapt, Compare, FilterSpec, Frechet, Generate, Models, Prompts
-from ray_reid.wardrobe import Describe, Outfits, Refine
+from ray_reid.wardrobe import Describe, Guidance, Outfits, Refine
 
 RANDOM_QUERIES = ("vehicleid", "vehicleid_inverse")
 """Protocols that draw their queries from the gallery too."""
@@ -177,6 +177,7 @@ class Recipe(Frozen):
     adapt: Adapt = Adapt()
     describe: Describe = Describe()
     outfits: Outfits = Outfits()
+    guidance: Guidance = Guidance()
     generate: Generate = Generate()
     filters: tuple[FilterSpec, ...] = ()
     frechet: Frechet = Frechet()

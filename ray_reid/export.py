@@ -38,8 +38,11 @@ COLUMNS = (
     schema.SPLIT,
     schema.ROLE,
     schema.LICENCE,
+    schema.ORIGIN,
     schema.ATTRIBUTES,
 )
+# Terms that forbid passing on what was made of an image: LTCC's, Creative Commons' ND and the like.
+NO_DERIVATIVES = re.compile(r"redistribution of derivatives|no.?derivative|\bND\b", re.IGNORECASE)
 # In the Market layout: prefixes of the names of images that have no identity.
 NAMELESS = {role: number for number, role in market1501.ROLES.items()}
 
@@ -198,6 +201,7 @@ def _plan(table: Path, splits: Sequence[str], roles: Sequence[str] = ()) -> _Pla
             f"{str(table)!r} has no labelled image in {list(splits)}, so there is nothing to "
             f"export; left out: {dict(skipped)}"
         )
+    _check_terms(rows)
     seen: Counter[tuple[str | None, ...]] = Counter()
     places = []
     for row in rows:
@@ -213,6 +217,21 @@ def _plan(table: Path, splits: Sequence[str], roles: Sequence[str] = ()) -> _Pla
         places,
         skipped,
     )
+
+
+def _check_terms(rows: Sequence[Row]) -> None:
+    """Refuse generated images whose sources' terms forbid it; in the run itself they may stay."""
+    bound = [
+        row[schema.LICENCE]
+        for row in rows
+        if row[schema.ORIGIN] == "synthetic" and NO_DERIVATIVES.search(row[schema.LICENCE] or "")
+    ]
+    if bound:
+        raise ValueError(
+            f"{len(bound)} of {len(rows)} images were generated from images whose terms are "
+            f"{bound[0]!r}, so they may not be exported; export the table of another source, or "
+            "of the real images with --table ingest"
+        )
 
 
 def _left_out(row: Row, splits: Sequence[str], roles: Sequence[str]) -> str | None:

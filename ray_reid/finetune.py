@@ -19,6 +19,7 @@ from ray_reid.filters.colour import COLOURS
 from ray_reid.frechet import frechet_distance
 from ray_reid.generators import vehicle_prompts
 from ray_reid.images import Pixels
+from ray_reid.models import latents
 from ray_reid.models.image_text import ImageText
 from ray_reid.models.text_to_image import ADAPTER, generate, load_adapter, load_pipeline
 from ray_reid.synthesis import Lora
@@ -85,8 +86,8 @@ class Tuning:
             part.requires_grad_(False)
         self.noise = DDPMScheduler.from_config(pipeline.scheduler.config)
         size = recipe.generate.image_size
+        self.means, self.deviations = latents.encode(pipeline, pixels, size)
         with torch.inference_mode():
-            self.means, self.deviations = self._encode(pixels, size)
             self.conditions = self._conditions(captions, size)
         torch.manual_seed(recipe.seed)
         pipeline.unet.add_adapter(
@@ -163,13 +164,13 @@ class Tuning:
         def normal() -> Tensor:
             return torch.randn(self.means[rows].shape, generator=rng)
 
-        latents = self.means[rows] + self.deviations[rows] * normal()
+        encoded = self.means[rows] + self.deviations[rows] * normal()
         drawn = normal()
         steps = self.noise.config.num_train_timesteps
         times = torch.randint(0, steps, (len(rows),), generator=rng)
-        noisy = self.noise.add_noise(latents, drawn, times)
+        noisy = self.noise.add_noise(encoded, drawn, times)
         if self.noise.config.prediction_type == "v_prediction":
-            target = self.noise.get_velocity(latents, drawn, times)
+            target = self.noise.get_velocity(encoded, drawn, times)
         else:
             target = drawn
         condition = {name: value[rows].to(self.device) for name, value in self.conditions.items()}
@@ -187,20 +188,6 @@ class Tuning:
                 **extra,
             ).sample
         return F.mse_loss(predicted.float(), target.to(self.device))
-
-    def _encode(self, pixels: list[Pixels], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of every image's latents, scaled; on the CPU."""
-        vae = self.pipeline.vae
-        means, deviations = [], []
-        for start in range(0, len(pixels), 8):
-            batch = torch.stack([_to_tensor(one, size) for one in pixels[start : start + 8]])
-            found = vae.encode(batch.to(self.device, vae.dtype)).latent_dist
-            means.append(found.mean.float().cpu())
-            deviations.append(found.std.float().cpu())
-        scale = vae.config.scaling_factor
-        shift = getattr(vae.config, "shift_factor", None) or 0.0
-        # Clones: what inference mode makes cannot be trained on.
-        return ((torch.cat(means) - shift) * scale).clone(), (torch.cat(deviations) * scale).clone()
 
     def _conditions(self, captions: list[str], size: tuple[int, int]) -> dict[str, Tensor]:
         """What the UNet is told of each caption; SDXL is also told sizes."""
@@ -287,12 +274,3 @@ class Judge:
     def _embed(self, pixels: list[Pixels]) -> NDArray[np.float32]:
         parts = [self.model.embed_images(pixels[at : at + 64]) for at in range(0, len(pixels), 64)]
         return np.concatenate(parts)
-
-
-def _to_tensor(pixels: Pixels, size: tuple[int, int]) -> Tensor:
-    """(3, H, W) in -1 to 1, resized to the generator's size."""
-    from PIL import Image
-
-    height, width = size
-    resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 127.5 - 1.0

@@ -7,7 +7,7 @@ the last bit on a CPU, up to the order in which its kernels add on a GPU.
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ray_reid import learning, samplers
+from ray_reid import adversary, learning, samplers
+from ray_reid.adversary import Adversary
 from ray_reid.augment import augment, blend, mix
 from ray_reid.config import Recipe
 from ray_reid.loader import Labels, Rows
@@ -45,7 +46,7 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     sums: list[float] = field(default_factory=list)
-    """Sums of `MEASURED` over the batches of the unfinished epoch and over all workers."""
+    """Sums of what is measured over the batches of the unfinished epoch and over all workers."""
     history: list[dict[str, float]] = field(default_factory=list)
     """Means of each finished epoch."""
 
@@ -88,6 +89,9 @@ class Fit:
             self.codes = side_codes(chosen.cameras, chosen.views, known)
         self.optimizer = _optimizer(self.spec, self.network)
         self.loss = ReidLoss(self.spec.loss)
+        # Built last: without it, everything else begins with the same random numbers.
+        self.adversary = _adversary(self.spec, rows.chosen, self.network, device)
+        self.measured = MEASURED + (adversary.MEASURED if self.adversary is not None else ())
         self._compute_in(autocast_dtype(self.spec.precision, device))
         self.progress = Progress()
         self.batches_per_epoch = len(self.plan(0))
@@ -106,7 +110,7 @@ class Fit:
         self.wrapped.train()
         progress = self.progress
         # On the device: reading a value in every batch would make a GPU wait.
-        self._sums = torch.tensor(progress.sums or [0.0] * len(MEASURED), dtype=torch.float64)
+        self._sums = torch.tensor(progress.sums or [0.0] * len(self.measured), dtype=torch.float64)
         self._sums = self._sums.to(self.device)
         while progress.epoch < self.spec.epochs:
             plan = self.plan(progress.epoch)
@@ -123,6 +127,7 @@ class Fit:
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "adversary": self.adversary.state() if self.adversary is not None else None,
             "progress": vars(self.progress),
             "scaler": self.scaler.state_dict(),
             "precision": PRECISIONS[self.dtype],
@@ -136,6 +141,8 @@ class Fit:
         """Go on where `state` was taken."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.adversary is not None:
+            self.adversary.restore(state["adversary"])
         self.progress = Progress(**state["progress"])
         # Another node may have other hardware; the training goes on as it began.
         self._compute_in(autocast_dtype(state["precision"], self.device))
@@ -147,7 +154,7 @@ class Fit:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
 
     def _step(self, images: Tensor, labels: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        """Train on one batch; returns `MEASURED` as float64, averaged over the workers."""
+        """Train on one batch; returns what is `measured` as float64, averaged over the workers."""
         progress = self.progress
         place = (self.recipe.seed, progress.epoch, progress.batch, self.worker)
         torch.manual_seed(mix(place))
@@ -162,27 +169,49 @@ class Fit:
         self.optimizer.zero_grad(set_to_none=True)
         side = None if self.codes is None else torch.from_numpy(self.codes[rows]).to(self.device)
         parts = self._parts(len(images))
-        values = torch.zeros(len(MEASURED), dtype=torch.float64, device=self.device)
+        numbers = torch.from_numpy(rows).to(self.device, non_blocking=True)
+        values = torch.zeros(len(self.measured), dtype=torch.float64, device=self.device)
         for number, part in enumerate(parts):
             seen = (images[part],) if side is None else (images[part], side[part])
             with self._synchronised(number == len(parts) - 1):
-                values += self._backward(seen, shares[part], labels[part], len(parts))
+                targets = shares[part], labels[part], len(parts)
+                values += self._backward(seen, *targets, numbers[part])
         self._update()
         if self.world_size > 1:
             torch.distributed.all_reduce(values)
         return values / self.world_size
 
     def _backward(
-        self, seen: tuple[Tensor, ...], shares: Tensor, labels: Tensor, parts: int
+        self,
+        seen: tuple[Tensor, ...],
+        shares: Tensor,
+        labels: Tensor,
+        parts: int,
+        rows: Tensor | None = None,
     ) -> Tensor:
-        """Add the gradients of one part of a batch; returns its share of `MEASURED`."""
-        with autocast(self.dtype, self.device):
-            features, logits, *auxiliary = self.wrapped(*seen)
-        losses = self.loss(features, logits, shares, auxiliary)
+        """Add the gradients of one part of a batch; returns its share of what is measured."""
+        losses, logits = self._losses(seen, shares, rows)
         self.scaler.scale(losses["loss"] / parts).backward()
         accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
         found = {**losses, "accuracy": accuracy}
-        return torch.stack([found[name].detach() for name in MEASURED]).double() / parts
+        return torch.stack([found[name].detach() for name in self.measured]).double() / parts
+
+    def _losses(
+        self, seen: tuple[Tensor, ...], shares: Tensor, rows: Tensor | None
+    ) -> tuple[dict[str, Any], Tensor]:
+        """Losses of some images by name, and their logits."""
+        against, epoch = self.adversary, self.progress.epoch
+        with autocast(self.dtype, self.device):
+            features, logits, *others = self.wrapped(*seen, embeddings=against is not None)
+        if against is None:
+            return self.loss(features, logits, shares, others), logits
+        assert rows is not None, "clothes are known by row"
+        *auxiliary, embeddings = others
+        found = self.loss(features, logits, shares, auxiliary, against.compared(rows))
+        found |= against.oppose(embeddings, rows, epoch)
+        if against.begun(epoch):
+            found["loss"] = found["loss"] + self.spec.clothes.weight * found["adversarial"]
+        return found, logits
 
     def _parts(self, size: int) -> list[Tensor]:
         """Rows of a worker's batch that are computed together; identities go round the parts."""
@@ -211,7 +240,7 @@ class Fit:
 
     def _close_epoch(self) -> None:
         progress = self.progress
-        totals = dict(zip(MEASURED, self._sums.tolist(), strict=True))
+        totals = dict(zip(self.measured, self._sums.tolist(), strict=True))
         means = {name: total / progress.batch for name, total in totals.items()}
         rate = max(group["lr"] for group in self.optimizer.param_groups)
         if not math.isfinite(means["loss"]):
@@ -234,6 +263,20 @@ def _network(
     network = ReidNetwork.restored(spec, len(start["head.weight"]), start)
     network.replace_classifier(num_classes)
     return network
+
+
+def _adversary(
+    spec: learning.Train, chosen: Labels, network: ReidNetwork, device: torch.device
+) -> Adversary | None:
+    if not spec.clothes.weight:
+        return None
+    rate = spec.learning_rate * spec.clothes.classifier_rate
+
+    def optimize(parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+        group = {"params": parameters, "weight_decay": spec.weight_decay, "lr": rate}
+        return _descent(spec, [group])
+
+    return Adversary(spec.clothes, chosen, network.neck.num_features, device, optimize)
 
 
 def plan(recipe: Recipe, rows: Labels, epoch: int, world_size: int = 1) -> samplers.Plan:
@@ -273,7 +316,8 @@ def _naive(spec: learning.Train, rows: Labels, shared: dict[str, Any]) -> sample
 
 def _progressive(spec: learning.Train, rows: Labels, shared: dict[str, Any]) -> samplers.Plan:
     kinship = rows.labels, rows.synthetic, rows.parents
-    return samplers.progressive_pairs(*kinship, widen_every=spec.sampler.widen_every, **shared)
+    shared |= {name: getattr(spec.sampler, name) for name in ("widen_every", "partitions")}
+    return samplers.progressive_pairs(*kinship, **shared)
 
 
 PLANS: dict[str, Callable[[learning.Train, Labels, dict[str, Any]], samplers.Plan]] = {
@@ -312,6 +356,9 @@ def _optimizer(spec: learning.Train, network: ReidNetwork) -> torch.optim.Optimi
                 and (parameter.ndim > 1) == matrix
             ]
             groups.append({"params": chosen, "weight_decay": decay, "share": share})
+    return _descent(spec, [group for group in groups if group["params"]])
+
+
+def _descent(spec: learning.Train, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     own = {"momentum": spec.momentum} if spec.optimizer == "sgd" else {}
-    used = [group for group in groups if group["params"]]
-    return OPTIMIZERS[spec.optimizer](used, lr=spec.learning_rate, **own)
+    return OPTIMIZERS[spec.optimizer](groups, lr=spec.learning_rate, **own)

@@ -60,6 +60,25 @@ class Loss(Frozen):
     """Whether the metric loss compares the images of all workers, not of each by itself."""
 
 
+class Clothes(Frozen):
+    """The clothes-based adversarial loss, against features that know clothes (CAL)."""
+
+    weight: float = Field(0.0, ge=0)
+    """Weight of the loss, 1 in CAL (Gu et al., CVPR 2022); 0 builds no classifier of clothes."""
+    scale: float = Field(16.0, gt=0)
+    """Of the classifier's cosines."""
+    epsilon: float = Field(0.1, ge=0, le=1)
+    """Share of the target that all clothes of an identity have in common; the rest is that of the
+    clothes which the image shows."""
+    start_epoch: int = Field(0, ge=0)
+    """First epoch of the classifier and of the loss, counted from 0; 25 of 60 in CAL."""
+    classifier_rate: float = Field(1.0, gt=0)
+    """The classifier's share of the learning rate; it has neither warm-up nor schedule."""
+    synthetic: Literal["identity_only", "all"] = "identity_only"
+    """Losses of the generated images: the cross-entropy of identities alone (DLCR), or the metric
+    loss and those of clothes too."""
+
+
 class Semantic(Frozen):
     """What an image-text model sees, beside the backbone (CLIP-SENet, sections III-B and III-C)."""
 
@@ -130,6 +149,7 @@ class Train(Frozen):
     sampler: Sampler = Sampler()
     augment: Augment = Augment()
     loss: Loss = Loss()
+    clothes: Clothes = Clothes()
     mixing: Literal["real", "synthetic", "shuffled", "balanced"] = "real"
     """Which images are trained on. Of both kinds, `shuffled` (D of Vehicle-Diff) draws identities
     regardless of origin; `balanced` (B) fills half of every batch with either."""
@@ -257,6 +277,25 @@ class Train(Frozen):
             raise ValueError(
                 f"augment.mixup and cutmix blend labels, which loss.metric {self.loss.metric!r} "
                 "cannot compare; set it to none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _clothes_can_be_learned(self) -> "Train":
+        if not self.clothes.weight:
+            return self
+        weight = f"clothes.weight {self.clothes.weight:g}"
+        if self.target == "camera":
+            raise ValueError(
+                f"{weight} needs identities, which a training with target 'camera' does not "
+                "learn; set it to 0"
+            )
+        if self.augment.mixup or self.augment.cutmix:
+            raise ValueError(f"{weight} needs whole clothes, which mixup and cutmix blend; set 0")
+        if self.clothes.start_epoch >= self.epochs:
+            raise ValueError(
+                f"clothes.start_epoch {self.clothes.start_epoch} must be less than epochs "
+                f"{self.epochs}, or its loss never begins"
             )
         return self
 

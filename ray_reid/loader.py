@@ -30,6 +30,7 @@ DECIDING = (
     schema.PARENT,
     schema.CAMERA,
     schema.VIEW,
+    schema.CLOTHES,
 )
 
 
@@ -52,6 +53,11 @@ class Labels:
     cameras: list[str | None]
     """Of the rows; names that are unique over all sources."""
     views: list[str | None]
+    clothes: NDArray[np.int64]
+    """(N,) number of the clothes that the row shows, each being one identity's own; -1 where they
+    are unknown or, by `train.clothes.synthetic`, not learned."""
+    wearers: NDArray[np.int64]
+    """(C,) label of the identity that wears each of the clothes."""
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Images and identities by origin."""
@@ -71,8 +77,8 @@ def labels(
         held_out: Identities to do without, real and generated images alike.
 
     Raises:
-        ValueError: If an origin that `spec.mixing` needs is missing, or fewer than two
-            identities are left.
+        ValueError: If an origin that `spec.mixing` needs is missing, fewer than two identities
+            are left, or `spec.clothes` has none to learn.
     """
     found = _of_sources(_trainable(tables), spec.sources)
     if held_out:
@@ -100,6 +106,7 @@ def labels(
     # Real rows come first, so a place among them is a row number.
     real = rows[schema.OBSERVATION_ID].slice(0, int(np.count_nonzero(~synthetic)))
     parents = pc.index_in(rows[schema.PARENT], value_set=pc.cast(real, pa.string()))
+    clothes, wearers = _clothes(rows[schema.CLOTHES], numbers, synthetic, spec.clothes)
     return Labels(
         identities=names,
         labels=numbers,
@@ -109,6 +116,8 @@ def labels(
         parents=pc.fill_null(parents, -1).to_numpy().astype(np.int64),
         cameras=cameras,
         views=rows[schema.VIEW].to_pylist(),
+        clothes=clothes,
+        wearers=wearers,
     )
 
 
@@ -232,6 +241,34 @@ def _numbered(names: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
     found = sorted(set(values))
     number_of = {name: number for number, name in enumerate(found)}
     return found, np.array([number_of[value] for value in values], dtype=np.int64)
+
+
+def _clothes(
+    names: pa.ChunkedArray,
+    labels: NDArray[np.int64],
+    synthetic: NDArray[np.bool_],
+    spec: learning.Clothes,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of the rows' clothes and who wears them; the same name on two people is two."""
+    learned = ~synthetic | (spec.synthetic == "all")
+    worn = [
+        (label, name) if name is not None and there else None
+        for label, name, there in zip(
+            labels.tolist(), names.to_pylist(), learned.tolist(), strict=True
+        )
+    ]
+    found = sorted({pair for pair in worn if pair is not None})
+    wearers = np.array([label for label, _ in found], dtype=np.int64)
+    people = len(np.unique(wearers))
+    if spec.weight and people < 2:
+        raise ValueError(
+            f"train.clothes.weight is {spec.weight:g}, which needs the clothes of at least 2 "
+            f"identities, but the {int(learned.sum())} training images that it learns from show "
+            f"known clothes of {people}"
+        )
+    number_of = {pair: number for number, pair in enumerate(found)}
+    numbers = [-1 if pair is None else number_of[pair] for pair in worn]
+    return np.array(numbers, dtype=np.int64), wearers
 
 
 def _check_origins(mixing: str, there: dict[str, int]) -> None:

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from ray_reid import learning
 
+LEFT_OUT = -1
+"""Label of an image that is not compared."""
+
 
 class ReidLoss(nn.Module):
     """Cross-entropy after the neck plus a metric loss before it (Luo et al., 2019).
@@ -38,7 +41,12 @@ class ReidLoss(nn.Module):
         self.gather = spec.gather
 
     def forward(
-        self, features: Tensor, logits: Tensor, labels: Tensor, auxiliary: Sequence[Tensor] = ()
+        self,
+        features: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        auxiliary: Sequence[Tensor] = (),
+        compared: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Losses of a batch.
 
@@ -47,29 +55,66 @@ class ReidLoss(nn.Module):
             logits: (B, classes) of the head.
             labels: (B,) int64.
             auxiliary: Features and logits of the auxiliary classifier, if there is one.
+            compared: (B,) bool, the rows that the metric loss sees; all without it.
 
         Returns:
             Scalars `loss` (the sum to minimise, with the auxiliary's share), `cross_entropy`
             and `metric` (both of the primary classifier).
         """
-        found = self._of(features, logits, labels)
+        found = self._of(features, logits, labels, compared)
         if auxiliary:
-            other = self._of(auxiliary[0], auxiliary[1], labels)
+            other = self._of(auxiliary[0], auxiliary[1], labels, compared)
             found["loss"] = found["loss"] + self.auxiliary * other["loss"]
         return found
 
-    def _of(self, features: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def _of(
+        self, features: Tensor, logits: Tensor, labels: Tensor, compared: Tensor | None
+    ) -> dict[str, Tensor]:
         """Losses of one classifier."""
         cross_entropy = self.cross_entropy(logits.float(), labels)
         metric = torch.zeros_like(cross_entropy)
         if self.metric is not None:
-            features = features.float()
-            if self.gather:
-                features, labels = gather(features, labels)
-            hard = self.miner(features, labels) if self.miner is not None else None
-            metric = self.metric(features, labels, hard)
+            metric = self._metric(features.float(), labels, compared)
         loss = cross_entropy + self.weight * metric
         return {"loss": loss, "cross_entropy": cross_entropy, "metric": metric}
+
+    def _metric(self, features: Tensor, labels: Tensor, compared: Tensor | None) -> Tensor:
+        assert self.metric is not None
+        if compared is not None:
+            # Marked first and left out last: workers gather equally many rows.
+            labels = labels.where(compared, LEFT_OUT)
+        if self.gather:
+            features, labels = gather(features, labels)
+        if compared is not None:
+            features, labels = features[labels != LEFT_OUT], labels[labels != LEFT_OUT]
+            if not len(labels):
+                return features.sum()
+        hard = self.miner(features, labels) if self.miner is not None else None
+        metric: Tensor = self.metric(features, labels, hard)
+        return metric
+
+
+def clothes_adversarial(logits: Tensor, clothes: Tensor, own: Tensor, epsilon: float) -> Tensor:
+    """Clothes-based adversarial loss of each image (CAL; Gu et al., CVPR 2022).
+
+    Each clothes c of the image's own identity competes with the clothes of all others, never with
+    its identity's other clothes: p(c) = exp(c) / (exp(c) + sum of exp over the others). A feature
+    that can be any of them, and none of the others, has the least loss.
+
+    Args:
+        logits: (B, C) of a classifier of clothes, which is held fixed.
+        clothes: (B,) int64, the clothes that the images show.
+        own: (B, C) bool, True where clothes are of the image's identity; not all of a row.
+        epsilon: Share of the target that is spread over the own clothes.
+
+    Returns:
+        (B,) losses.
+    """
+    others = logits.masked_fill(own, -torch.inf).logsumexp(dim=1, keepdim=True)
+    shown = nn.functional.one_hot(clothes, logits.shape[1]).to(logits.dtype)
+    target = (1 - epsilon) * shown + epsilon * own.to(logits.dtype) / own.sum(dim=1, keepdim=True)
+    # log p = logit - log(exp(logit) + exp(others)), without an overflow.
+    return -(target * nn.functional.logsigmoid(logits - others)).sum(dim=1)
 
 
 def gather(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

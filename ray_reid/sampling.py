@@ -26,7 +26,10 @@ class Sampler(Frozen):
     batch_size: int | None = Field(None, ge=2)
     """Images in one batch over all workers, where P x K does not say it."""
     widen_every: int = Field(5, ge=1)
-    """Epochs after which `progressive` draws from one more quarter of the versions: N of DLCR."""
+    """Epochs after which `progressive` draws from one more partition of the versions: N of DLCR."""
+    partitions: int = Field(4, ge=1)
+    """Equal parts of an image's versions that `progressive` opens one after the other; 1 opens
+    all at the start."""
 
     @model_validator(mode="after")
     def _size_is_said_once(self) -> "Sampler":

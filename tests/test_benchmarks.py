@@ -14,6 +14,7 @@ TRAINING = ["--num-images", "64", "--seconds", "0.1", "--threads", "1"]
 TRAINING += ["--backbone", "resnet10t", "--size", "64", "32"]
 SMALL = {
     "cloud_storage": ["--rows", "256"],
+    "diffusion": ["--size", "miniature", "--runs", "1", "--batches", "2"],
     "drawing": ["--num-images", "32"],
     "gallery": ["--rows", "2000", "--runs", "1", "--kinds", "ivf", "hnsw"],
     "loader": ["--num-images", "64", "--seconds", "0.1", "--size", "64", "32"],

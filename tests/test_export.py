@@ -367,3 +367,25 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
     assert written == 600
     # The images are 60 MB.
     assert peak < 20_000_000
+
+
+@pytest.mark.parametrize("layout", sorted(export.LAYOUTS))
+def test_images_made_from_those_whose_terms_forbid_it_are_not_exported(
+    tmp_path: Path, layout: str
+) -> None:
+    terms = "research use only, no redistribution of derivatives (LTCC)"
+    bound = row(0, "ltcc:1", "1", origin="synthetic", licence=terms)
+    table = write(tmp_path / "bound", [bound, row(1, "ltcc:1", "2", licence=terms)])
+    with pytest.raises(ValueError, match=r"1 of 2 images were generated .* may not be exported"):
+        export.LAYOUTS[layout](table, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    # The real images are their users' own affair.
+    real = write(tmp_path / "real", [row(1, "ltcc:1", "2", licence=terms)])
+    assert export.LAYOUTS[layout](real, tmp_path / "own").images == 1
+
+
+@pytest.mark.parametrize("terms", ["CC BY-ND 4.0", "CC BY-NC-ND 4.0", "no derivatives"])
+def test_other_terms_against_derivatives_are_known_too(tmp_path: Path, terms: str) -> None:
+    table = write(tmp_path / "t", [row(0, "a:1", "1", origin="synthetic", licence=terms)])
+    with pytest.raises(ValueError, match="may not be exported"):
+        export.write_folder(table, tmp_path / "out")

@@ -394,16 +394,17 @@ def test_every_real_row_is_paired_with_a_version_of_its_own(seed: int, world_siz
     assert np.array_equal(labels[partners], labels[real])
 
 
-def test_the_versions_are_opened_quarter_by_quarter_every_few_epochs() -> None:
+@pytest.mark.parametrize("partitions", [1, 2, 4])
+def test_the_versions_are_opened_part_by_part_every_few_epochs(partitions: int) -> None:
     _, _, parents = family = _family(1)
     versions = [np.flatnonzero(parents == row) for row in range(60)]
     for epoch in (0, 4, 5, 9, 10, 14, 15, 99):
-        part = min(epoch // 5 + 1, 4)
-        plan = _pairs(family, epoch=epoch, num_batches=600)
+        part = min(epoch // 5 + 1, partitions)
+        plan = _pairs(family, epoch=epoch, num_batches=600, partitions=partitions)
         real, partners = np.split(plan.reshape(600, -1), 2, axis=1)
         for row in range(60):
             if len(versions[row]):
-                opened = versions[row][: max(1, len(versions[row]) * part // 4)]
+                opened = versions[row][: max(1, len(versions[row]) * part // partitions)]
                 assert set(partners[real == row].tolist()) == set(opened.tolist())
 
 

@@ -8,6 +8,7 @@ import open_clip
 import torch
 from diffusers import (
     AutoencoderKL,
+    DDIMScheduler,
     EulerDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionInpaintPipeline,
@@ -119,7 +120,7 @@ def inpainting(path: Path) -> Path:
         text_encoder=CLIPTextModel(text_config(len(tokenizer))),
         tokenizer=tokenizer,
         unet=unet(cross_attention_dim=WIDTH, in_channels=9, out_channels=4),
-        scheduler=EulerDiscreteScheduler(steps_offset=1),
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

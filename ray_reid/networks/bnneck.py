@@ -179,14 +179,24 @@ class ReidNetwork(nn.Module):
         """
         return self._features(images, self.feature_map(images), side)
 
-    def forward(self, images: Tensor, side: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Features (B, D) and logits (B, classes), for training; then those of the auxiliary."""
+    def forward(
+        self, images: Tensor, side: Tensor | None = None, embeddings: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Features (B, D) and logits (B, classes), for training; then those of the auxiliary.
+
+        Where they are asked for, the embeddings (B, D) are the last, of any norm.
+        """
+        earlier: list[Tensor] = []
         if self.auxiliary is None:
             features = self.features(images, side)
-            return features, self.head(self.neck(features))
-        last, (earlier,) = _maps(self.backbone, (images - self.mean) / self.std)
-        features = self._features(images, backbones.as_maps(self.backbone, last), side)
-        return features, self.head(self.neck(features)), *self.auxiliary(earlier)
+        else:
+            last, earlier = _maps(self.backbone, (images - self.mean) / self.std)
+            features = self._features(images, backbones.as_maps(self.backbone, last), side)
+        embedded = self.neck(features)
+        found = [features, self.head(embedded)]
+        if self.auxiliary is not None:
+            found += self.auxiliary(*earlier)
+        return (*found, embedded) if embeddings else tuple(found)
 
     def embed(self, images: Tensor, side: Tensor | None = None) -> Tensor:
         """(B, D) unit-norm embeddings: features after the neck, for retrieval."""

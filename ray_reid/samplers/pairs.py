@@ -6,8 +6,6 @@ from numpy.typing import NDArray
 from ray_reid.samplers.dealing import Plan
 from ray_reid.samplers.identity import identity_balanced
 
-PARTS = 4
-"""The versions of an image are opened part by part."""
 # A stream of its own: the real rows are those of `identity_balanced`, whatever their partners.
 STREAM = 1
 
@@ -20,6 +18,7 @@ def progressive_pairs(
     num_identities: int,
     num_instances: int,
     widen_every: int,
+    partitions: int = 4,
     epoch: int,
     seed: int,
     world_size: int = 1,
@@ -28,18 +27,19 @@ def progressive_pairs(
 ) -> Plan:
     """P x K batches of real images, doubled by a generated version of each.
 
-    The versions of an image, in the order of their rows, are split into four equal parts; in
-    the first `widen_every` epochs partners are drawn from the first part alone, then from two,
-    and from all after three times as many. Of n versions, s parts hold the first n s / 4,
-    rounded down, and one at least. An image without versions is its own partner, so that every
-    real image is trained on and every batch has its size.
+    The versions of an image, in the order of their rows, are split into equal `partitions`; in
+    the first `widen_every` epochs partners are drawn from the first alone, then from two, and from
+    all after `partitions` - 1 times as many. Of n versions, s of p partitions hold the first
+    n s / p, rounded down, and one at least. An image without versions is its own partner, so that
+    every real image is trained on and every batch has its size.
 
     Args:
         labels: (N,) labels of the rows, real and synthetic.
         synthetic: (N,) bool. A synthetic row that no real row is parent of is never drawn.
         parents: (N,) row that a row was generated from; -1 for none.
         num_identities: P, over all workers.
-        widen_every: Epochs from one part to the next.
+        widen_every: Epochs from one partition to the next.
+        partitions: How many there are; with 1 all versions are open from the start.
 
     Returns:
         (batches, world_size, 2 P / world_size * K) row numbers: each worker's real rows as
@@ -63,7 +63,7 @@ def progressive_pairs(
         )
     ]
     order, starts, counts = _versions(labels, synthetic, parents)
-    opened = np.maximum(counts * min(1 + epoch // widen_every, PARTS) // PARTS, 1)
+    opened = np.maximum(counts * min(1 + epoch // widen_every, partitions) // partitions, 1)
     rng = np.random.default_rng([seed, epoch, STREAM])
     # Every place draws one number, so that an image without versions changes no other's partner.
     drawn = starts[plan] + (rng.random(plan.shape) * opened[plan]).astype(np.int64)

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,10 @@ from ray_reid import figures
 from ray_reid.figures import Card
 from ray_reid.images import Pixels
 from ray_reid.miniature.drawing import Domain
+from ray_reid.miniature.trainers import card_clothes
 from ray_reid.miniature.trainers.detector import pictures
 from ray_reid.miniature.trainers.drawings import TEST_WORLD, Drawings, drawings
+from ray_reid.miniature.trainers.measures import Measure
 from ray_reid.miniature.vehicle_models import VEHICLE_COLOURS
 from ray_reid.models import detector
 from ray_reid.models.captioner import Captioner
@@ -22,35 +23,24 @@ from ray_reid.models.text_to_image import generate, load_pipeline
 
 NUM = 600
 NUM_GENERATED, NUM_SHOWN = 256, 40
-SHEET = "generated.png"
+SHEET, DRESSED = "generated.png", "dressed.png"
 VEHICLES = ("car", "bus", "truck")
 GUIDANCE, STEPS = 2.0, 12
 INTRODUCTION = """# The miniature models
 
 Small models in the formats of the real ones, trained by `jobs/train_miniature.py` on drawings of
-`ray_reid.miniature` from a seed: `text_to_image` (diffusers StableDiffusionPipeline, predicts v),
-`image_text` (open_clip), `captioner` (transformers BLIP), `detector` (an ultralytics YOLO of our
-own layout; car, bus, truck, person). All but the detector know the *showroom* only; the detector
-knows both domains. They make every stage of a run work on two cores. They know nothing of
-photographs, and their figures say nothing of the real models.
+`ray_reid.miniature` from a seed. Of vehicles: `text_to_image` (diffusers StableDiffusionPipeline,
+predicts v), `image_text` (open_clip), `captioner` (transformers BLIP), `detector` (an ultralytics
+YOLO of our own layout; car, bus, truck, person). Of people's clothes: `parser` (transformers
+SegFormer), `describer` (BLIP, which answers the default prompt of `describe`), `inpainting`
+(diffusers StableDiffusionInpaintPipeline). Those of vehicles know the *showroom* only, but for the
+detector; it and those of clothes know the street too, of worlds that no recipe draws. They make
+every stage of a run work on two cores. They know nothing of photographs, and their figures say
+nothing of the real models.
 
 Licence: Apache-2.0, like the drawings. To run the detector takes the package ultralytics, which
 is AGPL-3.0; a transformers detector can take its place (`models.detector` of the recipe)."""
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One line of the card: what was measured, and the bar it must reach (None: no bar)."""
-
-    what: str
-    value: float
-    bar: float | None
-
-    @property
-    def holds(self) -> bool:
-        """Whether the bar is reached."""
-        return self.bar is None or self.value >= self.bar
 
 
 def measure(weights: Path, cache: Path) -> tuple[list[Measure], list[Card]]:
@@ -189,7 +179,10 @@ def drawings_of_test_world(num: int) -> list[tuple[str, str]]:
 def write(weights: Path, cache: Path) -> bool:
     """Measure, write `README.md` and a contact sheet into `weights`; False if a bar fails."""
     found, cards = measure(weights, cache)
+    of_clothes, dressed = card_clothes.measure(weights, cache)
+    found += of_clothes
     figures.save(figures.contact_sheet({"generated, nobody picked them": cards}), weights / SHEET)
+    figures.save(figures.contact_sheet(dressed, card_clothes.COLUMNS), weights / DRESSED)
     sizes = {
         folder.name: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         for folder in sorted(weights.iterdir())
@@ -209,6 +202,8 @@ def write(weights: Path, cache: Path) -> bool:
         f"| together | {sum(sizes.values()) / 1e6:.1f} MB |",
         "",
         f"![Generated images of drawn vehicles in a studio, above what was asked]({SHEET})",
+        "",
+        f"![Drawn people: as they were, and painted in other clothes]({DRESSED})",
         "",
     ]
     (weights / "README.md").write_text("\n".join(lines))

@@ -14,7 +14,7 @@ from ray_reid.miniature.trainers.people import SIZE, People
 from ray_reid.miniature.trainers.steps import batches, minimise
 
 BATCH = 32
-STEPS = 1500
+STEPS, STREET_STEPS = 1500, 2000
 MEAN, STD = 0.5, 0.25
 # The names of published parsers of clothes (LIP, ATR) where they have them.
 LABELS = ("Background", "Hair", "Skin", "Upper-clothes", "Lower-clothes", "Shoes", "Accessory")
@@ -24,11 +24,27 @@ OF_PART = {
 }  # fmt: skip
 
 
-def train(drawn: People, seed: int, out: Path) -> None:
-    """Train on drawings of both domains, mirrored and relit, and save in fp16."""
+def train(drawn: People, street: People, seed: int, out: Path) -> None:
+    """Train on drawings of both domains, then of the street alone, and save in fp16.
+
+    Every drawing is mirrored or not, and relit.
+    """
     torch.manual_seed(seed)
-    out.mkdir(parents=True, exist_ok=True)
     model = SegformerForSemanticSegmentation(_config()).train()
+    _minimise("parser", model, drawn, STEPS, 2e-3, seed)
+    # Saved once in between, so that the second half can be made anew from there.
+    model.half().save_pretrained(out)
+    _minimise("parser, street", model.float(), street, STREET_STEPS, 1e-3, seed + 1)
+    model.eval().half().save_pretrained(out)
+    height, width = SIZE
+    SegformerImageProcessor(
+        size={"height": height, "width": width}, image_mean=[MEAN] * 3, image_std=[STD] * 3
+    ).save_pretrained(out)
+
+
+def _minimise(
+    name: str, model: nn.Module, drawn: People, steps: int, learning_rate: float, seed: int
+) -> None:
     label_of = torch.zeros(len(paint.PARTS), dtype=torch.int64)
     for part, label in OF_PART.items():
         label_of[part] = label
@@ -36,19 +52,14 @@ def train(drawn: People, seed: int, out: Path) -> None:
     rng = torch.Generator().manual_seed(seed)
 
     def losses() -> Iterator[Callable[[], Tensor]]:
-        for rows in batches(len(drawn), BATCH, STEPS, seed):
+        for rows in batches(len(drawn), BATCH, steps, seed):
             images, wanted = relit(to_tensor(drawn.images[rows.numpy()]), rng), labels[rows]
             mirrored = torch.rand(len(rows), 1, 1, generator=rng) < 0.5
             images = torch.where(mirrored[:, None], images.flip(3), images)
             wanted = torch.where(mirrored, wanted.flip(2), wanted)
             yield lambda images=images, wanted=wanted: _loss(model, images, wanted)  # type: ignore[misc]
 
-    minimise("parser", model.parameters(), losses(), STEPS, 2e-3, weight_decay=0.01)
-    model.eval().half().save_pretrained(out)
-    height, width = SIZE
-    SegformerImageProcessor(
-        size={"height": height, "width": width}, image_mean=[MEAN] * 3, image_std=[STD] * 3
-    ).save_pretrained(out)
+    minimise(name, model.parameters(), losses(), steps, learning_rate, weight_decay=0.01)
 
 
 def relit(images: Tensor, rng: torch.Generator) -> Tensor:

@@ -17,6 +17,8 @@ from ray_reid.miniature.paint import CLOTHES_PARTS
 from ray_reid.miniature.pedestrians import NUM_OUTFITS, pedestrian_identity
 from ray_reid.miniature.trainers.drawings import TRAIN_WORLD, WORD
 
+__all__ = ["SIZE", "TEST_WORLD", "TRAIN_WORLD", "People", "people", "training_set", "worn"]
+
 SIZE = (96, 48)
 # 70_104 is that of the vehicles' models; trainers were looked at on 70_055 and 70_056.
 TEST_WORLD = 70_105

@@ -1,0 +1,110 @@
+"""The describe job: answers asked for, counted, summarised, and given in a file instead."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ray_reid import config, describe, images, schema, storage, vllm
+from ray_reid.generators import descriptions
+from ray_reid.generators.descriptions import Description
+from ray_reid.run import Work
+
+PICTURE = images.encode(np.zeros((4, 4, 3), np.uint8))
+GOOD, OTHER = "red coat | jeans | boots", "blue coat | jeans | boots"
+
+
+def _work(tmp_path: Path, clothes: list[str | None], *overrides: str) -> Work:
+    rows: list[dict[str, Any]] = [
+        {
+            schema.OBSERVATION_ID: f"id{n}",
+            schema.IMAGE: PICTURE,
+            schema.IDENTITY: "s:1",
+            schema.CLOTHES: name,
+            schema.SOURCE: "s",
+            schema.SPLIT: "train",
+        }
+        for n, name in enumerate(clothes)
+    ]
+    storage.write(tmp_path / "ingest" / "observations", schema.observations(rows))
+    (tmp_path / "out").mkdir()
+    recipe = config.load("dlcr", "miniature", list(overrides))
+    return Work(recipe, tmp_path / "out", {"ingest": tmp_path / "ingest"}, {})
+
+
+def _answering(monkeypatch: pytest.MonkeyPatch, answers: list[str]) -> None:
+    told = {f"id{n}": answer for n, answer in enumerate(answers)}
+    monkeypatch.setattr(describe, "_ask", lambda work, table: told)
+
+
+def test_answers_become_one_description_a_set_of_clothes_and_others_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = _work(tmp_path, ["a", "a", "a", "b", "b", None])
+    _answering(monkeypatch, [OTHER, GOOD, GOOD, "a man in a coat", "blue coat | none | boots"])
+    facts = describe.describe_job(work)
+    assert descriptions.read(work.out / descriptions.FILE) == [
+        Description("a", "red coat", "jeans", "boots")
+    ]
+    assert facts["clothes"] == {"worn": 2, "described": 1}
+    assert facts["undescribed"] == ["b"]
+    assert facts["without_clothes"] == 1
+    assert facts["answers"]["unparsable"] == 1
+    assert facts["answers"]["most_unparsable"] == {"a man in a coat": 1}
+
+
+def test_answers_of_no_use_are_refused_with_one_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = _work(tmp_path, ["a"])
+    _answering(monkeypatch, ["a man"])
+    with pytest.raises(ValueError, match=r"none of the 1 answers has the form .* 'a man'"):
+        describe.describe_job(work)
+
+
+def test_an_edited_file_takes_the_place_of_a_model(tmp_path: Path) -> None:
+    file = tmp_path / "mine.parquet"
+    own = [Description(name, "green parka", "jeans", "boots") for name in ("a", "b", "spare")]
+    descriptions.write(file, own, {})
+    work = _work(tmp_path, ["a", "b"], f"describe.file={file}")
+    facts = describe.describe_job(work)
+    assert descriptions.read(work.out / descriptions.FILE) == own[:2]
+    assert facts["answers"] == {"file": str(file)}
+
+
+def test_a_file_without_clothes_that_are_worn_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.parquet"
+    descriptions.write(file, [Description("a", "red coat", "jeans", "boots")], {})
+    work = _work(tmp_path, ["a", "b", "c"], f"describe.file={file}")
+    with pytest.raises(ValueError, match=r"lacks 2 of the 3 clothes .* such as 'b'"):
+        describe.describe_job(work)
+
+
+def test_images_without_clothes_ids_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no training image has clothes in the column 'clothes'"):
+        describe.describe_job(_work(tmp_path, [None, None]))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("describe.file=none.parquet", "no file of descriptions 'none.parquet'"),
+        ("models.describer=./none", "model './none' is not there"),
+        ("describe.summary=llm", "set models.summariser"),
+        ("describe.backend=vllm", "needs the package vllm"),
+    ],
+)
+def test_what_cannot_describe_is_refused_before_anything_runs(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        describe.check(config.load("dlcr", "miniature", [override]))
+
+
+def test_vllm_is_asked_with_the_image_and_the_prompt() -> None:
+    row = {schema.OBSERVATION_ID: "id", schema.IMAGE: PICTURE}
+    asked = vllm.request(row, "what?", 9)
+    image, text = asked["messages"][0]["content"]
+    assert image["image_url"]["url"].startswith("data:image/jpeg;base64,/9j/")
+    assert text == {"type": "text", "text": "what?"}
+    assert asked["sampling_params"] == {"temperature": 0.0, "max_tokens": 9}
+    assert asked[schema.OBSERVATION_ID] == "id"
