@@ -58,19 +58,18 @@ def application(run: Path, settings: Serve) -> serve.Application:
     if lacking is not None or dressers is None:
         return search.bind()
     # What a deployment is bound to is deployed with it.
-    return search.bind(dresser(run, dressers))
+    return search.bind(dressing(Dresser, dressers).bind(run))
 
 
-def dresser(run: Path, settings: Dressers) -> serve.Application:
-    """Describe the deployment that makes variants of queries, one query at a time."""
-    deployed = serve.deployment(
+def dressing(kind: type["Dresser"], settings: Dressers) -> serve.Deployment:
+    """Describe the deployment that makes variants, one query at a time."""
+    return serve.deployment(
         name=DRESSER,
         num_replicas=settings.replicas,
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
         max_ongoing_requests=1,
         max_queued_requests=settings.max_queued,
-    )
-    return deployed(Dresser).bind(run)
+    )(kind)
 
 
 class Dresser:
