@@ -14,6 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 from ray import serve
+from ray.serve.exceptions import BackPressureError
 from starlette.types import Message
 
 from ray_reid import config, images
@@ -373,21 +374,42 @@ class SlowDresser(app.Dresser):
         return [encoded + bytes([number]) for number in range(3)]
 
 
-def test_variants_are_made_by_a_deployment_of_their_own(ray_local: None) -> None:
-    """On Serve itself: the queue and its end are Serve's."""
+def test_variants_are_made_by_a_deployment_of_their_own() -> None:
+    deployed = app.dressing(SlowDresser, Dressers(max_queued=3))
+    assert (deployed.max_ongoing_requests, deployed.max_queued_requests) == (1, 3)
+    handle = serve.run(deployed.bind(), _local_testing_mode=True)
+    assert app.ask(handle, 30, b"a") == [b"a\x00", b"a\x01", b"a\x02"]
+    assert app.ask(handle, 30, b"nobody") == "no_clothes: 0.0% of the image"
+    with pytest.raises(BusyError, match=r"took more than 0\.2 s"):
+        app.ask(handle, 0.2, b"slow")
+
+
+def test_a_full_queue_is_said_to_be_one() -> None:
+    class Full:
+        def remote(self, encoded: bytes) -> "Full":
+            return self
+
+        def result(self, timeout_s: float) -> None:
+            raise BackPressureError(3, 3)
+
+    with pytest.raises(BusyError, match="too many queries are waiting to be dressed"):
+        app.ask(Full(), 30, b"a")
+
+
+@pytest.mark.slow
+def test_serve_itself_gives_up_late_variants_and_refuses_a_full_queue(ray_local: None) -> None:
     deployed = app.dressing(SlowDresser, Dressers(num_cpus=0.1, max_queued=1))
     serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
     try:
         handle = serve.run(deployed.bind(), name="dressing", route_prefix=None)
-        assert app.ask(handle, 30, b"a") == [b"a\x00", b"a\x01", b"a\x02"]
-        assert app.ask(handle, 30, b"nobody") == "no_clothes: 0.0% of the image"
+        assert app.ask(handle, 60, b"a") == [b"a\x00", b"a\x01", b"a\x02"]
         with pytest.raises(BusyError, match=r"took more than 0\.2 s"):
             app.ask(handle, 0.2, b"slow")
-        # The one that is given up still works, the next waits, and there is no room for more.
+        # One is being dressed, the next waits, and there is no room for more.
         waiting = [handle.remote(b"slow") for _ in range(4)]
-        time.sleep(0.5)
+        time.sleep(1)
         with pytest.raises(BusyError, match="too many queries are waiting to be dressed"):
-            app.ask(handle, 30, b"a")
+            app.ask(handle, 60, b"a")
         for response in waiting:
             response.cancel()
     finally:
