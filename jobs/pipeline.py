@@ -46,6 +46,7 @@ PIPELINES: dict[str, tuple[Job, ...]] = {
         ingest.JOB,
         describe.JOB,
         redress.JOB,
+        replace(filter.JOB, needs=("ingest", "generate")),
         replace(train.JOB, needs=("ingest", "generate")),
         embed.JOB,
         evaluate.JOB,
