@@ -47,6 +47,7 @@ PIPELINES: dict[str, tuple[Job, ...]] = {
         ingest.JOB,
         describe.JOB,
         redress.JOB,
+        replace(filter.JOB, needs=("ingest", "generate")),
         variants.JOB,
         replace(train.JOB, needs=("ingest", "generate")),
         replace(embed.JOB, needs=(*embed.JOB.needs, "variants")),

@@ -8,7 +8,7 @@ JOB = Job(
     "generate",
     redress_job,
     needs=("ingest", "describe"),
-    sections=("seed", "models", "outfits", "generate", "filters"),
+    sections=("seed", "models", "outfits", "generate", "guidance", "filters"),
     check=check,
     outside=outside,
 )

@@ -67,6 +67,7 @@ class Evaluate(Frozen):
         "track",
         "image_to_track",
         "clothes",
+        "clothes_changing",
         "ccvid",
         "prcc",
         "prcc_single_shot",

@@ -25,7 +25,7 @@ from ray_reid.run import Facts, Work
 
 log = logging.getLogger(__name__)
 
-TABLE, RAW, ADAPTED = "observations", "raw", "adapted"
+TABLE, RAW, ADAPTED, UNGUIDED = "observations", "raw", "adapted", "unguided"
 KEPT, DROPPED = "generated_kept.png", "generated_dropped.png"
 NUM_KEPT, NUM_DROPPED = 48, 8
 """Most images of the sheet of kept ones, and of each reason on the sheet of dropped ones."""
@@ -66,8 +66,11 @@ def filter_job(work: Work) -> Facts:
     if not made.rows.num_rows:
         raise ValueError("nothing was generated: the table generate/observations is empty")
     kept = Selection(place, made.rows.filter(made.rows[schema.DROP_REASON].is_null()))
-    # Filters crop, so what they have seen does not say how the images were before.
-    stages = {"raw": _sample(work, RAW), "adapted": _sample(work, ADAPTED), "filtered": kept}
+    # Filters may crop, so what they have seen does not say how the images were before.
+    if "adapt" in work.inputs:
+        stages = {"raw": _sample(work, RAW), "adapted": _sample(work, ADAPTED), "filtered": kept}
+    else:
+        stages = {UNGUIDED: _sample(work, UNGUIDED), "kept": kept}
     counts = {
         "made": made.rows.num_rows,
         "kept": kept.rows.num_rows,

@@ -315,6 +315,12 @@ def _clothes(labels: Labels, tracks: Literal["none", "mean"] = "none") -> Cases:
     }
 
 
+def _clothes_changing(labels: Labels) -> Cases:
+    """The same, with the clothes-changing case as the headline."""
+    found = _clothes(labels)
+    return {name: found[name] for name in ("cc", "sc", "standard")}
+
+
 def _ccvid(labels: Labels) -> Cases:
     """CCVID: as LTCC, but an item is the mean of a tracklet's frames."""
     _need(labels, "track", "ccvid")
@@ -374,6 +380,7 @@ PROTOCOLS: Mapping[str, Callable[[Labels], Cases]] = {
     "track": _track,
     "image_to_track": _image_to_track,
     "clothes": _clothes,
+    "clothes_changing": _clothes_changing,
     "ccvid": _ccvid,
     "prcc": _prcc,
     "prcc_single_shot": _prcc_single_shot,

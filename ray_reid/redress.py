@@ -5,6 +5,7 @@ row is written, dropped ones with their reason; what is not painted keeps its va
 """
 
 import dataclasses
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,10 @@ from ray_reid.models import references
 from ray_reid.run import Facts, Work
 from ray_reid.stage import Step
 
-OBSERVATIONS, SHEET = "observations", "outfits.png"
+log = logging.getLogger(__name__)
+
+OBSERVATIONS, UNGUIDED, SHEET = "observations", "unguided", "outfits.png"
+DISCRIMINATOR = "discriminator"
 CHANGED, FIRST = "changed", "number"
 """Attributes of a generated image: whose clothes, and its number among its source's from 0."""
 SHOWN, SHOWN_OUTFITS = 6, 6
@@ -44,10 +48,12 @@ def redress_job(work: Work) -> Facts:
     recipe, table = work.recipe, (work.inputs["ingest"] / OBSERVATIONS).resolve()
     found = wardrobe(recipe, work.inputs["describe"])
     plan = outfits_plan(recipe, table, found, generator_name(recipe))
+    guide = None
+    if recipe.guidance.weight > 0:
+        guide = _guide(work, table, plan)
+        plan = outfits_plan(recipe, table, found, generator_name(recipe, guide))
     out = work.out / OBSERVATIONS
-    stage.stream(
-        plan, plan.column_names, steps(recipe, table), out, "generate", encode=clothes.encode
-    )
+    _stream(plan, steps(recipe, table, guide), out, "generate")
     made = storage.read(out, [schema.DROP_REASON, schema.PARENT], kept_only=False)
     reasons = Counter(
         reason.partition(":")[0]
@@ -56,7 +62,7 @@ def redress_job(work: Work) -> Facts:
     )
     captions = draw(table, out, work.out)
     return {
-        "generator": generator_name(recipe),
+        "generator": generator_name(recipe, guide),
         "counts": {
             "sources": pc.count_distinct(made[schema.PARENT]).as_py(),
             "made": made.num_rows,
@@ -104,12 +110,67 @@ def wardrobe(recipe: Recipe, describe: Path) -> list[Description]:
     return descriptions.at_random(len(found), recipe.seed)
 
 
-def steps(recipe: Recipe, table: Path) -> list[Step]:
-    """Every stage between a plan and its images."""
+def _stream(plan: pa.Table, stages: Sequence[Step], out: Path, title: str) -> None:
+    stage.stream(plan, plan.column_names, stages, out, title, encode=clothes.encode)
+
+
+def _guide(work: Work, table: Path, plan: pa.Table) -> Path:
+    """The folder of a discriminator between real images and some generated without it.
+
+    These stay as the table `unguided`, for comparison.
+    """
+    recipe, place = work.recipe, work.out.resolve() / DISCRIMINATOR
+    if not place.exists():
+        few = plan.take(_spaced(plan.num_rows, recipe.guidance.num_images))
+        _stream(few, steps(recipe, table, None), work.out / UNGUIDED, "generate, unguided")
+        arguments = {
+            "recipe": recipe.model_dump(mode="json"),
+            "real": str(table),
+            "generated": str((work.out / UNGUIDED).resolve()),
+            "place": str(place),
+        }
+        spec = recipe.generate.stage
+        for _ in stage.tasks(
+            "guidance", train_guide, [arguments], max(spec.num_cpus, 1.0), spec.num_gpus
+        ):
+            log.info("guidance: trained on %d generated images", few.num_rows)
+    return place
+
+
+def train_guide(recipe: Mapping[str, Any], real: str, generated: str, place: str) -> None:
+    """Train the discriminator and save it into the folder `place`, whole or not at all."""
+    from ray_reid import config, guidance
+    from ray_reid.models import inpainting
+
+    chosen = config.validate(dict(recipe))
+    spec, size = chosen.guidance, chosen.generate.image_size
+    pipeline = inpainting.load_pipeline(chosen.models.inpainting, chosen.models.precision)
+    sides = []
+    for folder, where in ((real, clothes.DRESSED["train"]), (generated, None)):
+        rows = storage.read(folder, [schema.IMAGE], where)[schema.IMAGE]
+        taken = rows.take(_spaced(len(rows), spec.num_images))
+        pictures = [images.decode(encoded) for encoded in taken.to_pylist()]
+        sides.append(guidance.encode_latents(pipeline, pictures, size).to(references.device()))
+    found = guidance.train_discriminator(*sides, pipeline.scheduler, spec, chosen.seed)
+    aside = Path(f"{place}.part")
+    guidance.save(found, aside)
+    aside.rename(place)
+
+
+def _spaced(size: int, number: int) -> pa.Array:
+    """At most `number` places in `size` rows, evenly spaced."""
+    places = np.linspace(0, size - 1, min(number, size)).round().astype(np.int64)
+    return pa.array(places)
+
+
+def steps(recipe: Recipe, table: Path, guide: Path | None) -> list[Step]:
+    """Every stage between a plan and its images; `guide` is the folder of a discriminator."""
     models = recipe.models.model_dump(mode="json")
     outfits = recipe.outfits.model_dump(mode="json")
     parse = {"table": str(table), "rows": "train", "models": models, "outfits": outfits}
     paint = {"models": models, "outfits": outfits, "settings": settings(recipe)}
+    if guide is not None:
+        paint |= {"discriminator": str(guide), "weight": recipe.guidance.weight}
     return [
         Step(clothes.Parse, parse, recipe.outfits.parse_stage),
         Step(clothes.Redress, paint, recipe.generate.stage),
@@ -188,7 +249,7 @@ def row(
     }
 
 
-def generator_name(recipe: Recipe) -> str:
+def generator_name(recipe: Recipe, guide: Path | None = None) -> str:
     """What makes the images: models by their content, and settings."""
     spec, outfits, models = recipe.generate, recipe.outfits, recipe.models
     height, width = spec.image_size
@@ -200,6 +261,8 @@ def generator_name(recipe: Recipe) -> str:
         parts.append(f"strength={outfits.strength:g}")
     parts.append(f"guidance={spec.guidance:g},steps={spec.steps},size={height}x{width}")
     parts.append(f"precision={models.precision}")
+    if guide is not None:
+        parts.append(f"guided={recipe.guidance.weight:g}@{references.fingerprint(str(guide))}")
     if spec.negative_prompt:
         parts.append(f"not={spec.negative_prompt}")
     return " ".join(parts)
@@ -219,8 +282,7 @@ def draw(table: Path, generated: Path, out: Path) -> dict[str, str]:
     parents = order[schema.PARENT].to_pylist()
     if not parents:
         return {}
-    spaced = np.linspace(0, len(parents) - 1, min(SHOWN, len(parents))).round().astype(int)
-    shown = [parents[place] for place in spaced]
+    shown = [parents[place] for place in _spaced(len(parents), SHOWN).to_pylist()]
     sources = _images(table, schema.OBSERVATION_ID, shown)
     rows = storage.read(generated, columns, pc.field(schema.PARENT).isin(shown)).to_pylist(
         maps_as_pydicts="strict"

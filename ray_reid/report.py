@@ -23,6 +23,8 @@ STAGES = {
     "raw": "raw: no adaptation, no filter",
     "adapted": "adapted, no filter",
     "filtered": "adapted and filtered",
+    "unguided": "without the guidance of a discriminator",
+    "kept": "kept by the filters",
 }
 
 

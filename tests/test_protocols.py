@@ -143,6 +143,9 @@ def test_clothes_rules_match_a_loop() -> None:
     unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
     found = protocols.run("clothes", labels, embedding)
     assert list(found) == ["standard", "sc", "cc"]
+    changing = protocols.run("clothes_changing", labels, embedding)
+    assert list(changing) == ["cc", "sc", "standard"]
+    assert all(changing[name][0].mAP == found[name][0].mAP for name in found)
     for name, (result,) in found.items():
         aps = []
         for i, one in enumerate(q):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,8 @@ class Redress:
         models: Mapping[str, Any],
         outfits: Mapping[str, Any],
         settings: Mapping[str, Any],
+        discriminator: str | None = None,
+        weight: float = 0.0,
     ) -> None:
         """Load the inpainting pipeline once per actor.
 
@@ -144,8 +147,16 @@ class Redress:
             models: Section of the recipe.
             outfits: Section of the recipe.
             settings: Fields of `Settings`.
+            discriminator: Folder of one that guides the pipeline, if there is one.
+            weight: Of its guidance.
         """
         self.painter = Painter(models, outfits, settings)
+        if discriminator is not None:
+            from ray_reid import guidance
+            from ray_reid.models import references
+
+            found = guidance.load(Path(discriminator)).to(references.device())
+            guidance.guide(self.painter.pipeline, found, weight)
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
         """Dress the rows that nothing has dropped."""

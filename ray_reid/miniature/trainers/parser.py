@@ -14,7 +14,7 @@ from ray_reid.miniature.trainers.people import SIZE, People
 from ray_reid.miniature.trainers.steps import batches, minimise
 
 BATCH = 32
-STEPS, STREET_STEPS = 1500, 2000
+STEPS, STREET_STEPS = 1500, 1000
 MEAN, STD = 0.5, 0.25
 # The names of published parsers of clothes (LIP, ATR) where they have them.
 LABELS = ("Background", "Hair", "Skin", "Upper-clothes", "Lower-clothes", "Shoes", "Accessory")
