@@ -151,7 +151,8 @@ def train_guide(recipe: Mapping[str, Any], real: str, generated: str, place: str
         taken = rows.take(_spaced(len(rows), spec.num_images))
         pictures = [images.decode(encoded) for encoded in taken.to_pylist()]
         sides.append(guidance.encode_latents(pipeline, pictures, size).to(references.device()))
-    found = guidance.train_discriminator(*sides, pipeline.scheduler, spec, chosen.seed)
+    latents, made = sides
+    found = guidance.train_discriminator(latents, made, pipeline.scheduler, spec, chosen.seed)
     aside = Path(f"{place}.part")
     guidance.save(found, aside)
     aside.rename(place)
@@ -168,7 +169,7 @@ def steps(recipe: Recipe, table: Path, guide: Path | None) -> list[Step]:
     models = recipe.models.model_dump(mode="json")
     outfits = recipe.outfits.model_dump(mode="json")
     parse = {"table": str(table), "rows": "train", "models": models, "outfits": outfits}
-    paint = {"models": models, "outfits": outfits, "settings": settings(recipe)}
+    paint: dict[str, Any] = {"models": models, "outfits": outfits, "settings": settings(recipe)}
     if guide is not None:
         paint |= {"discriminator": str(guide), "weight": recipe.guidance.weight}
     return [
