@@ -11,7 +11,7 @@ import tiny_models
 import torch
 
 from jobs import pipeline
-from ray_reid import compare, config, embed, images, package, schema, storage, variants
+from ray_reid import compare, config, embed, images, package, schema, storage, trials, variants
 from ray_reid.config import Recipe
 from ray_reid.generators import descriptions
 from ray_reid.generators.descriptions import Description
@@ -305,3 +305,12 @@ def test_a_tailor_needs_the_section_and_descriptions_enough(published: dict[str,
         variants.Tailor(recipe_of(published, "refine=null"), published["describe"])
     with pytest.raises(ValueError, match=r"refine\.num_variants: 6 outfits"):
         variants.Tailor(recipe_of(published, "refine.num_variants=6"), published["describe"])
+
+
+def test_the_trials_of_a_sweep_rest_on_the_variants_but_their_trainings_do_not() -> None:
+    jobs = pipeline.PIPELINES["dlcr"]
+    names = [job.name for job in trials.prerequisites(jobs)]
+    assert names == ["ingest", "describe", "generate", "variants"]
+    assert job_of("train").needs == ("ingest", "generate")
+    assert "refine" in trials._sections(jobs)
+    assert "refine" not in trials._sections(pipeline.PIPELINES["baseline"])
