@@ -17,6 +17,7 @@ from jobs import (
     ingest,
     redress,
     train,
+    variants,
 )
 from ray_reid import report
 from ray_reid.cluster import Cluster
@@ -47,11 +48,20 @@ PIPELINES: dict[str, tuple[Job, ...]] = {
         describe.JOB,
         redress.JOB,
         replace(filter.JOB, needs=("ingest", "generate")),
+        variants.JOB,
         replace(train.JOB, needs=("ingest", "generate")),
-        embed.JOB,
-        evaluate.JOB,
+        replace(embed.JOB, needs=(*embed.JOB.needs, "variants")),
+        replace(
+            evaluate.JOB,
+            needs=(*evaluate.JOB.needs, "variants"),
+            sections=(*evaluate.JOB.sections, "refine"),
+        ),
         index.JOB,
-        compare.JOB,
+        replace(
+            compare.JOB,
+            needs=(*compare.JOB.needs, "variants"),
+            sections=(*compare.JOB.sections, "refine"),
+        ),
     ),
 }
 
@@ -70,9 +80,7 @@ def run(recipe: Recipe, path: Path, address: str | None = None) -> None:
 
 def perform(recipe: Recipe, path: Path, jobs: Sequence[Job], address: str | None = None) -> None:
     """Perform some jobs in a run directory and bring its report up to date."""
-    for job in jobs:
-        if job.check is not None:
-            job.check(recipe)
+    _check(recipe, jobs)
     with (
         Cluster(recipe.resources, address) as cluster,
         open_run(path, recipe, prepare=cluster.start) as held,
@@ -84,6 +92,17 @@ def perform(recipe: Recipe, path: Path, jobs: Sequence[Job], address: str | None
         held.tracker.artifact(path / "report.html")
         held.tracker.metrics(report.headline(path))
         log.info("%s\nreport: %s", report.summary_table(path), path / "report.html")
+
+
+def _check(recipe: Recipe, jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        if job.check is not None:
+            job.check(recipe)
+    made = any(job.name == "variants" for job in PIPELINES.get(recipe.name, ()))
+    if recipe.refine is not None and not made:
+        raise ValueError(
+            f"the pipeline {recipe.name!r} makes no variants of queries: refine goes with 'dlcr'"
+        )
 
 
 if __name__ == "__main__":

@@ -141,6 +141,9 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--camera", metavar="SOURCE:CAMERA", help="that took the image, for its own thresholds"
     )
+    parser.add_argument(
+        "--refine", choices=("clothes",), help="also ask with the person in other clothes"
+    )
 
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
@@ -277,9 +280,17 @@ def _unrecognised(path: Path, found: Sequence[str]) -> str:
 
 
 def _search(options: argparse.Namespace) -> None:
-    from ray_reid.gallery import search_image
+    query = options.run, options.image, options.k, options.camera
+    told = ""
+    if options.refine is None:
+        from ray_reid.gallery import search_image
 
-    hits = search_image(options.run, options.image, options.k, options.camera)
+        hits = search_image(*query)
+    else:
+        from ray_reid import search
+
+        answer = search.search_image(*query)
+        hits, told = answer.hits, search.sentence(answer.refinement)
     print(
         f"{'rank':>4}  {'similarity':>10}  {'decision':<8}  {'identity':<32}  {'camera':<8}  "
         "observation"
@@ -290,6 +301,8 @@ def _search(options: argparse.Namespace) -> None:
             f"{hit.identity or '-':<32}  "
             f"{hit.camera or '-':<8}  {hit.observation_id}"
         )
+    if told:
+        print(told)
 
 
 def _show(options: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.exceptions
@@ -43,14 +44,14 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ray_reid.package import Model
+    from ray_reid.extraction import Extractor
 
     Weights = Mapping[str, Tensor]
 
 log = logging.getLogger(__name__)
 
 METRICS = ("mAP", "rank-1", "rank-5", "mINP")
-SECTIONS = ("train", "embed", "evaluate")
+SECTIONS = ("train", "embed", "evaluate", "refine")
 """What an arm may change; the images and the seeds are the same for all."""
 TRIALS = "trials"
 PICTURE = "comparison.png"
@@ -128,7 +129,7 @@ def compare_job(work: Work) -> Facts:
         for seed in spec.seeds
         for arm in arms
     ]
-    _perform(trials, tables, spec.num_cpus, spec.num_gpus)
+    _perform(trials, tables, variants_table(work.inputs), spec.num_cpus, spec.num_gpus)
     table = [_row(arm, [trial for trial in trials if trial.arm is arm]) for arm in arms]
     figures.save(figures_compare.arms(_by_seed(table, ("mAP", "rank-1"))), work.out / PICTURE)
     return {
@@ -149,6 +150,7 @@ def run_trial(
     validate: Callable[[int, Mapping[str, float]], None] | None = None,
     source: str | None = None,
     shared: Path | None = None,
+    variants: Path | None = None,
 ) -> dict[str, float]:
     """Train by a recipe, then embed and score the test images of the first table.
 
@@ -160,11 +162,12 @@ def run_trial(
         source: Name of the source whose test images are scored; null takes all.
         shared: Package of an equal training: taken if it is there, else left there. Nothing is
             validated then.
+        variants: Table of the queries in other clothes, for a recipe that refines.
 
     Returns:
         `METRICS` by name, each a share between 0 and 1.
     """
-    from ray_reid import package
+    from ray_reid import extraction, package
 
     if shared is not None and shared.is_dir():
         model = package.load(shared, str(device))
@@ -175,9 +178,16 @@ def run_trial(
         if shared is not None:
             _share(shared, *made)
     rows = storage.read(tables[0], scoring.COLUMNS, scored_rows(source))
-    query, gallery = validation.sides(rows, *_embedded(model, recipe, tables[0], source, len(rows)))
-    found = scoring.flatten(scoring.score(query, gallery, schema.EMBEDDING, recipe.evaluate))
-    return {name: found[name] for name in METRICS}
+    extract = extraction.Extractor(model, recipe.embed, recipe.models)
+    vectors = _embedded(extract, tables[0], scored_rows(source))
+    query, gallery = validation.sides(rows, vectors.pop(schema.EMBEDDING), vectors)
+    dressed = None
+    if recipe.refine is not None:
+        if variants is None:
+            raise ValueError("refine needs queries in other clothes, which no job has made")
+        dressed = _dressed(extract, variants, query.observation_id)
+    judged = scoring.judge(query, gallery, recipe.evaluate, recipe.refine, dressed)
+    return {name: judged.figures()[name] for name in METRICS}
 
 
 def _trained(
@@ -230,23 +240,39 @@ def _share(path: Path, recipe: Recipe, identities: list[str], weights: "Weights"
 
 
 def _embedded(
-    model: "Model", recipe: Recipe, table: Path, source: str | None, rows: int
-) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
-    """Vectors of the tested rows of a table, by id, and other columns of them."""
-    from ray_reid import extraction, loader
+    extract: "Extractor", table: Path, where: pc.Expression
+) -> dict[str, NDArray[np.float32]]:
+    """Columns of vectors of some rows of a table, by id."""
+    from ray_reid import loader
 
-    where = scored_rows(source)
     cache = storage.RowCache(table, loader.cache_directory(), where)
     named = storage.read(table, [schema.SOURCE, schema.CAMERA, schema.VIEW], where)
     owner, camera, view = (column.to_pylist() for column in named.columns)
     sides = schema.qualified_cameras(owner, camera), view
-    extract = extraction.Extractor(model, recipe.embed, recipe.models)
-    found = extract([cache.image(row) for row in range(rows)], sides)
-    others = {
+    found = extract([cache.image(row) for row in range(len(cache))], sides)
+    columns = {
+        schema.EMBEDDING: found.embedding,
         schema.TEST_EMBEDDING: found.test_embedding,
         schema.CAMERA_EMBEDDING: found.camera_embedding,
     }
-    return found.embedding, {name: one for name, one in others.items() if one is not None}
+    return {name: one for name, one in columns.items() if one is not None}
+
+
+def _dressed(extract: "Extractor", table: Path, queries: Sequence[str]) -> pa.Table | None:
+    """Embedded variants of some queries, as the embed job writes them; none if there are none."""
+    where = pc.field(schema.PARENT).isin(list(queries))
+    rows = storage.read(table, [schema.OBSERVATION_ID, schema.PARENT, schema.NUMBER], where)
+    if not len(rows):
+        return None
+    for name, values in _embedded(extract, table, where).items():
+        rows = rows.append_column(name, schema.to_table({name: values})[name])
+    return rows
+
+
+def variants_table(inputs: Mapping[str, Path]) -> Path | None:
+    """The queries in other clothes, if a job has made them."""
+    table = inputs[embed.VARIANTS] / "observations" if embed.VARIANTS in inputs else None
+    return table.resolve() if table is not None and table.is_dir() else None
 
 
 def portable(recipe: Recipe) -> dict[str, Any]:
@@ -278,7 +304,9 @@ def check(recipe: Recipe) -> None:
     for name, changes in recipe.compare.arms.items():
         try:
             _check_changes(name, changes)
-            embed.check(config.override(recipe, changes))
+            changed = config.override(recipe, changes)
+            embed.check(changed)
+            _check_variants(recipe, changed)
         except ValueError as error:
             raise ValueError(f"compare.arms: arm {name!r}: {error}") from error
 
@@ -320,8 +348,28 @@ def _check_changes(name: str, changes: Mapping[str, Any]) -> None:
             )
 
 
+def _check_variants(recipe: Recipe, changed: Recipe) -> None:
+    """Refuse an arm that needs other variants than the run makes."""
+    made, wanted = recipe.refine, changed.refine
+    if wanted is None:
+        return
+    if made is None:
+        raise ValueError("it refines, but the recipe does not: set refine there, and null in arms")
+    if (made.steps, made.scale) != (wanted.steps, wanted.scale):
+        raise ValueError("refine.steps and refine.scale must be those of the recipe")
+    if wanted.num_variants > made.num_variants:
+        raise ValueError(
+            f"refine.num_variants {wanted.num_variants} is more than the {made.num_variants} of "
+            "the recipe, which are made for all arms"
+        )
+
+
 def _perform(
-    trials: Sequence[Trial], tables: Sequence[Path], num_cpus: float, num_gpus: float
+    trials: Sequence[Trial],
+    tables: Sequence[Path],
+    variants: Path | None,
+    num_cpus: float,
+    num_gpus: float,
 ) -> None:
     """Run the trials that have no result yet, as many at once as Ray has room for."""
     left = [trial for trial in trials if not trial.file.exists()]
@@ -339,6 +387,7 @@ def _perform(
         task.remote(
             {**portable(trial.arm.recipe), "seed": trial.seed},
             places,
+            None if variants is None else str(variants),
             num_cpus,
             num_gpus > 0,
             trial.name,
@@ -361,6 +410,7 @@ def _perform(
 def _task(
     values: Mapping[str, Any],
     tables: Sequence[str],
+    variants: str | None,
     num_cpus: float,
     use_gpu: bool,
     name: str,
@@ -378,6 +428,7 @@ def _task(
         [Path(table) for table in tables],
         device,
         lambda batches: tally.set.remote(name, batches),
+        variants=None if variants is None else Path(variants),
     )
     return {"metrics": found, "seconds": round(time.monotonic() - started, 3)}
 

@@ -22,8 +22,10 @@ from ray_reid.resources import Resources, StageSpec
 from ray_reid.retrieval import Crop, OpenSet, Step, check_order
 from ray_reid.sources import Frozen, MiniatureSource, Source
 from ray_reid.synthesis import Adapt, Compare, FilterSpec, Frechet, Generate, Models, Prompts
-from ray_reid.wardrobe import Describe, Guidance, Outfits
+from ray_reid.wardrobe import Describe, Guidance, Outfits, Refine
 
+RANDOM_QUERIES = ("vehicleid", "vehicleid_inverse")
+"""Protocols that draw their queries from the gallery too."""
 RECIPES = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
 
 
@@ -136,6 +138,19 @@ class Index(Frozen):
         return self
 
 
+class Dressers(Frozen):
+    """What makes variants of queries for the HTTP server, apart from what searches."""
+
+    replicas: int = Field(1, ge=1)
+    num_cpus: float = Field(1.0, ge=0)
+    num_gpus: float = Field(0.0, ge=0)
+    """Of one replica, which dresses one query at a time."""
+    max_queued: int = Field(16, ge=1)
+    """Queries that may wait for one; more are refused at once."""
+    timeout_s: float = Field(60.0, gt=0)
+    """Longest time from asking to the variants of a query."""
+
+
 class Serve(Frozen):
     """The HTTP server; it changes no result."""
 
@@ -145,6 +160,8 @@ class Serve(Frozen):
     num_cpus: float = Field(1.0, ge=0)
     num_gpus: float = Field(0.0, ge=0)
     max_upload_mb: float = Field(10.0, gt=0)
+    dressers: Dressers | None = Dressers()
+    """Of a run with the section `refine`; null serves it without."""
 
 
 class Recipe(Frozen):
@@ -168,6 +185,8 @@ class Recipe(Frozen):
     train: Train = Train()
     embed: Embed = Embed()
     evaluate: Evaluate = Evaluate()
+    refine: Refine | None = None
+    """Answers to a query in several clothes; null gives that to the query alone."""
     index: Index = Index()
     compare: Compare = Compare()
     serve: Serve = Serve()
@@ -184,6 +203,22 @@ class Recipe(Frozen):
                     f"evaluate.postprocess: camera_verification of kind {step.kind!r} needs "
                     "embed.camera_model; set it, or the kind to 'label'"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _refined_as_they_are(self) -> "Recipe":
+        if self.refine is None:
+            return self
+        spec = self.evaluate
+        if spec.postprocess:
+            names = [step.name for step in spec.postprocess]
+            raise ValueError(f"refine ranks by itself: evaluate.postprocess must not hold {names}")
+        if spec.both_directions or spec.protocol in RANDOM_QUERIES:
+            what = "both_directions" if spec.both_directions else f"protocol {spec.protocol!r}"
+            raise ValueError(
+                f"refine needs queries of the split 'query', but evaluate.{what} asks with gallery "
+                "images too"
+            )
         return self
 
 

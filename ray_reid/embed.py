@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ray_reid import images, schema, stage, storage
@@ -30,6 +31,8 @@ COLUMNS = (
 
 NOTHING = "none"
 """What `outside` says where the run's own model is the only one."""
+VARIANTS = "variants"
+"""Table of embeddings of the queries in other clothes, and the job that makes their images."""
 
 
 class Embed:
@@ -133,12 +136,40 @@ def embed_job(work: Work) -> Facts:
     tested = stage.column(schema.SPLIT).is_in(["query", "gallery"])
     kept = stage.column(schema.DROP_REASON).is_null()
     stage.stream(table, (*COLUMNS, schema.IMAGE), steps, out, "embed", tested & kept)
+    made = _embed_variants(work, steps[0])
     embedded = storage.read(out, [schema.SPLIT])[schema.SPLIT].value_counts().to_pylist()
     cropped = None
     if spec.crop is not None:
         cropped = storage.read(out, [schema.CROPPED])[schema.CROPPED].to_pylist()
     return {
         "counts": {entry["values"]: entry["counts"] for entry in embedded},
+        "variants": made,
         "without_crop": None if cropped is None else cropped.count(False),
         "fingerprint": dataclasses.asdict(storage.fingerprint(out, "embed/embeddings")),
     }
+
+
+def _embed_variants(work: Work, step: stage.Step) -> int:
+    """Embed the variants of the queries into the table `variants`; says how many."""
+    if work.recipe.refine is None or VARIANTS not in work.inputs:
+        return 0
+    table, out = work.inputs[VARIANTS] / "observations", work.out / VARIANTS
+    count: int = storage.dataset(table).count_rows(filter=pc.field(schema.DROP_REASON).is_null())
+    if not count:
+        return 0
+    columns = (
+        schema.OBSERVATION_ID,
+        schema.PARENT,
+        schema.NUMBER,
+        schema.SOURCE,
+        schema.CAMERA,
+        schema.VIEW,
+        schema.IMAGE,
+    )
+    kept = stage.column(schema.DROP_REASON).is_null()
+    stage.stream(table, columns, [step], out, "embed variants", kept, _without_image)
+    return count
+
+
+def _without_image(batch: Batch) -> dict[str, NDArray[Any]]:
+    return {name: values for name, values in batch.items() if name != schema.IMAGE}

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,24 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 import ray_reid
-from ray_reid import card, config, open_set, pictures, schema, scoring, storage
+from ray_reid import (
+    card,
+    config,
+    doubt,
+    figures,
+    figures_refine,
+    open_set,
+    pictures,
+    schema,
+    scoring,
+    storage,
+)
+from ray_reid.embed import VARIANTS
 from ray_reid.open_set import Thresholds
 from ray_reid.retrieval import describe
 from ray_reid.run import MANIFEST, Facts, Work, read_manifest
-from ray_reid.scoring import Found, Side
+from ray_reid.scoring import Found, Judged, Side
+from ray_reid.wardrobe import Refine
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +40,7 @@ REFERENCE = "reference_"
 """Begins the names of what the colour histogram scores: the floor, with no learning in it."""
 FILE = "metrics.json"
 RANKED = "ranked_list.jpg"
+CURVE = "refinement.png"
 INHERITED = "those of the images that the generator was adapted to, if it was"
 COLUMNS = (*scoring.COLUMNS, schema.EMBEDDING, schema.REFERENCE_EMBEDDING)
 OPTIONAL = (schema.TEST_EMBEDDING, schema.CAMERA_EMBEDDING)
@@ -43,24 +58,32 @@ def evaluate_job(work: Work) -> Facts:
     query, gallery = scoring.read_sides(table)
     spec = work.recipe.evaluate
     bar = tqdm(desc="evaluate", total=4, unit="step", dynamic_ncols=True)
-    model = scoring.score(query, gallery, schema.EMBEDDING, spec)
+    refine = work.recipe.refine
+    judged = scoring.judge(query, gallery, spec, refine, read_variants(work.inputs["embed"]))
+    model = judged.found
     bar.update()
     reference = scoring.score(query, gallery, schema.REFERENCE_EMBEDDING, spec)
     bar.update()
     result: dict[str, Any] = {
-        "metrics": scoring.flatten(model),
+        "metrics": judged.figures(),
         "reference": scoring.flatten(reference),
         "stamp": _stamp(work, table, query, gallery, model),
         "recipe": work.recipe.name,
         "profile": work.recipe.profile,
     }
+    refined = _refinement(work, judged)
+    if refined is not None:
+        result["refinement"] = refined
     text = json.dumps(result, indent=2) + "\n"
     (work.out / FILE).write_text(text)
-    captions = _draw(work, query, gallery)
+    captions = _draw(work, query, gallery) | _draw_curve(judged, refined, work.out)
     bar.update()
     page = card.write(work.recipe, _trained_on(work), result, RANKED)
     thresholds, decided = _decide(work, query, gallery, result["stamp"])
     _write_package(work, text, page, thresholds)
+    if judged.gate is not None:
+        gate = scoring.served_gate(query, gallery, judged.gate)
+        storage.write_text(work.out / "model" / doubt.FILE, gate.dump())
     bar.update()
     bar.close()
     floor = {f"{REFERENCE}{name}": value for name, value in result["reference"].items()}
@@ -70,10 +93,60 @@ def evaluate_job(work: Work) -> Facts:
         # Of the first draw, as the stamp's counts.
         "postprocess": {case: list(draws[0].changes) for case, draws in model.items()},
         "open_set": decided,
+        "refinement": refined,
         "pictures": list(captions),
         "captions": captions,
         "model": "model",
     }
+
+
+def read_variants(embed: Path) -> pa.Table | None:
+    """Embedded variants of the queries, if the embed job has made any."""
+    path = embed / VARIANTS
+    if not path.is_dir():
+        return None
+    there = storage.dataset(path).schema.names
+    vectors = [name for name in (schema.EMBEDDING, schema.TEST_EMBEDDING) if name in there]
+    return storage.read(path, [schema.OBSERVATION_ID, schema.PARENT, schema.NUMBER, *vectors])
+
+
+def _told(spec: Refine | None) -> dict[str, Any] | None:
+    """The section `refine` without what changes no figure."""
+    return None if spec is None else spec.model_dump(mode="json", exclude={"stage"})
+
+
+def _refinement(work: Work, judged: Judged) -> dict[str, Any] | None:
+    """What refinement gains and costs: its gate, and a point for each share of the queries."""
+    if judged.unrefined is None:
+        return None
+    made = work.facts.get(VARIANTS, {})
+    each = made.get("num_variants", 0), made.get("seconds_per_query")
+    curve = [
+        {
+            **asdict(point),
+            "variants_per_query": point.refined * each[0],
+            "seconds_per_query": None if each[1] is None else point.refined * each[1],
+        }
+        for point in judged.curve
+    ]
+    return {
+        "queries": made.get("counts"),
+        "gate": None if judged.gate is None else asdict(judged.gate),
+        "curve": curve,
+        "missing": judged.missing,
+    }
+
+
+def _draw_curve(judged: Judged, refined: Mapping[str, Any] | None, out: Path) -> dict[str, str]:
+    if refined is None or not refined["curve"]:
+        return {}
+    level = None if judged.gate is None else judged.gate.measured
+    figures.save(figures_refine.curve(refined["curve"], level), out / CURVE)
+    caption = (
+        "Refining only the queries whose first place is least sure: thresholds of one half of the "
+        "identities, figures of the other."
+    )
+    return {CURVE: caption}
 
 
 def _stamp(work: Work, table: pa.Table, query: Side, gallery: Side, found: Found) -> dict[str, Any]:
@@ -104,6 +177,7 @@ def _stamp(work: Work, table: pa.Table, query: Side, gallery: Side, found: Found
         "ensemble": list(embed.ensemble),
         "camera_model": embed.camera_model,
         "postprocess": [describe(step) for step in spec.postprocess],
+        "refine": _told(work.recipe.refine),
         "seed": work.recipe.seed,
         "source_seeds": [source.get("seed") for source in sources],
         "version": ray_reid.__version__,

@@ -160,7 +160,7 @@ class Gallery:
         Raises:
             ValueError: If k is below 1, or the embeddings are not finite and (N, D).
         """
-        view, (similarity, number) = self._find(embeddings, k, where)
+        view, (similarity, number) = self.find(embeddings, k, where)
         there = number >= 0
         # All at once: the rows of one query after another take as long as their search.
         rows = iter(view.rows(number[there]))
@@ -193,7 +193,10 @@ class Gallery:
         rows = (view.full(number) for number in view.numbers(EVERYTHING)[:1])
         return next((row for row in rows if row[schema.IMAGE] is not None), None)
 
-    def _find(self, embeddings: Vectors, k: int, where: Where) -> tuple[View, nearest.Found]:
+    def find(
+        self, embeddings: Vectors, k: int, where: Where = EVERYTHING
+    ) -> tuple[View, nearest.Found]:
+        """Find as `search` does, but give row numbers and what they number."""
         if k < 1:
             raise ValueError(f"k is {k}; it must be at least 1")
         if embeddings.ndim != 2 or embeddings.shape[1] != self.dimension:
@@ -291,8 +294,19 @@ class Searcher:
         Raises:
             ValueError: If the bytes are not an image, or k is below 1.
         """
-        query = self.model.embed([encoded], sides=([camera], [None]))
-        hits = self.gallery.search(query, k, where)[0]
+        return self.decided(self.gallery.search(self.embed([encoded], camera), k, where)[0], camera)
+
+    def embed(self, encoded: Sequence[bytes], camera: str | None = None) -> NDArray[np.float32]:
+        """(N, D) embeddings of queries that a camera took.
+
+        Raises:
+            ValueError: If the bytes are not an image.
+        """
+        names = [camera] * len(encoded)
+        return self.model.embed(encoded, sides=(names, [None] * len(encoded)))
+
+    def decided(self, hits: list[Hit], camera: str | None = None) -> list[Hit]:
+        """Say of hits of a query what their similarities mean; see `search`."""
         if self.model.thresholds is None:
             return hits
         decide = self.model.thresholds.decide
@@ -369,17 +383,26 @@ def search_image(run: Path, image: Path, k: int, camera: str | None = None) -> l
         ValueError: If the file is not an image, the camera has no such name, or the run has no
             current index.
     """
+    encoded = read_query(image, camera)
+    return Searcher.open(run).search(encoded, k, camera=camera)
+
+
+def read_query(image: Path, camera: str | None = None) -> bytes:
+    """The bytes of an image file, before a model is loaded, which takes seconds.
+
+    Raises:
+        ValueError: If the file is not an image, or the camera has no such name.
+    """
     if camera is not None and not all(camera.partition(":")):
         raise ValueError(f"camera {camera!r} must be named source:camera, such as veri776:c001")
     try:
         encoded = image.read_bytes()
-        # Before the model, which takes seconds to load.
         images.decode(encoded)
     except OSError as error:
         raise ValueError(f"cannot read {str(image)!r}: {error.strerror or error}") from error
     except ValueError as error:
         raise ValueError(f"{str(image)!r}: {error}") from error
-    return Searcher.open(run).search(encoded, k, camera=camera)
+    return encoded
 
 
 def _observations(path: Path, embedded: pa.Table) -> pa.Table:

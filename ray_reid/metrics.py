@@ -61,6 +61,10 @@ class Metrics:
     """Queries left out because no true match of theirs is in the gallery."""
     ap: NDArray[np.float64]
     """(Q,) average precision of each query, NaN where it was skipped."""
+    inp: NDArray[np.float64]
+    """(Q,) inverse negative penalty of each query, likewise."""
+    first: NDArray[np.int64]
+    """(Q,) rank of its first true match, from 1; 0 where it was skipped."""
     changes: tuple[Mapping[str, str | int], ...] = ()
     """What each step of a post-processing before it changed."""
 
@@ -182,6 +186,19 @@ def evaluate_similarity(
     return _summary((ap, inp, first), valid, len(found), len(scene.first) - 1)
 
 
+def chosen(first: Metrics, second: Metrics, where: NDArray[np.bool_]) -> Metrics:
+    """What queries score that are ranked as in `second` where a (Q,) mask says so.
+
+    Both are of the same queries and the same gallery.
+    """
+    ap, inp, rank = (
+        np.where(where, getattr(second, name), getattr(first, name))
+        for name in ("ap", "inp", "first")
+    )
+    valid = np.flatnonzero(rank)
+    return _summary((ap[valid], inp[valid], rank[valid]), valid, len(ap), len(first.cmc))
+
+
 @dataclass(frozen=True, eq=False)
 class Roc:
     """Verification: how many genuine pairs pass where few impostor pairs do."""
@@ -296,8 +313,9 @@ def _summary(
     num_items: int,
 ) -> Metrics:
     """Figures of AP, INP and first rank of the queries `valid` among all."""
-    ap = np.full(num_all, np.nan)
-    ap[valid] = scored[0]
+    ap, inp = np.full(num_all, np.nan), np.full(num_all, np.nan)
+    rank = np.zeros(num_all, np.int64)
+    ap[valid], inp[valid], rank[valid] = scored
     first = np.bincount(scored[2] - 1, minlength=num_items)
     return Metrics(
         # Rounded once, so that the order of the queries does not matter.
@@ -307,6 +325,8 @@ def _summary(
         num_queries=len(valid),
         num_skipped=num_all - len(valid),
         ap=ap,
+        inp=inp,
+        first=rank,
     )
 
 

@@ -13,8 +13,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_reid import metrics, postprocess
+from ray_reid import doubt, metrics, postprocess
+from ray_reid.doubt import Margins
 from ray_reid.metrics import AveragePrecision, Metrics
+from ray_reid.refine import Rule, refine
 from ray_reid.retrieval import Step
 
 DRAWS = 10
@@ -59,6 +61,29 @@ Cases = Mapping[str, Sequence[Case]]
 """Each experiment by its name, once or with every draw; the first one is the headline."""
 
 
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """Queries in other clothes, and how they vote; see `refine`."""
+
+    variants: NDArray[np.float32]
+    """(Q, L, D) of the first Q rows of a test set; a query of zero rows has none, and keeps the
+    ranking that it has alone."""
+    m: int
+    rule: Rule
+
+
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """What the queries of a case score alone and with their variants."""
+
+    plain: Metrics
+    refined: Metrics
+    margin: Margins
+    """(Q,) how sure the first place is alone; see `doubt`."""
+    identity: Sequence[Any]
+    """(Q,) of the queries."""
+
+
 def run(
     protocol: str,
     labels: Labels,
@@ -90,6 +115,24 @@ def run(
             _score(case, labels, embedding, average_precision, steps, camera_embedding)
             for case in draws
         ]
+        for name, draws in cases(protocol, labels).items()
+    }
+
+
+def run_refined(
+    protocol: str,
+    labels: Labels,
+    embedding: NDArray[Any],
+    refinement: Refinement,
+    average_precision: AveragePrecision = "rectangle",
+) -> dict[str, list[Refined]]:
+    """Score (N, D) embeddings of a test set with variants of its queries and without; see `run`.
+
+    What is junk for a query is in none of its lists, as in the released code of DLCR: otherwise
+    the images that a protocol leaves out because they are easy would decide the vote.
+    """
+    return {
+        name: [_refined(case, labels, embedding, refinement, average_precision) for case in draws]
         for name, draws in cases(protocol, labels).items()
     }
 
@@ -141,18 +184,7 @@ def _score(
 ) -> Metrics:
     asked, query = _items(case, case.query, labels, embedding)
     answering, gallery = _items(case, case.gallery, labels, embedding)
-    clothes = case.rule != "market"
-    known: dict[str, Any] = {
-        "query_identity": labels.take("identity", query),
-        "gallery_identity": labels.take("identity", gallery),
-        "query_camera": labels.take(case.apart, query),
-        "gallery_camera": labels.take(case.apart, gallery),
-        "query_clothes": labels.take("clothes", query) if clothes else None,
-        "gallery_clothes": labels.take("clothes", gallery) if clothes else None,
-        "protocol": case.rule,
-        "average_precision": average_precision,
-        "gallery_track": labels.take("track", gallery) if case.tracks == "nearest" else None,
-    }
+    known = _known(case, labels, query, gallery, average_precision)
     if not steps:
         return metrics.evaluate(asked, answering, **known)
     of_steps: dict[str, Any] = {}
@@ -172,6 +204,63 @@ def _score(
     else:
         scored = metrics.evaluate_similarity(state.scores(), excluded=state.excluded, **known)
     return replace(scored, changes=changes)
+
+
+def _refined(
+    case: Case,
+    labels: Labels,
+    embedding: NDArray[Any],
+    refinement: Refinement,
+    average_precision: AveragePrecision,
+) -> Refined:
+    asked, query = _items(case, case.query, labels, embedding)
+    answering, gallery = _items(case, case.gallery, labels, embedding)
+    known = _known(case, labels, query, gallery, average_precision)
+    plain = metrics.evaluate(asked, answering, **known)
+    columns = [
+        {name: known[f"{side}_{name}"] for name in ("identity", "camera", "clothes")}
+        for side in ("query", "gallery")
+    ]
+    hidden = doubt.junk(case.rule, *columns)
+    identity = known["gallery_identity"]
+    variants = _of_items(case, labels, refinement.variants)
+    similarity = refine(
+        asked, variants, answering, identity, refinement.m, refinement.rule, hidden=hidden
+    )
+    made = np.asarray(variants.any(axis=(1, 2)))
+    return Refined(
+        plain,
+        metrics.chosen(plain, metrics.evaluate_similarity(similarity, **known), made),
+        doubt.margins(asked, answering, identity, hidden),
+        known["query_identity"],
+    )
+
+
+def _of_items(case: Case, labels: Labels, variants: NDArray[Any]) -> NDArray[Any]:
+    """(Q, L, D) variants of what asks in a case."""
+    if case.tracks != "mean":
+        return variants[case.query]
+    # Rows that are zero add nothing to the mean of their track.
+    outfits = variants[case.query].swapaxes(0, 1)
+    return np.stack([_mean_of_tracks(one, case.query, labels)[0] for one in outfits], axis=1)
+
+
+def _known(
+    case: Case, labels: Labels, query: Rows, gallery: Rows, average_precision: AveragePrecision
+) -> dict[str, Any]:
+    """What `metrics` is told of a case, besides embeddings or similarities."""
+    clothes = case.rule != "market"
+    return {
+        "query_identity": labels.take("identity", query),
+        "gallery_identity": labels.take("identity", gallery),
+        "query_camera": labels.take(case.apart, query),
+        "gallery_camera": labels.take(case.apart, gallery),
+        "query_clothes": labels.take("clothes", query) if clothes else None,
+        "gallery_clothes": labels.take("clothes", gallery) if clothes else None,
+        "protocol": case.rule,
+        "average_precision": average_precision,
+        "gallery_track": labels.take("track", gallery) if case.tracks == "nearest" else None,
+    }
 
 
 def _items(

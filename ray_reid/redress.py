@@ -151,7 +151,8 @@ def train_guide(recipe: Mapping[str, Any], real: str, generated: str, place: str
         taken = rows.take(_spaced(len(rows), spec.num_images))
         pictures = [images.decode(encoded) for encoded in taken.to_pylist()]
         sides.append(guidance.encode_latents(pipeline, pictures, size).to(references.device()))
-    found = guidance.train_discriminator(*sides, pipeline.scheduler, spec, chosen.seed)
+    latents, made = sides
+    found = guidance.train_discriminator(latents, made, pipeline.scheduler, spec, chosen.seed)
     aside = Path(f"{place}.part")
     guidance.save(found, aside)
     aside.rename(place)
@@ -167,22 +168,26 @@ def steps(recipe: Recipe, table: Path, guide: Path | None) -> list[Step]:
     """Every stage between a plan and its images; `guide` is the folder of a discriminator."""
     models = recipe.models.model_dump(mode="json")
     outfits = recipe.outfits.model_dump(mode="json")
+    parse = {"table": str(table), "rows": "train", "models": models, "outfits": outfits}
+    paint: dict[str, Any] = {"models": models, "outfits": outfits, "settings": settings(recipe)}
+    if guide is not None:
+        paint |= {"discriminator": str(guide), "weight": recipe.guidance.weight}
+    return [
+        Step(clothes.Parse, parse, recipe.outfits.parse_stage),
+        Step(clothes.Redress, paint, recipe.generate.stage),
+        *filter_steps(recipe),
+    ]
+
+
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """How a recipe paints: the fields of `clothes.Settings`."""
     spec = recipe.generate
-    settings = {
+    return {
         "guidance": spec.guidance,
         "steps": spec.steps,
         "image_size": spec.image_size,
         "negative_prompt": spec.negative_prompt,
     }
-    parse = {"table": str(table), "rows": "train", "models": models, "outfits": outfits}
-    paint = {"models": models, "outfits": outfits, "settings": settings}
-    if guide is not None:
-        paint |= {"discriminator": str(guide), "weight": recipe.guidance.weight}
-    return [
-        Step(clothes.Parse, parse, recipe.outfits.parse_stage),
-        Step(clothes.Redress, paint, spec.stage),
-        *filter_steps(recipe),
-    ]
 
 
 def outfits_plan(
@@ -203,18 +208,24 @@ def outfits_plan(
             found, own, source[schema.CLOTHES], recipe.outfits.num_outfits, recipe.seed
         )
         for number, worn in enumerate(chosen):
-            rows.append(_row(recipe, source, worn, number, generator))
+            rows.append(row(recipe, source, worn, number, generator))
             places.append(place)
     plan = schema.observations(rows)
     return plan.append_column(clothes.ROW, pa.array(places, pa.int64()))
 
 
-def _row(
+def seed_of(seed: int, parent: str, worn: Description) -> int:
+    """The seed of an image of `parent` in some clothes."""
+    return int(schema.observation_id(seed, parent, worn.clothes)[:15], 16)
+
+
+def row(
     recipe: Recipe, source: Mapping[str, Any], worn: Description, number: int, generator: str
 ) -> dict[str, Any]:
+    """A row of a plan: a source in other clothes, the `number`th of its outfits."""
     prompt = worn.prompt(recipe.outfits.template)
     parent = source[schema.OBSERVATION_ID]
-    seed = int(schema.observation_id(recipe.seed, parent, worn.clothes)[:15], 16)
+    seed = seed_of(recipe.seed, parent, worn)
     inherited = (schema.IDENTITY, schema.CAMERA, schema.VIEW, schema.SOURCE, schema.LICENCE)
     attributes = {
         "upper": worn.upper,

@@ -52,6 +52,7 @@ def refine(
     query_identity: Labels | None = None,
     query_camera: Labels | None = None,
     gallery_camera: Labels | None = None,
+    hidden: NDArray[np.bool_] | None = None,
 ) -> Floats:
     """Similarities (Q, G) between queries and gallery, refined by variants; higher is nearer.
 
@@ -74,6 +75,7 @@ def refine(
         query_identity: With both cameras: gallery images of the query's identity from its camera
             are junk and are in no list. The released code drops them so; the paper says nothing
             of them. Null equals nothing.
+        hidden: (Q, G) True where an image is in no list of a query, for other rules of junk.
 
     Raises:
         ValueError: If the rule is unknown, shapes or lengths disagree, an embedding is not finite,
@@ -95,6 +97,11 @@ def refine(
     people = _subjects(
         (size, len(images)), gallery_identity, query_identity, query_camera, gallery_camera
     )
+    unseen = np.zeros((size, 0), dtype=bool) if hidden is None else hidden
+    if hidden is not None and (hidden.shape != (size, len(images)) or hidden.dtype != np.bool_):
+        raise ValueError(
+            f"hidden must be bool {(size, len(images))}, not {hidden.dtype} {hidden.shape}"
+        )
     result = np.empty((size, len(images)), dtype=np.float32)
 
     def work(rows: slice) -> None:
@@ -102,7 +109,7 @@ def refine(
         flat = others[rows].reshape(-1, dimensions)
         block = np.empty(flat.shape, dtype=np.float32)
         into_unit(flat, block, "variant", rows.start * others.shape[1])
-        _refine(result[rows], block @ images.T, m, rule, people, rows)
+        _refine(result[rows], block @ images.T, m, rule, people, rows, unseen[rows])
 
     with every_core() as cores:
         cores.map(work, _blocks(size, others.shape[1], len(images)))
@@ -125,7 +132,13 @@ class _Subjects:
 
 
 def _refine(
-    similarity: Floats, variants: Floats, m: int, rule: str, people: _Subjects, rows: slice
+    similarity: Floats,
+    variants: Floats,
+    m: int,
+    rule: str,
+    people: _Subjects,
+    rows: slice,
+    hidden: NDArray[np.bool_],
 ) -> None:
     """Refine (n, G) cosines of these queries in place with those of their variants, (n * L, G)."""
     from ray_reid.refine_kernels import refine_rows
@@ -137,6 +150,7 @@ def _refine(
         rule == "released",
         people.query[rows],
         people.query_camera[rows],
+        hidden,
         people.gallery,
         people.gallery_camera,
         people.starts,

@@ -19,6 +19,7 @@ def _top(
     m: int,
     junk_identity: int,
     junk_camera: int,
+    hidden: NDArray[np.bool_],
     subject: Rows,
     camera: Rows,
     rows: Rows,
@@ -45,6 +46,8 @@ def _top(
                 and junk_camera >= 0
                 and camera[g] == junk_camera
             ):
+                continue
+            if len(hidden) and hidden[g]:
                 continue
             at = min(count, m - 1)
             while at > 0 and values[at - 1] < value:
@@ -116,6 +119,7 @@ def refine_rows(
     released: bool,
     identity: Rows,
     query_camera: Rows,
+    hidden: NDArray[np.bool_],
     subject: Rows,
     camera: Rows,
     starts: NDArray[np.int64],
@@ -123,7 +127,8 @@ def refine_rows(
 ) -> None:
     """Refine (n, G) cosines in place with those of their variants, (n * L, G).
 
-    `images` lists the gallery images of each subject, from `starts` of the subject on.
+    `hidden` is (n, G), True where an image is in no list of a query, or (n, 0). `images` lists the
+    gallery images of each subject, from `starts` of the subject on.
     """
     num_variants = len(variants) // len(similarity)
     rows, own_rows = np.empty(m, dtype=np.int32), np.empty(m, dtype=np.int32)
@@ -134,7 +139,7 @@ def refine_rows(
     for q in range(len(similarity)):
         row = similarity[q]
         junk = identity[q], query_camera[q]
-        own = _top(row, m, junk[0], junk[1], subject, camera, own_rows, own_values)
+        own = _top(row, m, junk[0], junk[1], hidden[q], subject, camera, own_rows, own_values)
         size = 0
         for at in range(own):
             known = False
@@ -147,7 +152,7 @@ def refine_rows(
                 size += 1
         _vote(released, own_rows, own_values, own, subject, subjects, size, score)
         for v in range(q * num_variants, (q + 1) * num_variants):
-            count = _top(variants[v], m, junk[0], junk[1], subject, camera, rows, values)
+            count = _top(variants[v], m, junk[0], junk[1], hidden[q], subject, camera, rows, values)
             _vote(released, rows, values, count, subject, subjects, size, score)
         if not released:
             _lift(row, score, best, subjects, size, starts, images)

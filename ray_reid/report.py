@@ -11,11 +11,12 @@ from ray_reid import config, figures, storage, sweeps
 from ray_reid.config import Recipe
 from ray_reid.evaluate import FILE, RANKS
 from ray_reid.run import MANIFEST, Manifest, read_manifest
+from ray_reid.scoring import UNREFINED
 
 HEADLINE = ("mAP", *(f"rank-{k}" for k in RANKS), "mINP")
 OUTSIDE = "outside"
 TEMPLATE = "report.html.j2"
-SHOWN = ("ingest", "adapt", "generate", "filter", "compare")
+SHOWN = ("ingest", "adapt", "generate", "filter", "compare", "evaluate")
 DRAWN = "Drawn images: shows the mechanism, not state of the art."
 MODEL, FLOOR = "model", "colour histogram (no learning)"
 STAGES = {
@@ -82,6 +83,7 @@ def tables(run: Path) -> list[Table]:
         _stages(jobs["filter"].get("stages", []), drawn),
         _reasons(jobs["filter"].get("counts", {})),
         _compared(jobs["compare"].get("table", []), drawn),
+        _refined(jobs["evaluate"].get("refinement"), drawn),
     ]
     swept = [sweep_table(result, drawn) for result in _sweeps(run).values()]
     return [table for table in [*found, *swept] if table is not None]
@@ -218,6 +220,9 @@ def _rows(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     rows = []
     for prefix, case in named.items() if len(cases) > 1 else (("", ""),):
         rows.append((f"{MODEL}, {case}" if case else MODEL, _cells(result["metrics"], prefix)))
+    if result.get("refinement"):
+        alone = _cells(result["metrics"], UNREFINED)
+        rows.insert(1, (f"{MODEL}, without variants", alone))
     return [*rows, (FLOOR, _cells(result["reference"], ""))]
 
 
@@ -251,6 +256,7 @@ def _notes(facts: Mapping[str, Any]) -> list[str]:
         for change in changes:
             counts = (f"{n} {name}" for name, n in change.items() if name != "step")
             notes.append(f"{case}, {change['step']}: {', '.join(counts)}".replace("_", " "))
+    notes += _of_refinement(facts.get("refinement") or {})
     found = facts.get("open_set")
     if found and "missing" in found:
         notes.append(f"No thresholds for match and possible: {found['missing']}")
@@ -262,6 +268,22 @@ def _notes(facts: Mapping[str, Any]) -> list[str]:
                 f"{level['far']:.2g} false matches, {level['target']:g} asked for; "
                 f"{found['cameras']} camera pairs have thresholds of their own"
             )
+    return notes
+
+
+def _of_refinement(found: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if found.get("queries"):
+        made = found["queries"]
+        notes.append(f"{made['with_variants']} of {made['queries']} queries have variants")
+    if found.get("gate"):
+        gate = found["gate"]
+        notes.append(
+            f"Refined below a margin of {gate['margin']:.3f}: {100 * gate['calibrated']:.0f} % of "
+            f"the queries that it was chosen on, {100 * gate['measured']:.0f} % of the others"
+        )
+    if found.get("missing"):
+        notes.append(f"No figures by share of queries refined: {found['missing']}")
     return notes
 
 
@@ -385,6 +407,28 @@ def _compared(arms: Sequence[Mapping[str, Any]], drawn: str) -> Table | None:
     header = ("training", "real", "synthetic", "seeds", *names)
     note = "Mean over the seeds, and their standard deviation where there are several."
     return Table("Comparison", header, rows, note + drawn)
+
+
+def _refined(found: Mapping[str, Any] | None, drawn: str) -> Table | None:
+    """The evaluate job's `refinement`: what a share of the queries gains and costs."""
+    if not found or not found["curve"]:
+        return None
+    rows = tuple(
+        (
+            f"{100 * point['refined']:.0f} %",
+            f"{100 * point['rank1']:.1f} %",
+            f"{100 * point['mAP']:.1f} %",
+            _number(point["variants_per_query"], 1),
+            _number(point["seconds_per_query"], 2),
+        )
+        for point in found["curve"]
+    )
+    header = ("queries refined", "rank-1", "mAP", "variants a query", "seconds a query")
+    note = (
+        "The least sure first: thresholds of one half of the identities, figures of the other; "
+        "seconds of one actor."
+    )
+    return Table("Prediction refinement", header, rows, note + drawn)
 
 
 def _count(seeds: Any) -> Any:

@@ -251,7 +251,8 @@ def _sections(recipe: Recipe, names: tuple[str, ...]) -> dict[str, Any]:
 
 def _entry(values: Any, name: str) -> Any:
     for part in name.split("."):
-        values = values[part]
+        # Of a section that is null, so is every entry.
+        values = None if values is None else values[part]
     return values
 
 

@@ -44,6 +44,8 @@ TEST_EMBEDDING = "test_embedding"
 """What is evaluated in place of `embedding`, where crops or further models are averaged in."""
 CAMERA_EMBEDDING = "camera_embedding"
 """What a camera classifier makes of an image."""
+NUMBER = "number"
+"""Of a variant among those of its query, from 0."""
 CROPPED = "cropped"
 """Whether a detector found the object in an image."""
 

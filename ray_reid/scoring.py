@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ray_reid import config, protocols, schema, storage
-from ray_reid.metrics import Metrics
+from ray_reid import config, doubt, protocols, schema, storage
+from ray_reid.doubt import Gate, Point
+from ray_reid.metrics import Metrics, chosen
+from ray_reid.wardrobe import Refine
 
 COLUMNS = (
     schema.OBSERVATION_ID,
@@ -27,6 +29,8 @@ COLUMNS = (
 FORWARD = "forward"
 Labels = Sequence[str | None]
 Found = Mapping[str, Sequence[Metrics]]
+UNREFINED = "unrefined_"
+"""Begins the names of what the queries score alone, where the headline is refined."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +58,26 @@ class Side:
         if self.source is None:
             return list(self.camera)
         return schema.qualified_cameras(self.source, self.camera)
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What a model scores as its recipe asks."""
+
+    found: Found
+    """Refined, if the recipe has the section `refine`."""
+    unrefined: Found | None = None
+    """Then also what the queries score alone."""
+    gate: Gate | None = None
+    curve: Sequence[Point] = ()
+    """What refining a share of the queries gives; of the headline's first draw."""
+    missing: str | None = None
+    """Why there is no curve."""
+
+    def figures(self) -> dict[str, float]:
+        """Name the figures; see `flatten`."""
+        alone = {} if self.unrefined is None else flatten(self.unrefined)
+        return flatten(self.found) | {f"{UNREFINED}{name}": value for name, value in alone.items()}
 
 
 def read_sides(table: pa.Table) -> tuple[Side, Side]:
@@ -96,6 +120,94 @@ def score(query: Side, gallery: Side, column: str, spec: config.Evaluate) -> Fou
     return _run(query, gallery, column, spec)
 
 
+def judge(
+    query: Side,
+    gallery: Side,
+    spec: config.Evaluate,
+    refine: Refine | None = None,
+    variants: pa.Table | None = None,
+) -> Judged:
+    """Metrics of what a network has learned, refined if the recipe asks for it.
+
+    Args:
+        query: The queries.
+        gallery: What they are searched in.
+        spec: Section of the recipe.
+        refine: Section of the recipe, or none.
+        variants: Embedded variants of the queries, which only `refine` needs; null if no query has
+            any.
+
+    Raises:
+        ValueError: If the test set lacks what the protocol needs, or the variants are too few.
+    """
+    if refine is None:
+        return Judged(score(query, gallery, schema.EMBEDDING, spec))
+    made = np.zeros(
+        (len(query.identity), refine.num_variants, query.embedding.shape[1]), np.float32
+    )
+    if variants is not None:
+        made = stacked(variants, query.observation_id, refine.num_variants)
+    refinement = protocols.Refinement(made, refine.m, refine.rule)
+    labels, rows = _labels(query, gallery), np.concatenate([query.embedding, gallery.embedding])
+    found = protocols.run_refined(spec.protocol, labels, rows, refinement, spec.average_precision)
+    first = next(iter(found.values()))[0]
+    gate = None
+    if refine.gate is not None:
+        gate = doubt.calibrate(first.margin, first.identity, refine.gate.share)
+    level = np.inf if gate is None else gate.margin
+    judged = {
+        name: [
+            one.refined if gate is None else chosen(one.plain, one.refined, one.margin < level)
+            for one in draws
+        ]
+        for name, draws in found.items()
+    }
+    alone = {name: [one.plain for one in draws] for name, draws in found.items()}
+    try:
+        curve = doubt.curve(first.plain, first.refined, first.margin, first.identity)
+    except ValueError as error:
+        return Judged(judged, alone, gate, missing=str(error))
+    return Judged(judged, alone, gate, curve)
+
+
+def served_gate(query: Side, gallery: Side, gate: Gate) -> Gate:
+    """A gate for the embeddings of the package alone, where something else is scored.
+
+    By the Market rule, as the thresholds of the open set.
+    """
+    if query.alone is None or gallery.alone is None:
+        return gate
+    sides = [{"identity": side.identity, "camera": side.cameras()} for side in (query, gallery)]
+    hidden = doubt.junk("market", *sides)
+    margin = doubt.margins(query.alone, gallery.alone, gallery.identity, hidden)
+    return doubt.calibrate(margin, query.identity, gate.share)
+
+
+def stacked(variants: pa.Table, queries: Sequence[str], count: int) -> NDArray[np.float32]:
+    """(Q, count, D) embeddings of each query's first variants, zero where it has none.
+
+    Raises:
+        ValueError: If a query has some, but fewer.
+    """
+    scored = schema.TEST_EMBEDDING in variants.column_names
+    ordered = variants.sort_by([(schema.PARENT, "ascending"), (schema.NUMBER, "ascending")])
+    rows = storage.embeddings(ordered, schema.TEST_EMBEDDING if scored else schema.EMBEDDING)
+    of: dict[str, list[int]] = {}
+    for row, parent in enumerate(ordered[schema.PARENT].to_pylist()):
+        of.setdefault(parent, []).append(row)
+    found = np.zeros((len(queries), count, rows.shape[1]), dtype=np.float32)
+    for place, name in enumerate(queries):
+        own = of.get(name, [])
+        if own and len(own) < count:
+            raise ValueError(
+                f"query {name} has {len(own)} variants, fewer than refine.num_variants {count}; "
+                "make more of them, or ask for fewer"
+            )
+        if own:
+            found[place] = rows[own[:count]]
+    return found
+
+
 def flatten(found: Found) -> dict[str, float]:
     """Name the figures: those of the headline plainly, those of other cases with their name.
 
@@ -114,7 +226,21 @@ def flatten(found: Found) -> dict[str, float]:
 
 
 def _run(query: Side, gallery: Side, column: str, spec: config.Evaluate) -> Found:
-    labels = protocols.Labels(
+    learned = column == schema.EMBEDDING
+    both = [side.embedding if learned else side.reference for side in (query, gallery)]
+    seen = [side.camera_embedding for side in (query, gallery)]
+    return protocols.run(
+        spec.protocol,
+        _labels(query, gallery),
+        np.concatenate(both),
+        spec.average_precision,
+        spec.postprocess if learned else (),
+        None if seen[0] is None or seen[1] is None else np.concatenate([seen[0], seen[1]]),
+    )
+
+
+def _labels(query: Side, gallery: Side) -> protocols.Labels:
+    return protocols.Labels(
         is_query=np.arange(len(query.identity) + len(gallery.identity)) < len(query.identity),
         identity=[*query.identity, *gallery.identity],
         camera=[*query.camera, *gallery.camera],
@@ -122,17 +248,6 @@ def _run(query: Side, gallery: Side, column: str, spec: config.Evaluate) -> Foun
         track=[*query.track, *gallery.track],
         time=_both(query.time, gallery.time),
         source=_both(query.source, gallery.source),
-    )
-    learned = column == schema.EMBEDDING
-    both = [side.embedding if learned else side.reference for side in (query, gallery)]
-    seen = [side.camera_embedding for side in (query, gallery)]
-    return protocols.run(
-        spec.protocol,
-        labels,
-        np.concatenate(both),
-        spec.average_precision,
-        spec.postprocess if learned else (),
-        None if seen[0] is None or seen[1] is None else np.concatenate([seen[0], seen[1]]),
     )
 
 

@@ -49,6 +49,10 @@ class Inputs:
     """Identities that validate and are not trained on."""
     test_set: str
     """Hash of the ids of the test images."""
+    variants: Path | None = None
+    """Table of the queries in other clothes, if the pipeline makes them."""
+    variants_key: str = ""
+    """Key of the job that made it."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Task:
     """Where trials whose trainings are equal keep the model."""
     num_cpus: float
     num_gpus: float
+    variants: str | None = None
+    """Table of the queries in other clothes, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +137,11 @@ def variants(sweep: Sweep, recipe: Recipe, jobs: Sequence[Job]) -> list[Variant]
 
 
 def prerequisites(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs of a pipeline that its training rests on, in their order."""
-    return _before(jobs, next(job for job in jobs if job.name == "train"))
+    """The jobs of a pipeline that its trials rest on, in their order."""
+    needed = {
+        other.name for job in jobs if job.name in SCORED for other in _before(jobs, job)
+    }.difference(SCORED)
+    return [job for job in jobs if job.name in needed]
 
 
 def make_inputs(
@@ -201,6 +210,8 @@ def expand(
             beside = embed.outside(seeded)
             if beside != embed.NOTHING:
                 parts["outside"] = beside
+            if inputs.variants_key:
+                parts[embed.VARIANTS] = inputs.variants_key
             key = content_key("trial", seeded, tuple(sorted(set(sections))), parts)
             rule = content_key("stop", seeded, (), {"scheduler": judged, "key": key})
             stopped = places / f"{rule}.stopped.json"
@@ -245,6 +256,7 @@ def task(sweep: Sweep, trial: Trial) -> Task:
         shared=None if trial.shared is None else str(trial.shared.resolve()),
         num_cpus=sweep.num_cpus,
         num_gpus=sweep.num_gpus,
+        variants=None if trial.inputs.variants is None else str(trial.inputs.variants),
     )
 
 
@@ -323,12 +335,15 @@ def _inputs(home: Run, sweep: Sweep, jobs: Sequence[Job]) -> Inputs:
             tables[0], sweep.validation, [sweep.tested] if sweep.tested else ()
         )
         validation.Validation(tables[0], kept, home.recipe.evaluate)
-    manifests = [one for one in home.manifests() if one.job in there]
+    made = home.manifests()
+    dressed = next((one.key for one in made if one.job == embed.VARIANTS), "")
+    variants = compare.variants_table({embed.VARIANTS: home.path / embed.VARIANTS})
+    manifests = [one for one in made if one.job in there]
     keys = {manifest.job: manifest.key for manifest in manifests}
     facts = tuple(manifest.facts for manifest in manifests)
     found = storage.read(tables[0], [schema.OBSERVATION_ID], compare.scored_rows(sweep.tested))
     test_set = schema.observation_id(*found[schema.OBSERVATION_ID].to_pylist())
-    return Inputs(tables, keys, facts, kept, test_set)
+    return Inputs(tables, keys, facts, kept, test_set, variants, dressed)
 
 
 def _batches(sweep: Sweep, variant: Variant, recipe: Recipe, inputs: Inputs) -> int:

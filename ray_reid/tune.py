@@ -100,6 +100,7 @@ def train_task(
         validate if task.held_out else None,
         task.source,
         Path(task.shared) if task.shared else None,
+        Path(task.variants) if task.variants else None,
     )
 
 

@@ -9,7 +9,18 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from ray_reid import config, evaluate, figures, images, pictures, schema, scoring, storage
+from ray_reid import (
+    config,
+    doubt,
+    evaluate,
+    figures,
+    images,
+    pictures,
+    report,
+    schema,
+    scoring,
+    storage,
+)
 from ray_reid.run import Manifest, Work
 from ray_reid.scoring import Side
 
@@ -300,3 +311,88 @@ def test_another_split_of_the_same_images_has_another_stamp(tmp_path):
     place = table.column_names.index("split")
     changed = table.set_column(place, "split", pa.array(swapped))
     assert first["split"] != evaluate._split_digest(changed)
+
+
+def add_variants(run, count=2, without=()):
+    """Embedded variants of the queries, near what they show; returns what the job would say."""
+    names = [schema.OBSERVATION_ID, schema.EMBEDDING, schema.SPLIT, schema.IDENTITY]
+    table = storage.read(run / "embed" / "embeddings", names)
+    vectors, chance = storage.embeddings(table, schema.EMBEDDING), np.random.default_rng(1)
+    rows = []
+    for row in np.flatnonzero(np.array(table[schema.SPLIT].to_pylist()) == "query"):
+        same = np.array(table[schema.IDENTITY].to_pylist()) == table[schema.IDENTITY][row].as_py()
+        if row not in without:
+            parent = table[schema.OBSERVATION_ID][row].as_py()
+            centre = vectors[same].mean(axis=0)
+            rows += [(parent, n, centre + 0.2 * chance.standard_normal(16)) for n in range(count)]
+    batch = {
+        schema.OBSERVATION_ID: np.array([f"{key}-{n}" for key, n, _ in rows], dtype=object),
+        schema.PARENT: np.array([key for key, _, _ in rows], dtype=object),
+        schema.NUMBER: np.array([n for _, n, _ in rows]),
+        schema.EMBEDDING: np.array([vector for _, _, vector in rows], dtype=np.float32),
+    }
+    storage.write(run / "embed" / "variants", schema.to_table(batch))
+    queries = len(rows) // count + len(without)
+    counts = {"queries": queries, "with_variants": queries - len(without), "made": len(rows)}
+    return {"counts": counts, "num_variants": count, "seconds_per_query": 3.0}
+
+
+def refined_run(run, **refine):
+    # Twice the identities of the other tests: both halves of them need queries.
+    work = make_run(run, identities=24, noise=1.6, num_maps=0, max_tsne=0)
+    recipe = config.override(work.recipe, {"refine": {"num_variants": 2, **refine}})
+    return replace(work, recipe=recipe, facts={**work.facts, "variants": add_variants(run)})
+
+
+def test_a_refined_evaluation_leads_and_the_unrefined_stands_beside(tmp_path):
+    work = refined_run(tmp_path, gate={"share": 0.5})
+    facts = evaluate.evaluate_job(work)
+    plain = {name: value for name, value in facts["metrics"].items() if "_" not in name}
+    assert {f"unrefined_{name}" for name in plain} <= facts["metrics"].keys()
+    assert plain["mAP"] > facts["metrics"]["unrefined_mAP"]
+    alone = evaluate.evaluate_job(
+        replace(work, recipe=config.override(work.recipe, {"refine": None}))
+    )
+    assert alone["metrics"]["mAP"] == facts["metrics"]["unrefined_mAP"]
+    assert alone["refinement"] is None
+    stamp = facts["stamp"]["refine"]
+    assert stamp["num_variants"] == 2
+    assert "stage" not in stamp
+    assert alone["stamp"]["refine"] is None
+
+
+def test_what_refinement_gains_and_costs_is_told_for_each_share(tmp_path):
+    work = refined_run(tmp_path, gate={"share": 0.5})
+    facts = evaluate.evaluate_job(work)
+    written = json.loads((work.out / "metrics.json").read_text())["refinement"]
+    assert written == facts["refinement"]
+    curve = written["curve"]
+    assert [point["share"] for point in curve] == [tenth / 10 for tenth in range(11)]
+    for point in curve:
+        assert point["variants_per_query"] == pytest.approx(2 * point["refined"])
+        assert point["seconds_per_query"] == pytest.approx(3 * point["refined"])
+    assert written["queries"]["with_variants"] == 24
+    gate = doubt.parse((work.out / "model" / "gate.json").read_text())
+    assert asdict(gate) == written["gate"]
+    assert "refinement.png" in facts["pictures"]
+    with Image.open(work.out / "refinement.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_without_a_gate_the_package_has_none(tmp_path):
+    work = refined_run(tmp_path)
+    facts = evaluate.evaluate_job(work)
+    assert facts["refinement"]["gate"] is None
+    assert not (work.out / "model" / "gate.json").exists()
+
+
+def test_the_report_shows_both_rankings_and_the_table_of_shares(tmp_path):
+    work = refined_run(tmp_path, gate={"share": 0.5})
+    manifests = publish(tmp_path, work)
+    report.write_report(tmp_path, work.recipe, manifests)
+    page = (tmp_path / "report.html").read_text()
+    assert "model, without variants" in page
+    text = report.summary_table(tmp_path)
+    assert "model, without variants" in text
+    assert "queries refined" in text
+    assert "24 of 24 queries have variants" in page

@@ -3,6 +3,7 @@ import base64
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -12,12 +13,16 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
+from ray import serve
+from ray.serve.exceptions import BackPressureError
 from starlette.types import Message
 
 from ray_reid import config, images
+from ray_reid.config import Dressers
 from ray_reid.gallery import Hit
+from ray_reid.search import Answer, Refinement
 from ray_reid.serving import app
-from ray_reid.serving.api import create_api
+from ray_reid.serving.api import BusyError, create_api
 
 JPEG = images.encode(np.full((16, 8, 3), 200, np.uint8))
 PNG_START = b"\x89PNG"
@@ -167,7 +172,7 @@ def test_an_impossible_k_is_refused_in_a_form(client: TestClient, k: str) -> Non
         (
             b'{"image": "d29yZHM=", "K": 3}',
             422,
-            "unknown field 'K'; choose from ['image', 'k', 'camera']",
+            "unknown field 'K'; choose from ['image', 'k', 'camera', 'refine']",
         ),
     ],
 )
@@ -280,3 +285,132 @@ def test_an_impossible_address_is_refused() -> None:
 def test_a_run_without_results_is_refused_before_ray_starts(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no published job 'index'; it has"):
         app.serve_run(tmp_path, config.validate({"name": "test"}))
+
+
+@dataclass
+class FakeRefiner:
+    searcher: FakeSearcher
+    error: Exception | None = None
+
+    def search(self, encoded: bytes, k: int, *, camera: str | None) -> Answer:
+        if self.error is not None:
+            raise self.error
+        hits = self.searcher.search(encoded, k, camera=camera)[::-1]
+        return Answer(hits, Refinement(True, "refined by clothes", 0.25, 0.5, 6))
+
+
+@pytest.fixture
+def refiner(searcher: FakeSearcher) -> FakeRefiner:
+    return FakeRefiner(searcher)
+
+
+@pytest.fixture
+def refining(searcher: FakeSearcher, refiner: FakeRefiner) -> Iterator[TestClient]:
+    with TestClient(create_api(searcher, LIMIT_MB, refiner)) as client:
+        yield client
+
+
+def test_a_search_is_refined_if_it_asks_for_that(refining: TestClient) -> None:
+    form = {"k": "3", "refine": "clothes", "camera": "city:c1"}
+    answer = refining.post("/v1/search", files={"image": ("a.jpg", JPEG)}, data=form)
+    assert answer.status_code == 200
+    assert [found["observation_id"] for found in answer.json()["hits"]] == ["id3", "id2", "id1"]
+    assert answer.json()["refinement"] == {
+        "refined": True,
+        "reason": "refined by clothes",
+        "margin": 0.25,
+        "threshold": 0.5,
+        "num_variants": 6,
+    }
+    by_json = refining.post("/v1/search", json={"image": in_base64(JPEG), "refine": "clothes"})
+    assert by_json.json()["refinement"]["refined"]
+    plain = refining.post("/v1/search", files={"image": ("a.jpg", JPEG)}, data={"k": "3"})
+    assert plain.json()["refinement"] is None
+    assert [found["observation_id"] for found in plain.json()["hits"]] == ["id1", "id2", "id3"]
+
+
+@pytest.mark.parametrize("kind", ["shoes", "", 1, ["clothes"]])
+def test_an_unknown_refinement_is_refused_with_the_choices(
+    refining: TestClient, kind: object
+) -> None:
+    answer = refining.post("/v1/search", json={"image": in_base64(JPEG), "refine": kind})
+    assert answer.status_code == 422
+    assert f"refine is {kind!r}; choose from ['clothes']" in answer.json()["error"]
+
+
+def test_a_run_that_cannot_refine_says_why(searcher: FakeSearcher) -> None:
+    with TestClient(create_api(searcher, LIMIT_MB, "its recipe has no section")) as client:
+        asked = {"image": in_base64(JPEG), "refine": "clothes"}
+        answer = client.post("/v1/search", json=asked)
+    assert answer.status_code == 422
+    assert answer.json() == {"error": "refine: its recipe has no section"}
+
+
+def test_a_busy_dresser_and_a_broken_image_get_one_sentence(
+    refining: TestClient, refiner: FakeRefiner
+) -> None:
+    refiner.error = BusyError("too many queries are waiting")
+    asked = {"image": in_base64(JPEG), "refine": "clothes"}
+    answer = refining.post("/v1/search", json=asked)
+    assert answer.status_code == 503
+    assert answer.json() == {"error": "refine: too many queries are waiting"}
+    refiner.error = None
+    asked["image"] = in_base64(JPEG[:100])
+    answer = refining.post("/v1/search", json=asked)
+    assert answer.status_code == 400
+    assert "not a readable image" in answer.json()["error"]
+
+
+class SlowDresser(app.Dresser):
+    """Dresses in an instant, or after a while if the image says so."""
+
+    def __init__(self) -> None:
+        self.dress = self.make
+
+    def make(self, encoded: bytes) -> list[bytes] | str:
+        if encoded == b"nobody":
+            return "no_clothes: 0.0% of the image"
+        time.sleep(5 if encoded == b"slow" else 0)
+        return [encoded + bytes([number]) for number in range(3)]
+
+
+def test_variants_are_made_by_a_deployment_of_their_own() -> None:
+    deployed = app.dressing(SlowDresser, Dressers(max_queued=3))
+    assert (deployed.max_ongoing_requests, deployed.max_queued_requests) == (1, 3)
+    handle = serve.run(deployed.bind(), _local_testing_mode=True)
+    assert app.ask(handle, 30, b"a") == [b"a\x00", b"a\x01", b"a\x02"]
+    assert app.ask(handle, 30, b"nobody") == "no_clothes: 0.0% of the image"
+    with pytest.raises(BusyError, match=r"took more than 0\.2 s"):
+        app.ask(handle, 0.2, b"slow")
+
+
+def test_a_full_queue_is_said_to_be_one() -> None:
+    class Full:
+        def remote(self, encoded: bytes) -> "Full":
+            return self
+
+        def result(self, timeout_s: float) -> None:
+            raise BackPressureError(3, 3)
+
+    with pytest.raises(BusyError, match="too many queries are waiting to be dressed"):
+        app.ask(Full(), 30, b"a")
+
+
+@pytest.mark.slow
+def test_serve_itself_gives_up_late_variants_and_refuses_a_full_queue(ray_local: None) -> None:
+    deployed = app.dressing(SlowDresser, Dressers(num_cpus=0.1, max_queued=1))
+    serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
+    try:
+        handle = serve.run(deployed.bind(), name="dressing", route_prefix=None)
+        assert app.ask(handle, 60, b"a") == [b"a\x00", b"a\x01", b"a\x02"]
+        with pytest.raises(BusyError, match=r"took more than 0\.2 s"):
+            app.ask(handle, 0.2, b"slow")
+        # One is being dressed, the next waits, and there is no room for more.
+        waiting = [handle.remote(b"slow") for _ in range(4)]
+        time.sleep(1)
+        with pytest.raises(BusyError, match="too many queries are waiting to be dressed"):
+            app.ask(handle, 60, b"a")
+        for response in waiting:
+            response.cancel()
+    finally:
+        serve.shutdown()

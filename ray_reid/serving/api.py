@@ -7,7 +7,7 @@ import base64
 import json
 import time
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -21,7 +21,9 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from ray_reid import images
 from ray_reid.gallery import Hit
 
-FIELDS = ("image", "k", "camera")
+FIELDS = ("image", "k", "camera", "refine")
+KINDS = ("clothes",)
+"""What a search may be refined by."""
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
 DEFAULT_K = 10
@@ -58,6 +60,39 @@ class Search(Protocol):
         """The k nearest, nearest first; ValueError if the bytes are not an image."""
 
 
+class Refined(Protocol):
+    """What a refined search gives."""
+
+    @property
+    def hits(self) -> list[Hit]:
+        """In the order of the refinement."""
+
+    @property
+    def refinement(self) -> Any:
+        """Whether it was refined, and why: a dataclass."""
+
+
+class Refine(Protocol):
+    """What the API needs to refine a search."""
+
+    def search(self, encoded: bytes, k: int, *, camera: str | None) -> Refined:
+        """As `Search.search`; `BusyError` if too many are asked for, or they take too long."""
+
+
+class BusyError(Exception):
+    """What makes variants has no time for this query; says so in one sentence."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """A request, read."""
+
+    image: bytes
+    k: int
+    camera: str | None
+    refine: str | None
+
+
 @dataclass(frozen=True)
 class SearchResult:
     """Answer of `POST /v1/search`."""
@@ -68,6 +103,8 @@ class SearchResult:
     gallery_size: int
     took_ms: float
     """Embedding and search, without the transfer."""
+    refinement: dict[str, Any] | None = None
+    """What became of the refinement; null if none was asked for."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +117,16 @@ class Health:
     dimension: int
 
 
-def create_api(searcher: Search, max_upload_mb: float) -> FastAPI:
-    """Build the API over a searcher; a request body may hold at most `max_upload_mb` MiB."""
+def create_api(
+    searcher: Search, max_upload_mb: float, refiner: Refine | str = "nothing refines here"
+) -> FastAPI:
+    """Build the API over a searcher.
+
+    Args:
+        searcher: Answers.
+        max_upload_mb: Most MiB that a request body may hold.
+        refiner: Answers requests to refine, or why none are answered.
+    """
     api = FastAPI(title="ray-reid", description=__doc__)
     api.add_exception_handler(StarletteHTTPException, _refuse)
 
@@ -91,15 +136,19 @@ def create_api(searcher: Search, max_upload_mb: float) -> FastAPI:
 
     @api.post("/v1/search", openapi_extra={"requestBody": _request_body()})
     async def search(request: Request) -> SearchResult:
-        image, k, camera = await _read_query(request, int(max_upload_mb * 2**20))
+        query = await _read_query(request, int(max_upload_mb * 2**20))
+        if query.refine is not None and isinstance(refiner, str):
+            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, f"refine: {refiner}")
         started = time.perf_counter()
         try:
             # Embedding takes a core for a while, and /health must still answer.
-            hits = await run_in_threadpool(searcher.search, image, k, camera=camera)
+            hits, told = await run_in_threadpool(_answer, searcher, refiner, query)
         except ValueError as error:
             raise HTTPException(HTTPStatus.BAD_REQUEST, f"image: {error}") from error
+        except BusyError as error:
+            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, f"refine: {error}") from error
         took_ms = round(1000 * (time.perf_counter() - started), 2)
-        return SearchResult(hits, searcher.name, len(searcher.gallery), took_ms)
+        return SearchResult(hits, searcher.name, len(searcher.gallery), took_ms, told)
 
     @api.get("/v1/observations/{observation_id}/image", response_class=Response)
     def observation_image(observation_id: str) -> Response:
@@ -114,13 +163,23 @@ def create_api(searcher: Search, max_upload_mb: float) -> FastAPI:
     return api
 
 
+def _answer(
+    searcher: Search, refiner: Refine | str, query: Query
+) -> tuple[list[Hit], dict[str, Any] | None]:
+    """Hits, and what became of the refinement if one was asked for."""
+    if query.refine is None or isinstance(refiner, str):
+        return searcher.search(query.image, query.k, camera=query.camera), None
+    found = refiner.search(query.image, query.k, camera=query.camera)
+    return found.hits, asdict(found.refinement)
+
+
 async def _refuse(_: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
 
 
-async def _read_query(request: Request, limit: int) -> tuple[bytes, int, str | None]:
-    """The image's bytes, k and the camera, from either kind of request."""
+async def _read_query(request: Request, limit: int) -> Query:
+    """The fields of either kind of request."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in (JSON, MULTIPART):
         raise HTTPException(
@@ -136,7 +195,12 @@ async def _read_query(request: Request, limit: int) -> tuple[bytes, int, str | N
         image = fields["image"]
     if not isinstance(image, bytes):
         raise HTTPException(HTTPStatus.BAD_REQUEST, "field 'image' is text; it must be a file")
-    return image, _whole_k(fields.get("k", DEFAULT_K)), _named_camera(fields.get("camera"))
+    return Query(
+        image,
+        _whole_k(fields.get("k", DEFAULT_K)),
+        _named_camera(fields.get("camera")),
+        _known_kind(fields.get("refine")),
+    )
 
 
 async def _bounded_body(request: Request, limit: int) -> bytes:
@@ -234,10 +298,24 @@ def _named_camera(value: Any) -> str | None:
     )
 
 
+def _known_kind(value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and value in KINDS):
+        return value
+    raise HTTPException(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        f"refine is {repr(value)[:SHOWN]}; choose from {list(KINDS)}, or leave it out",
+    )
+
+
 def _request_body() -> dict[str, Any]:
     """The OpenAPI description of the two kinds of request, which are parsed by hand above."""
     k = {"type": "integer", "minimum": 1, "maximum": MAX_K, "default": DEFAULT_K}
     camera = {"type": "string", "description": "source:camera that took the image"}
+    refine = {
+        "type": "string",
+        "enum": list(KINDS),
+        "description": "also ask with the person in other clothes, if the run can make them",
+    }
     kinds = {JSON: "byte", MULTIPART: "binary"}
     return {
         "required": True,
@@ -250,6 +328,7 @@ def _request_body() -> dict[str, Any]:
                         "image": {"type": "string", "format": form},
                         "k": k,
                         "camera": camera,
+                        "refine": refine,
                     },
                 }
             }

@@ -7,41 +7,114 @@ import ipaddress
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ray
 from fastapi import FastAPI
 from ray import serve
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle
+from starlette.concurrency import run_in_threadpool
 
 from ray_reid.cluster import Cluster, check_capacity
-from ray_reid.config import Recipe, Serve
+from ray_reid.config import Dressers, Recipe, Serve
 from ray_reid.gallery import Searcher, check_current
 from ray_reid.ports import check_port
-from ray_reid.serving.api import create_api
+from ray_reid.serving.api import BusyError, create_api
 
 log = logging.getLogger(__name__)
 
 NAME = "ray-reid"
+DRESSER = "dresser"
 
 
 def application(run: Path, settings: Serve) -> serve.Application:
     """Describe the Serve application of a run; its path must be readable on every node."""
+    lacking, dressers = _lacking(run, settings), settings.dressers
 
     # Ray Serve calls this in each replica.
     def build() -> FastAPI:
         searcher = Searcher.open(run)
         # The first pass through a network is slow; and it proves that model and index agree.
         searcher.warm_up()
-        return create_api(searcher, settings.max_upload_mb)
+        if lacking is not None or dressers is None:
+            return create_api(searcher, settings.max_upload_mb, lacking or "")
+        from ray_reid.search import Refiner
+
+        handle = serve.get_deployment_handle(DRESSER, serve.get_replica_context().app_name)
+        refiner = Refiner.open(run, searcher, partial(ask, handle, dressers.timeout_s))
+        return create_api(searcher, settings.max_upload_mb, refiner)
 
     deployed = serve.deployment(
         name="search",
         num_replicas=settings.replicas,
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
     )
-    return deployed(serve.ingress(build)()).bind()
+    search = deployed(serve.ingress(build)())
+    if lacking is not None or dressers is None:
+        return search.bind()
+    # What a deployment is bound to is deployed with it.
+    return search.bind(dressing(Dresser, dressers).bind(run))
+
+
+def dressing(kind: type["Dresser"], settings: Dressers) -> serve.Deployment:
+    """Describe the deployment that makes variants, one query at a time."""
+    return serve.deployment(
+        name=DRESSER,
+        num_replicas=settings.replicas,
+        ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
+        max_ongoing_requests=1,
+        max_queued_requests=settings.max_queued,
+    )(kind)
+
+
+class Dresser:
+    """Makes variants with the models and descriptions of a run."""
+
+    def __init__(self, run: Path) -> None:
+        """Load them once per replica."""
+        from ray_reid import search
+
+        self.dress: Callable[[bytes], list[bytes] | str] = search.tailor(run)
+
+    async def __call__(self, encoded: bytes) -> list[bytes] | str:
+        """The variants of an image, or why it has none."""
+        # Painting takes seconds, and Serve asks meanwhile whether the replica is well.
+        return await run_in_threadpool(self.dress, encoded)
+
+
+def ask(handle: "DeploymentHandle[Any]", timeout_s: float, encoded: bytes) -> list[bytes] | str:
+    """Have variants of an image made by another deployment.
+
+    Raises:
+        BusyError: If its queue is full, or it takes too long.
+    """
+    waiting = handle.remote(encoded)
+    try:
+        made: list[bytes] | str = waiting.result(timeout_s=timeout_s)
+    except TimeoutError:
+        waiting.cancel()  # type: ignore[no-untyped-call]
+        raise BusyError(f"the variants of this query took more than {timeout_s:g} s") from None
+    except BackPressureError:
+        raise BusyError("too many queries are waiting to be dressed; try again later") from None
+    return made
+
+
+def _lacking(run: Path, settings: Serve) -> str | None:
+    """Why no search of a run can be refined; null if it can."""
+    from ray_reid import search
+
+    if settings.dressers is None:
+        return "this server dresses nobody: serve.dressers is null"
+    try:
+        search.needs(run)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def serve_run(
@@ -76,7 +149,7 @@ def serve_run(
     with Cluster(recipe.resources, address) as cluster:
         cluster.start()
         serving = recipe.serve
-        check_capacity("serve.replicas", serving.replicas, serving.num_cpus, serving.num_gpus)
+        _check_capacity(run, serving)
         with _interruptible(), _server(host, port, own):
             serve.run(application(run.resolve(), recipe.serve), name=NAME)
             url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -85,6 +158,18 @@ def serve_run(
             _wait()
             # Answers what has been asked before Ray goes away.
             serve.delete(NAME)
+
+
+def _check_capacity(run: Path, settings: Serve) -> None:
+    check_capacity("serve.replicas", settings.replicas, settings.num_cpus, settings.num_gpus)
+    if settings.dressers is None or _lacking(run, settings):
+        return
+    parts = (settings, settings.dressers)
+    cpus, gpus = (
+        sum(part.replicas * getattr(part, name) for part in parts)
+        for name in ("num_cpus", "num_gpus")
+    )
+    check_capacity("serve.replicas and serve.dressers:", 1, cpus, gpus)
 
 
 @contextmanager
