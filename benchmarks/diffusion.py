@@ -12,12 +12,12 @@ A reference of inpainting is a limit: the rate at which the UNet's multiplicatio
 halves of classifier-free guidance at every step, would be done by matrix products of the same
 precision, measured on this device. fp32 on a GPU multiplies in TF32, products and convolutions.
 `outfits` are images of a batch that share a source: its masked latents and their texts'
-embeddings are then computed once, not for every image. Decoding of files is not in any figure.
+embeddings are then computed once, not for every image. Choices are measured in turn, again and
+again, and the fastest run of each counts. Decoding of files is not in any figure.
 Bars are the paper's figures, for the full size alone.
 """
 
 import argparse
-import gc
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from support import dlcr_models
 from support.dlcr_models import PRECISIONS, SCHEDULERS, SIZES
-from support.reporting import Figure, arguments, best, report
+from support.products import in_turn
+from support.reporting import Figure, arguments, report
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import interpolate
@@ -59,42 +60,50 @@ class Measurement:
         """Every component in turn; each lets its model go."""
         torch.manual_seed(0)
         with torch.inference_mode():
-            for batch in self.options.batches:
-                yield self.masks(batch)
-            gc.collect()
+            yield from self.masks()
             if self.fits_describer():
                 yield from self.descriptions()
             yield from self.inpainted()
 
-    def figure(self, component: str, case: str, images: int, work: Callable[[], object]) -> Figure:
-        """Images a second of a work that makes so many, beside the paper's."""
+    def figures(
+        self, component: str, works: dict[str, tuple[int, Callable[[], object]]]
+    ) -> Iterator[Figure]:
+        """Images a second of works that make so many, by their cases, beside the paper's."""
         bar = PAPER[component] if self.options.size == "full" else None
-        rate = images / self.seconds(work)
-        return Figure(f"{component}, {self.precision}, {case}", rate, "images/s", bar=bar)
+        taken = self.seconds([work for _, work in works.values()])
+        for (case, (images, _)), seconds in zip(works.items(), taken, strict=True):
+            name = f"{component}, {self.precision}, {case}"
+            yield Figure(name, images / seconds, "images/s", bar=bar)
 
-    def seconds(self, work: Callable[[], object]) -> float:
-        """Of the fastest run, after one that is not counted."""
+    def seconds(self, works: list[Callable[[], object]]) -> list[float]:
+        """Of the fastest run of each, in turn, after one that is not counted."""
 
-        def whole() -> None:
+        def whole(work: Callable[[], object]) -> None:
             work()
             if self.device.type == "cuda":
                 torch.cuda.synchronize()
 
-        whole()
-        return best(whole, self.options.runs)
+        for work in works:
+            whole(work)
+        return in_turn(
+            [partial(whole, work) for work in works], self.options.runs, self.options.cpu
+        )
 
-    def masks(self, batch: int) -> Figure:
+    def masks(self) -> Iterator[Figure]:
         """Images to a label of every pixel."""
         model, size = dlcr_models.parser(self.size, self.dtype, self.device), self.size
-        images = self.images(batch, size.image)
         side = (size.parsed, size.parsed)
 
-        def work() -> Tensor:
+        def work(images: Tensor) -> Tensor:
             logits = model(interpolate(images, side, mode="bilinear")).logits
             labels: Tensor = interpolate(logits.float(), size.image, mode="bilinear").argmax(1)
             return labels.byte().cpu()
 
-        return self.figure("masks", f"batch {batch}", batch, work)
+        works: dict[str, tuple[int, Callable[[], object]]] = {
+            f"batch {batch}": (batch, partial(work, self.images(batch, size.image)))
+            for batch in self.options.batches
+        }
+        yield from self.figures("masks", works)
 
     def fits_describer(self) -> bool:
         """Whether the describer is measured; says on stderr if it is not."""
@@ -112,6 +121,7 @@ class Measurement:
     def descriptions(self) -> Iterator[Figure]:
         """Images and a question to answers of a constant length; no summary by a second model."""
         model, size = dlcr_models.describer(self.size, self.dtype, self.device), self.size
+        works: dict[str, tuple[int, Callable[[], object]]] = {}
         for batch in self.options.batches:
             pixels = self.images(batch, (size.described, size.described))
             asked = torch.full((batch, size.image_tokens + size.asked), 5, device=self.device)
@@ -126,7 +136,8 @@ class Measurement:
                 do_sample=False,
                 pad_token_id=0,
             )
-            yield self.figure("descriptions", f"batch {batch}", batch, work)
+            works[f"batch {batch}"] = batch, work
+        yield from self.figures("descriptions", works)
 
     def inpainted(self) -> Iterator[Figure]:
         """Training images and queries by every choice, each beside its limit."""
@@ -147,19 +158,28 @@ class Measurement:
                 flops[name] / 1e9,
                 "GFLOP",
             )
-            for scheduler in options.schedulers:
-                pipeline.scheduler = SCHEDULERS[scheduler]()
-                for batch in options.batches:
-                    for outfits in options.outfits:
-                        paint = self.painter(pipeline, image, steps, batch, outfits)
-                        case = f"{scheduler}, batch {batch}, {outfits} of an image"
-                        found = self.figure(name, case, batch, paint)
-                        yield found
-                        limit = peak / (flops[name] * steps)
-                        yield Figure(f"{found.case}; limit", found.measured, found.unit, limit)
+            limit = peak / (flops[name] * steps)
+            works = {
+                f"{scheduler}, batch {batch}, {outfits} of an image": (
+                    batch,
+                    self.painter(pipeline, image, steps, scheduler, batch, outfits),
+                )
+                for scheduler in options.schedulers
+                for batch in options.batches
+                for outfits in options.outfits
+            }
+            for found in self.figures(name, works):
+                yield found
+                yield Figure(f"{found.case}; limit", found.measured, found.unit, limit)
 
     def painter(
-        self, pipeline: Any, image: tuple[int, int], steps: int, batch: int, outfits: int
+        self,
+        pipeline: Any,
+        image: tuple[int, int],
+        steps: int,
+        scheduler: str,
+        batch: int,
+        outfits: int,
     ) -> Callable[[], object]:
         """What makes a batch of images, so many outfits of each source."""
         sources = self.images(batch // outfits, image)
@@ -173,9 +193,11 @@ class Measurement:
             hidden: Tensor = pipeline.text_encoder(tokens)[0]
             return hidden
 
+        noise = SCHEDULERS[scheduler]()
         shared = told(texts), told(nothing).expand(batch, -1, -1)
 
         def paint() -> object:
+            pipeline.scheduler = noise
             known: dict[str, Any] = {}
             if outfits > 1:
                 embedded, plain = shared
@@ -215,14 +237,14 @@ class Measurement:
         """FLOP/s of large matrix products in this precision."""
         side = SIDE[self.device.type]
         left, right = (torch.randn(side, side, device=self.device).to(self.dtype) for _ in range(2))
-        return 2.0 * side**3 / self.seconds(partial(torch.mm, left, right))
+        return 2.0 * side**3 / self.seconds([partial(torch.mm, left, right)])[0]
 
     def images(self, count: int, image: tuple[int, int]) -> Tensor:
         """Noise in 0 to 1."""
         return torch.rand(count, 3, *image, device=self.device).to(self.dtype)
 
 
-def refinement(runs: int, whole: bool) -> Figure:
+def refinement(runs: int, cpu: bool, whole: bool) -> Figure:
     """Algorithm 1 on the CPU, at PRCC's size or a tenth of it."""
     chance = np.random.default_rng(0)
     queries, gallery = (PRCC[side] // (1 if whole else 10) for side in ("queries", "gallery"))
@@ -235,14 +257,14 @@ def refinement(runs: int, whole: bool) -> Figure:
     work()
     case = f"refinement, {queries} x {1 + VARIANTS} x {gallery}"
     bar = PAPER["refinement"] if whole else None
-    return Figure(case, queries / best(work, runs), "queries/s", bar=bar)
+    return Figure(case, queries / in_turn([work], runs, cpu)[0], "queries/s", bar=bar)
 
 
 def measure(options: argparse.Namespace) -> Iterator[Figure]:
     """Algorithm 1, then the models in every precision."""
     torch.set_float32_matmul_precision("high")
     references.quiet()
-    yield refinement(options.runs, options.size == "full")
+    yield refinement(options.runs, options.cpu, options.size == "full")
     for precision in options.precisions:
         yield from Measurement(options, precision).measure()
 
@@ -264,7 +286,10 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="compile the UNet")
     parser.add_argument("--channels-last", action="store_true", help="of UNet and autoencoder")
     parser.add_argument("--runs", type=int, default=3, help="runs of which the best counts")
+    parser.add_argument("--cpu", action="store_true", help="processor time, for a busy machine")
     options = parser.parse_args()
+    if on_gpu and options.cpu:
+        parser.error("--cpu counts the processor's time, and this machine has a GPU")
     few = options.size == "miniature"
     options.batches = options.batches or ([2, 4] if few else [10, 40])
     options.outfits = options.outfits or ([1, 2] if few else [1, 10])
