@@ -59,6 +59,7 @@ def recipe_of(published: dict[str, Path], *overrides: str) -> Recipe:
         "train.image_size=[32, 32]",
         "train.sampler={kind: identity, num_identities: 4, num_instances: 2}",
         "train.mixing=real",
+        "train.clothes={}",
         "train.epochs=1",
         "train.batches_per_epoch=2",
         "train.precision=fp32",
