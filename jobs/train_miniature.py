@@ -1,6 +1,6 @@
 """Train the miniature models on drawings, from a seed, and measure them on drawings of their own.
 
-Their weights are part of the package, so this is needed only to change them: two to three hours on
+Their weights are part of the package, so this is needed only to change them: four to five hours on
 two cores.
 
     python jobs/train_miniature.py                           all of them, then the model card
