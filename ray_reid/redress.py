@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 OBSERVATIONS, UNGUIDED, SHEET = "observations", "unguided", "outfits.png"
 DISCRIMINATOR = "discriminator"
-CHANGED, FIRST = "changed", "number"
+WHOSE, NUMBER = "whose", "number"
 """Attributes of a generated image: whose clothes, and its number among its source's from 0."""
 SHOWN, SHOWN_OUTFITS = 6, 6
 COLUMNS = (
@@ -231,8 +231,8 @@ def row(
         "upper": worn.upper,
         "lower": worn.lower,
         "footwear": worn.footwear,
-        CHANGED: worn.clothes,
-        FIRST: str(number),
+        WHOSE: worn.clothes,
+        NUMBER: str(number),
     }
     return {
         **{name: source[name] for name in inherited},
@@ -292,7 +292,7 @@ def draw(table: Path, generated: Path, out: Path) -> dict[str, str]:
     for parent in shown:
         own = sorted(
             (row for row in rows if row[schema.PARENT] == parent),
-            key=lambda row: int(row[schema.ATTRIBUTES][FIRST]),
+            key=lambda row: int(row[schema.ATTRIBUTES][NUMBER]),
         )[:SHOWN_OUTFITS]
         source = images.decode(sources[parent])
         dressed = [images.decode(row[schema.IMAGE]) for row in own]

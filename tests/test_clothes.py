@@ -174,9 +174,9 @@ def test_a_plan_dresses_every_image_in_other_clothes_and_keeps_the_person(tmp_pa
         source = f"id{row[clothes.ROW]}"
         assert row[schema.PARENT] == source
         assert row[schema.IDENTITY] == f"s:{row[clothes.ROW] % 2}"
-        assert row[schema.ATTRIBUTES][redress.CHANGED] != f"c{row[clothes.ROW]}"
+        assert row[schema.ATTRIBUTES][redress.WHOSE] != f"c{row[clothes.ROW]}"
         assert row[schema.CLOTHES] == (
-            f"{row[schema.IDENTITY]}/{row[schema.ATTRIBUTES][redress.CHANGED]}"
+            f"{row[schema.IDENTITY]}/{row[schema.ATTRIBUTES][redress.WHOSE]}"
         )
         assert (row[schema.ORIGIN], row[schema.LICENCE]) == ("synthetic", "CC0")
     more = redress.outfits_plan(_recipe("outfits.num_outfits=3"), table, WORN, "g")
@@ -244,3 +244,5 @@ def test_the_filter_keeps_clothes_where_they_were_painted() -> None:
         "clothes: on 0.40 of what was painted, below 0.6",
     ]
     assert [one["clothes"] for one in found[schema.SCORES]] == [1.0, 0.4]
+    with pytest.raises(ValueError, match="no mask of what was painted"):
+        check({name: values for name, values in batch.items() if name != clothes.MASK})

@@ -28,7 +28,16 @@ class ClothesFilter:
         self.model, self.threshold = Parser(model, precision), threshold
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
-        """Mark a batch."""
+        """Mark a batch.
+
+        Raises:
+            ValueError: If nothing says where the images were painted.
+        """
+        if MASK not in batch:
+            raise ValueError(
+                "filter clothes: these images have no mask of what was painted; the filter goes "
+                "with the recipe 'dlcr'"
+            )
         rows = open_rows(batch)
         if not rows:
             return dict(batch)
