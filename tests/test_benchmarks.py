@@ -19,6 +19,7 @@ SMALL = {
     "gallery": ["--rows", "2000", "--runs", "1", "--kinds", "ivf", "hnsw"],
     "loader": ["--num-images", "64", "--seconds", "0.1", "--size", "64", "32"],
     "metrics": ["--share", "0.02", "--runs", "1"],
+    "progressive": ["--people", "8", "--outfits", "2"],
     "refine": ["--share", "0.02", "--runs", "1"],
     "rerank": [
         "--share",

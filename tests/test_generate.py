@@ -160,7 +160,10 @@ def test_what_lies_outside_the_recipe_is_known_by_its_content(home: Path, tmp_pa
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("filters.0.name=sharpnes", r"unknown filter 'sharpnes'; choose from \['colour', 'detec"),
+        (
+            "filters.0.name=sharpnes",
+            r"unknown filter 'sharpnes'; choose from \['clothes', 'colour'",
+        ),
         ("filters.0.params={treshold: 1}", r"no parameter 'treshold'; choose from \['model'"),
         ("filters.0.params={threshold: high}", "filter detection: threshold is 'high': Input sh"),
         ("filters.1.params={colours: red}", "filter colour: colours is 'red': "),
