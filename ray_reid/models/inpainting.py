@@ -21,15 +21,7 @@ def load_pipeline(reference: str, precision: str = "auto") -> Any:
     Raises:
         ValueError: If there is no such model, or it does not inpaint.
     """
-    references.quiet()
-    found = references.resolve(reference)
-    with references.refusing("inpainting", reference):
-        references.knock(found)
-        pipeline = AutoPipelineForInpainting.from_pretrained(
-            found, dtype=references.dtype(precision), use_safetensors=True
-        )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(references.device())
+    return references.load_pipeline(AutoPipelineForInpainting, "inpainting", reference, precision)
 
 
 def inpaint(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
@@ -153,6 +154,25 @@ def dtype(precision: str) -> torch.dtype:
     if precision in named:
         return named[precision]
     return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+
+
+def load_pipeline(kind: Any, role: str, reference: str, precision: str) -> Any:
+    """Load a pipeline of diffusers onto this process's device.
+
+    Args:
+        kind: The automatic class that knows pipelines for a task.
+        role: What the recipe calls the model.
+
+    Raises:
+        ValueError: If there is no such model, or it does not do the task.
+    """
+    quiet()
+    found = resolve(reference)
+    with refusing(role, reference):
+        knock(found)
+        pipeline = kind.from_pretrained(found, dtype=dtype(precision), use_safetensors=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device())
 
 
 def quiet() -> None:

@@ -19,15 +19,9 @@ def load_pipeline(reference: str, precision: str = "auto") -> Any:
     Raises:
         ValueError: If there is no such model, or it makes no images from text.
     """
-    references.quiet()
-    found = references.resolve(reference)
-    with references.refusing("text_to_image", reference):
-        references.knock(found)
-        pipeline = AutoPipelineForText2Image.from_pretrained(
-            found, dtype=references.dtype(precision), use_safetensors=True
-        )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(references.device())
+    return references.load_pipeline(
+        AutoPipelineForText2Image, "text_to_image", reference, precision
+    )
 
 
 def load_adapter(pipeline: Any, adapter: Path) -> None:
