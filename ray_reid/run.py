@@ -30,7 +30,7 @@ Facts = Mapping[str, Any]
 MANIFEST = "manifest.json"
 # Recipe entries that change how fast a result comes but not the result.
 RESOURCES = frozenset({
-    "stage", "caption_stage", "num_cpus", "num_gpus", "loader", "loader_processes",
+    "stage", "caption_stage", "parse_stage", "num_cpus", "num_gpus", "loader", "loader_processes",
     "max_failures", "checkpoint_batches",
 })  # fmt: skip
 
