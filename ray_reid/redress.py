@@ -53,7 +53,7 @@ def redress_job(work: Work) -> Facts:
         guide = _guide(work, table, plan)
         plan = outfits_plan(recipe, table, found, generator_name(recipe, guide))
     out = work.out / OBSERVATIONS
-    _stream(plan, steps(recipe, table, guide), out, "generate")
+    _stream(recipe, plan, steps(recipe, table, guide), out, "generate")
     made = storage.read(out, [schema.DROP_REASON, schema.PARENT], kept_only=False)
     reasons = Counter(
         reason.partition(":")[0]
@@ -110,8 +110,12 @@ def wardrobe(recipe: Recipe, describe: Path) -> list[Description]:
     return descriptions.at_random(len(found), recipe.seed)
 
 
-def _stream(plan: pa.Table, stages: Sequence[Step], out: Path, title: str) -> None:
-    stage.stream(plan, plan.column_names, stages, out, title, encode=clothes.encode)
+def _stream(recipe: Recipe, plan: pa.Table, stages: Sequence[Step], out: Path, title: str) -> None:
+    # What painting says is the unit that a resumed job keeps: it is what takes the time.
+    rows = recipe.generate.stage.block_rows
+    stage.stream(
+        plan, plan.column_names, stages, out, title, encode=clothes.encode, block_rows=rows
+    )
 
 
 def _guide(work: Work, table: Path, plan: pa.Table) -> Path:
@@ -122,7 +126,8 @@ def _guide(work: Work, table: Path, plan: pa.Table) -> Path:
     recipe, place = work.recipe, work.out.resolve() / DISCRIMINATOR
     if not place.exists():
         few = plan.take(_spaced(plan.num_rows, recipe.guidance.num_images))
-        _stream(few, steps(recipe, table, None), work.out / UNGUIDED, "generate, unguided")
+        unguided = steps(recipe, table, None)
+        _stream(recipe, few, unguided, work.out / UNGUIDED, "generate, unguided")
         arguments = {
             "recipe": recipe.model_dump(mode="json"),
             "real": str(table),

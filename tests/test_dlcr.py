@@ -149,7 +149,7 @@ def test_a_guided_generation_keeps_its_unguided_sample(run: Path, tmp_path: Path
 # Killed while it paints
 
 LONG = (
-    "generate.steps=40",
+    "generate.steps=24",
     "generate.stage.batch_size=6",
     "generate.stage.block_rows=6",
     # Small batches to the end, so that it can be killed in the middle.
