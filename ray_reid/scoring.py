@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ray_reid import config, doubt, protocols, schema, storage
+from ray_reid import config, doubt, protocol_scores, protocols, schema, storage
 from ray_reid.doubt import Gate, Point
 from ray_reid.metrics import Metrics, chosen
 from ray_reid.wardrobe import Refine
@@ -147,9 +147,11 @@ def judge(
     )
     if variants is not None:
         made = stacked(variants, query.observation_id, refine.num_variants)
-    refinement = protocols.Refinement(made, refine.m, refine.rule)
+    refinement = protocol_scores.Refinement(made, refine.m, refine.rule)
     labels, rows = _labels(query, gallery), np.concatenate([query.embedding, gallery.embedding])
-    found = protocols.run_refined(spec.protocol, labels, rows, refinement, spec.average_precision)
+    found = protocol_scores.run_refined(
+        spec.protocol, labels, rows, refinement, spec.average_precision
+    )
     first = next(iter(found.values()))[0]
     gate = None
     if refine.gate is not None:
@@ -214,8 +216,8 @@ def flatten(found: Found) -> dict[str, float]:
     The headline of both directions is their mean.
     """
     if FORWARD not in found:
-        return protocols.figures(found)
-    by_direction = {name: protocols.figures({name: draws}) for name, draws in found.items()}
+        return protocol_scores.figures(found)
+    by_direction = {name: protocol_scores.figures({name: draws}) for name, draws in found.items()}
     flat = {
         name: sum(values[name] for values in by_direction.values()) / len(by_direction)
         for name in by_direction[FORWARD]
@@ -229,7 +231,7 @@ def _run(query: Side, gallery: Side, column: str, spec: config.Evaluate) -> Foun
     learned = column == schema.EMBEDDING
     both = [side.embedding if learned else side.reference for side in (query, gallery)]
     seen = [side.camera_embedding for side in (query, gallery)]
-    return protocols.run(
+    return protocol_scores.run(
         spec.protocol,
         _labels(query, gallery),
         np.concatenate(both),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_reid import figures, figures_tune, storage, sweeps
-from ray_reid.compare import METRICS
+from ray_reid.in_process import METRICS
 from ray_reid.run import Run
 from ray_reid.sweeps import Setting, Sweep
 from ray_reid.trials import HISTORY, VALIDATION, Trial, Variant

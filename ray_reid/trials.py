@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_reid import compare, config, embed, schema, storage, sweeps, validation
+from ray_reid import config, embed, in_process, schema, storage, sweeps, validation
 from ray_reid.config import Recipe
 from ray_reid.run import Job, Run, Work, content_key
 from ray_reid.sweeps import Setting, Sweep
@@ -249,7 +249,7 @@ def task(sweep: Sweep, trial: Trial) -> Task:
     """A trial as workers get it."""
     return Task(
         name=trial.key,
-        recipe=compare.portable(trial.variant.recipe),
+        recipe=in_process.portable(trial.variant.recipe),
         tables=tuple(map(str, trial.inputs.tables)),
         held_out=tuple(sorted(trial.inputs.held_out)),
         source=sweep.tested,
@@ -329,7 +329,7 @@ def _inputs(home: Run, sweep: Sweep, jobs: Sequence[Job]) -> Inputs:
     tables = tuple(training_tables(Work(home.recipe, home.path, there, {})))
     kept = frozenset[str]()
     # Refused here, before anything is trained.
-    compare.scored_sides(tables[0], lambda rows: np.zeros((rows, 1), np.float32), sweep.tested)
+    in_process.scored_sides(tables[0], lambda rows: np.zeros((rows, 1), np.float32), sweep.tested)
     if sweep.validation:
         kept = validation.held_out(
             tables[0], sweep.validation, [sweep.tested] if sweep.tested else ()
@@ -337,11 +337,11 @@ def _inputs(home: Run, sweep: Sweep, jobs: Sequence[Job]) -> Inputs:
         validation.Validation(tables[0], kept, home.recipe.evaluate)
     made = home.manifests()
     dressed = next((one.key for one in made if one.job == embed.VARIANTS), "")
-    variants = compare.variants_table({embed.VARIANTS: home.path / embed.VARIANTS})
+    variants = in_process.variants_table({embed.VARIANTS: home.path / embed.VARIANTS})
     manifests = [one for one in made if one.job in there]
     keys = {manifest.job: manifest.key for manifest in manifests}
     facts = tuple(manifest.facts for manifest in manifests)
-    found = storage.read(tables[0], [schema.OBSERVATION_ID], compare.scored_rows(sweep.tested))
+    found = storage.read(tables[0], [schema.OBSERVATION_ID], in_process.scored_rows(sweep.tested))
     test_set = schema.observation_id(*found[schema.OBSERVATION_ID].to_pylist())
     return Inputs(tables, keys, facts, kept, test_set, variants, dressed)
 

@@ -23,9 +23,10 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from ray_reid import compare, config, stage, storage, sweep_table, sweeps, trials
+from ray_reid import compare, config, in_process, stage, storage, sweep_table, sweeps, trials
 from ray_reid.cluster import check_capacity
-from ray_reid.compare import METRICS, Tally
+from ray_reid.compare import Tally
+from ray_reid.in_process import METRICS
 from ray_reid.progress import watched
 from ray_reid.run import Job, Run
 from ray_reid.sweeps import Sweep
@@ -91,7 +92,7 @@ def train_task(
 
     # Trials side by side must not fight for the cores.
     torch.set_num_threads(max(1, int(task.num_cpus)))
-    return compare.run_trial(
+    return in_process.run_trial(
         config.validate(task.recipe),
         [Path(table) for table in task.tables],
         torch.device("cuda" if task.num_gpus else "cpu"),

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 import ray_reid
-from ray_reid import adversary, compare, config, fit, images, learning, loader, package, schema
+from ray_reid import adversary, config, fit, images, in_process, learning, loader, package, schema
 from ray_reid import storage as tables
 from ray_reid.adversary import Adversary
 from ray_reid.config import Recipe
@@ -372,10 +372,10 @@ def test_a_trial_of_a_comparison_trains_against_clothes(tmp_path: Path) -> None:
     tables.write(tmp_path / "drawn", schema.observations(list(drawn)))
     stages = "train.stages=[{name: I}, {name: II, changes: {clothes.weight: 0.5, epochs: 1}}]"
     arguments = _recipe(ON, stages), [tmp_path / "drawn"], CPU
-    found = compare.run_trial(*arguments, shared=tmp_path / "model")
-    assert set(found) == set(compare.METRICS)
+    found = in_process.run_trial(*arguments, shared=tmp_path / "model")
+    assert set(found) == set(in_process.METRICS)
     # The model that it leaves is taken, and is the same.
-    assert compare.run_trial(*arguments, shared=tmp_path / "model") == found
+    assert in_process.run_trial(*arguments, shared=tmp_path / "model") == found
 
 
 def test_what_cannot_be_learned_of_clothes_is_refused(table: Path, tmp_path: Path) -> None:

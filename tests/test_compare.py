@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from ray_reid import compare, config, figures, figures_compare, schema, storage, train
+from ray_reid import compare, config, figures, figures_compare, in_process, schema, storage, train
 from ray_reid.config import Recipe
 from ray_reid.miniature import street_observations
 from ray_reid.run import Work
@@ -75,7 +75,7 @@ def test_a_comparison_measures_every_arm_with_every_seed_and_resumes(
     assert [row["real_identities"] for row in table] == [4, 8]
     for row in table:
         assert row["seeds"] == [0, 7]
-        for name in compare.METRICS:
+        for name in in_process.METRICS:
             values = row[name]["values"]
             assert all(0 < value <= 1 for value in values)
             assert row[name]["mean"] == pytest.approx(np.mean(values))
@@ -96,7 +96,7 @@ def test_a_trial_is_post_processed_as_its_recipe_says(inputs: dict[str, Path]) -
     tables = [inputs["ingest"] / "observations"]
     steps = "[{name: query_expansion, kind: aqe, k: 1}, {name: rerank, k1: 4, k2: 2}]"
     found = [
-        compare.run_trial(_recipe(f"evaluate.postprocess={one}"), tables, torch.device("cpu"))
+        in_process.run_trial(_recipe(f"evaluate.postprocess={one}"), tables, torch.device("cpu"))
         for one in ("[]", steps, "[{name: camera_verification, kind: label}]")
     ]
     assert found[1] != found[0]
@@ -162,15 +162,15 @@ def test_the_same_trial_gives_the_same_figures_and_counts_its_batches(
     tables = [inputs[name] / "observations" for name in ("ingest", "generate")]
     done: list[int] = []
     device = torch.device("cpu")
-    first = compare.run_trial(recipe, tables, device, done.append)
+    first = in_process.run_trial(recipe, tables, device, done.append)
     assert done == [1, 2]
-    assert set(first) == set(compare.METRICS)
-    assert compare.run_trial(recipe, tables, device) == first
+    assert set(first) == set(in_process.METRICS)
+    assert in_process.run_trial(recipe, tables, device) == first
     # An equal training leaves its model, and takes it.
     shared = tmp_path / "shared"
-    assert compare.run_trial(recipe, tables, device, shared=shared) == first
+    assert in_process.run_trial(recipe, tables, device, shared=shared) == first
     again: list[int] = []
-    assert compare.run_trial(recipe, tables, device, again.append, shared=shared) == first
+    assert in_process.run_trial(recipe, tables, device, again.append, shared=shared) == first
     assert again == [done[-1]]
     assert [path.name for path in tmp_path.iterdir() if "shared" in path.name] == ["shared"]
 
@@ -180,18 +180,18 @@ def test_a_trial_trains_all_stages(inputs: dict[str, Path]) -> None:
     recipe = _recipe("train.mixing=shuffled", stages)
     tables = [inputs[name] / "observations" for name in ("ingest", "generate")]
     done: list[int] = []
-    found = compare.run_trial(recipe, tables, torch.device("cpu"), done.append)
+    found = in_process.run_trial(recipe, tables, torch.device("cpu"), done.append)
     assert done == list(range(1, train.num_batches(recipe, tables) + 1))
     alone = _recipe("train.mixing=shuffled")
     assert len(done) > train.num_batches(alone, tables)
-    assert found != compare.run_trial(alone, tables, torch.device("cpu"))
+    assert found != in_process.run_trial(alone, tables, torch.device("cpu"))
 
 
 def _line(arm: str, images: int, *values: float) -> dict[str, Any]:
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None
     metric = {"mean": float(np.mean(values)), "std": std, "values": list(values)}
     counts = {"arm": arm, "real_images": images, "synthetic_images": 0}
-    return counts | dict.fromkeys(compare.METRICS, metric)
+    return counts | dict.fromkeys(in_process.METRICS, metric)
 
 
 def test_the_summary_is_aligned_and_says_how_far_the_seeds_lie_apart() -> None:

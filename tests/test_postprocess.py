@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ray_reid import config, metrics, postprocess, protocols
+from ray_reid import config, metrics, postprocess, protocol_scores, protocols
 from ray_reid.postprocess import Retrieval
 from ray_reid.rerank import k_reciprocal
 from ray_reid.retrieval import (
@@ -333,13 +333,13 @@ def test_a_protocol_takes_the_steps_on_its_own_rows() -> None:
     )
     embedding = np.concatenate([state.query, state.gallery])
     steps = [QueryExpansion(kind="aqe", k=2), TemporalWindow(tau=60), Rerank(k1=5, k2=2)]
-    (found,) = protocols.run("market", labels, embedding, steps=steps)["standard"]
+    (found,) = protocol_scores.run("market", labels, embedding, steps=steps)["standard"]
     after, changes = postprocess.apply(steps, state)
     expected = metrics.evaluate_similarity(
         after.scores(), excluded=after.excluded, **identities(state)
     )
     np.testing.assert_array_equal(found.ap, expected.ap)
     assert found.changes == changes
-    draws = protocols.run("vehicleid", labels, embedding, steps=steps[1:])["standard"]
+    draws = protocol_scores.run("vehicleid", labels, embedding, steps=steps[1:])["standard"]
     assert len(draws) == 10
     assert all(one.changes[0]["step"] == "temporal_window" for one in draws)

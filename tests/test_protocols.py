@@ -6,7 +6,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from ray_reid import config, metrics, protocols
+from ray_reid import config, metrics, protocol_scores, protocols
 
 
 def labels_of(rows: Sequence[dict[str, Any]]) -> protocols.Labels:
@@ -50,7 +50,7 @@ def test_market_is_the_plain_metric() -> None:
     ]
     labels = labels_of(rows)
     embedding = random_embeddings(labels)
-    (found,) = protocols.run("market", labels, embedding)["standard"]
+    (found,) = protocol_scores.run("market", labels, embedding)["standard"]
     expected = metrics.evaluate(
         embedding[:9],
         embedding[9:],
@@ -60,7 +60,7 @@ def test_market_is_the_plain_metric() -> None:
         gallery_camera=labels.camera[9:],
     )
     np.testing.assert_array_equal(found.ap, expected.ap)
-    assert protocols.figures({"standard": [found]})["mAP"] == expected.mAP
+    assert protocol_scores.figures({"standard": [found]})["mAP"] == expected.mAP
 
 
 def test_prcc_asks_in_changed_and_in_same_clothes() -> None:
@@ -73,7 +73,9 @@ def test_prcc_asks_in_changed_and_in_same_clothes() -> None:
         assert len(case.query) == 12
         assert set(labels.take("camera", case.gallery)) == {"A"}
         assert len(case.gallery) == 18
-    figures = protocols.figures(protocols.run("prcc", labels, random_embeddings(labels)))
+    figures = protocol_scores.figures(
+        protocol_scores.run("prcc", labels, random_embeddings(labels))
+    )
     assert {"mAP", "rank-1", "sc_mAP", "sc_rank-1"} <= figures.keys()
     assert not any(name.endswith("_std") for name in figures)
 
@@ -89,8 +91,8 @@ def test_single_shot_draws_one_gallery_image_of_each_person_ten_times() -> None:
         assert sorted(labels.take("identity", np.array(gallery))) == list(range(6))
     again = protocols.cases("prcc_single_shot", labels)["cc"]
     assert drawn == [tuple(case.gallery) for case in again]
-    found_metrics = protocols.run("prcc_single_shot", labels, random_embeddings(labels))
-    figures = protocols.figures(found_metrics)
+    found_metrics = protocol_scores.run("prcc_single_shot", labels, random_embeddings(labels))
+    figures = protocol_scores.figures(found_metrics)
     spread = [one.mAP for one in found_metrics["cc"]]
     assert figures["mAP"] == pytest.approx(np.mean(spread))
     assert figures["mAP_std"] == pytest.approx(np.std(spread)) != 0
@@ -111,7 +113,7 @@ def test_vehicleid_redraws_whatever_the_stored_split_was(protocol: str, one_side
     # No cameras: the Market rule removes nothing, so nothing is skipped.
     assert all(
         one.num_skipped == 0
-        for one in protocols.run(protocol, labels, random_embeddings(labels))["standard"]
+        for one in protocol_scores.run(protocol, labels, random_embeddings(labels))["standard"]
     )
 
 
@@ -141,9 +143,9 @@ def test_clothes_rules_match_a_loop() -> None:
     labels, q, g = labels_of(rows), rows[:30], rows[30:]
     embedding = random_embeddings(labels)
     unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
-    found = protocols.run("clothes", labels, embedding)
+    found = protocol_scores.run("clothes", labels, embedding)
     assert list(found) == ["standard", "sc", "cc"]
-    changing = protocols.run("clothes_changing", labels, embedding)
+    changing = protocol_scores.run("clothes_changing", labels, embedding)
     assert list(changing) == ["cc", "sc", "standard"]
     assert all(changing[name][0].mAP == found[name][0].mAP for name in found)
     for name, (result,) in found.items():
@@ -179,10 +181,10 @@ def test_ccvid_ranks_means_of_tracklets() -> None:
     # Long vectors must not weigh more than short ones.
     embedding = random_embeddings(labels, noise=0.3) * np.arange(1, 37)[:, None]
     unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
-    means, kept = protocols._mean_of_tracks(embedding, np.arange(36), labels)
+    means, kept = protocol_scores._mean_of_tracks(embedding, np.arange(36), labels)
     np.testing.assert_allclose(means, unit.reshape(12, 3, 8).mean(axis=1))
     assert kept.tolist() == list(range(0, 36, 3))
-    found = protocols.run("ccvid", labels, embedding)
+    found = protocol_scores.run("ccvid", labels, embedding)
     asked, answers = {"market": 8, "sc": 4, "cc": 4}, means / np.linalg.norm(means, axis=1)[:, None]
     assert [one.num_queries for (one,) in found.values()] == [4, 4, 4]
     assert len(found["standard"][0].cmc) == asked["market"]
@@ -214,11 +216,11 @@ def test_by_track_a_match_under_the_same_camera_counts() -> None:
     rows += [row | {"split": "gallery"} for row in rows]
     rows += [{"identity": 0, "camera": 0, "track": "other", "split": "gallery"}]
     labels = labels_of(rows)
-    (found,) = protocols.run("track", labels, random_embeddings(labels))["standard"]
+    (found,) = protocol_scores.run("track", labels, random_embeddings(labels))["standard"]
     # Its own image is junk, the other images of the identity are matches.
     assert found.num_queries == 4
     with pytest.raises(ValueError, match="no query has a true match in the gallery"):
-        protocols.run("market", labels, random_embeddings(labels))
+        protocol_scores.run("market", labels, random_embeddings(labels))
 
 
 def test_image_to_track_has_a_gallery_of_tracks() -> None:
@@ -229,7 +231,7 @@ def test_image_to_track_has_a_gallery_of_tracks() -> None:
         for _ in range(4)
     ]
     labels = labels_of(rows)
-    (found,) = protocols.run("image_to_track", labels, random_embeddings(labels))["standard"]
+    (found,) = protocol_scores.run("image_to_track", labels, random_embeddings(labels))["standard"]
     assert len(found.cmc) == 9
 
 

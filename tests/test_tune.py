@@ -23,9 +23,9 @@ from jobs import embed, evaluate, train
 from jobs import tune as tune_script
 from ray_reid import (
     cli,
-    compare,
     config,
     figures_tune,
+    in_process,
     package,
     report,
     schema,
@@ -388,7 +388,7 @@ def _quick() -> tune.Train:
             validate(epoch, dict.fromkeys(names, rate))
         return dict.fromkeys(names, rate + seed / 100)
 
-    names = compare.METRICS
+    names = in_process.METRICS
     return train
 
 
@@ -505,7 +505,7 @@ def _row(changes: dict[str, Any], *values: float) -> dict[str, Any]:
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None
     found = {"mean": float(np.mean(values)), "std": std, "values": list(values)}
     name = ", ".join(f"{key}={value}" for key, value in changes.items())
-    return {"setting": name, "changes": changes, **dict.fromkeys(compare.METRICS, found)}
+    return {"setting": name, "changes": changes, **dict.fromkeys(in_process.METRICS, found)}
 
 
 def test_one_number_is_drawn_as_a_line_with_deviations() -> None:

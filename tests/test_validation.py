@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from ray_reid import compare, config, figures, loader, package, schema, storage, train, validation
+from ray_reid import (
+    config,
+    figures,
+    in_process,
+    loader,
+    package,
+    schema,
+    storage,
+    train,
+    validation,
+)
 from ray_reid.config import Recipe
 from ray_reid.fit import Fit
 from ray_reid.loader import TrainingRows
@@ -56,12 +66,12 @@ def test_validation_changes_no_training_and_sees_no_test_image(table: Path) -> N
     recipe = _recipe()
     kept = validation.held_out(table, 0.25)
     seen: list[tuple[int, Mapping[str, float]]] = []
-    first = compare.run_trial(
+    first = in_process.run_trial(
         recipe, [table], CPU, held_out=kept, validate=lambda *told: seen.append(told)
     )
     assert [epoch for epoch, _ in seen] == [0, 1]
-    assert all(0 < found[name] <= 1 for _, found in seen for name in compare.METRICS)
-    assert compare.run_trial(recipe, [table], CPU, held_out=kept) == first
+    assert all(0 < found[name] <= 1 for _, found in seen for name in in_process.METRICS)
+    assert in_process.run_trial(recipe, [table], CPU, held_out=kept) == first
     chosen = loader.labels([table], recipe.train, kept)
     whole = loader.labels([table], recipe.train)
     assert set(whole.identities) - set(chosen.identities) == kept
@@ -148,7 +158,7 @@ def test_a_trial_keeps_the_weights_that_its_recipe_says(
     recipe = _recipe("train.epochs=3", "train.validation=0.25", f"train.keep={keep}")
 
     def follow(_: Validation, fit: Fit) -> dict[str, float]:
-        found = dict.fromkeys(compare.METRICS, [0.1, 0.3, 0.2][fit.progress.epoch - 1])
+        found = dict.fromkeys(in_process.METRICS, [0.1, 0.3, 0.2][fit.progress.epoch - 1])
         fit.progress.history[-1][DECIDING] = found["mAP"]
         return found
 
@@ -156,7 +166,7 @@ def test_a_trial_keeps_the_weights_that_its_recipe_says(
     held_out = validation.left_out(recipe, [table])
     fit = Fit(recipe, TrainingRows([table], recipe.train, held_out), device=CPU)
     by_epoch = [fit.weights() for progress in fit.run() if progress.batch == 0]
-    _, identities, weights = compare._trained(recipe, [table], CPU, lambda _: None, (), None)
+    _, identities, weights = in_process._trained(recipe, [table], CPU, lambda _: None, (), None)
     assert len(identities) == 6
     for name, tensor in weights.items():
         assert torch.equal(tensor, by_epoch[epoch][name]), name

@@ -11,7 +11,18 @@ import tiny_models
 import torch
 
 from jobs import pipeline
-from ray_reid import compare, config, embed, images, package, schema, storage, trials, variants
+from ray_reid import (
+    compare,
+    config,
+    embed,
+    images,
+    in_process,
+    package,
+    schema,
+    storage,
+    trials,
+    variants,
+)
 from ray_reid.config import Recipe
 from ray_reid.generators import descriptions
 from ray_reid.generators.descriptions import Description
@@ -250,13 +261,13 @@ def test_a_trial_is_refined_as_the_jobs_refine(
     tables, out = [published["ingest"] / "observations"], made[0] / "observations"
     recipe = recipe_of(published)
     shared = tmp_path / "shared"
-    alone = compare.run_trial(recipe_of(published, "refine=null"), tables, CPU, shared=shared)
-    refined = compare.run_trial(recipe, tables, CPU, shared=shared, variants=out)
+    alone = in_process.run_trial(recipe_of(published, "refine=null"), tables, CPU, shared=shared)
+    refined = in_process.run_trial(recipe, tables, CPU, shared=shared, variants=out)
     assert alone != refined
-    again = compare.run_trial(recipe, tables, CPU, shared=shared, variants=out)
+    again = in_process.run_trial(recipe, tables, CPU, shared=shared, variants=out)
     assert refined == again
     with pytest.raises(ValueError, match="which no job has made"):
-        compare.run_trial(recipe, tables, CPU, shared=shared)
+        in_process.run_trial(recipe, tables, CPU, shared=shared)
 
 
 @pytest.mark.parametrize(
