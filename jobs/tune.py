@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.pipeline import PIPELINES
-from ray_reid import config, report, sweeps, trials, tune
+from ray_reid import config, report, report_tables, sweeps, trials, tune
 from ray_reid.cluster import Cluster
 from ray_reid.run import open_run, read_recipe
 
@@ -45,7 +45,7 @@ def run(
         report.write_report(path, read_recipe(path), held.manifests())
         folder = path / f"tune-{sweep.name}"
         held.tracker.artifact(folder / sweeps.TABLE)
-        table = report.aligned(report.sweep_table(result))
+        table = report_tables.aligned(report_tables.swept(result))
         log.info("%s\nsweep: %s\nreport: %s", table, folder, path / "report.html")
         failures = result["failures"]
         if failures:

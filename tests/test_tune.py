@@ -28,6 +28,7 @@ from ray_reid import (
     in_process,
     package,
     report,
+    report_tables,
     schema,
     storage,
     sweep_table,
@@ -485,7 +486,7 @@ def test_halving_stops_the_worse_trial_and_keeps_what_it_was(
     assert (stopped["seeds"], stopped["stopped"]) == ([], {"0": 1})
     assert stopped["mAP"] is None
     assert table["best"] == "learning_rate=0.5"
-    assert "1 stopped" in report.aligned(report.sweep_table(table))
+    assert "1 stopped" in report_tables.aligned(report_tables.swept(table))
     assert _run(path, sweep)[1] == []
     # A later attempt knows how good the earlier trials were.
     left = {one.key: one for one in _expanded(path, sweep).values()}
@@ -551,9 +552,9 @@ def test_settings_that_were_tested_on_unlike_images_are_not_ranked() -> None:
         "rows": [row],
         "comparable": False,
     }
-    assert "do not compare" in report.sweep_table(result).note
-    assert "Highest" not in report.sweep_table(result).note
-    assert "Highest mAP" in report.sweep_table({**result, "comparable": True}).note
+    assert "do not compare" in report_tables.swept(result).note
+    assert "Highest" not in report_tables.swept(result).note
+    assert "Highest mAP" in report_tables.swept({**result, "comparable": True}).note
 
 
 def _small_file(tmp_path: Path, rates: list[float], **overrides: Any) -> str:
