@@ -1,7 +1,7 @@
 """What the miniature models are trained and measured on: drawings in memory, with the truth."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -50,17 +50,32 @@ class Drawings:
 def drawings(domain: Domain, num: int, world: int, cache: Path, images_each: int = 2) -> Drawings:
     """Draw `num` images of `num / images_each` identities, or read them from `cache`."""
     file = cache / f"vehicle-{domain}-{num}-{world}-{images_each}.npz"
+    wanted = [(domain, i // images_each, i % images_each, world) for i in range(num)]
+    return Drawings(**drawn_once(file, wanted, _draw, _columns))
+
+
+def drawn_once(
+    file: Path,
+    wanted: Sequence[Any],
+    draw_one: Callable[[Any], Drawing],
+    columns: Callable[[Sequence[Drawing]], Mapping[str, NDArray[Any]]],
+) -> dict[str, NDArray[Any]]:
+    """Columns of drawings from a file, which is made first where there is none.
+
+    Args:
+        wanted: What `draw_one` takes, one for each drawing.
+        columns: Lays the drawings out.
+    """
     if not file.exists():
-        wanted = [(domain, i // images_each, i % images_each, world) for i in range(num)]
         # numba and the pool: forked children of a threaded process may hang.
         with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-            drawn = list(pool.map(_draw, wanted, chunksize=64))
-        aside = cache / f".{file.name}"
+            drawn = list(pool.map(draw_one, wanted, chunksize=64))
+        aside = file.with_name(f".{file.name}")
         with aside.open("wb") as sink:
-            np.savez(sink, **_columns(drawn))
+            np.savez(sink, **columns(drawn))
         aside.rename(file)
-    with np.load(file) as columns:
-        return Drawings(**columns)
+    with np.load(file) as found:
+        return dict(found)
 
 
 def training_set(num: int, cache: Path) -> Drawings:

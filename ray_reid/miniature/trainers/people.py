@@ -1,10 +1,7 @@
 """Drawn pedestrians in memory, with the truth: what the models of clothes are trained on."""
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ from scipy.ndimage import distance_transform_edt
 from ray_reid.miniature.drawing import Domain, Drawing, draw
 from ray_reid.miniature.paint import CLOTHES_PARTS
 from ray_reid.miniature.pedestrians import NUM_OUTFITS, pedestrian_identity
-from ray_reid.miniature.trainers.drawings import TRAIN_WORLD, WORD
+from ray_reid.miniature.trainers.drawings import TRAIN_WORLD, WORD, drawn_once
 
 __all__ = ["SIZE", "TEST_WORLD", "TRAIN_WORLD", "People", "people", "training_set", "worn"]
 
@@ -50,17 +47,8 @@ class People:
 def people(domain: Domain, num: int, world: int, cache: Path) -> People:
     """Draw `num` pedestrians, two pictures of each, or read them from `cache`."""
     file = cache / f"pedestrian-{domain}-{num}-{world}.npz"
-    if not file.exists():
-        wanted = [(domain, i // 2, i % 2, world) for i in range(num)]
-        # numba and the pool: forked children of a threaded process may hang.
-        with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-            drawn = list(pool.map(_draw, wanted, chunksize=64))
-        aside = cache / f".{file.name}"
-        with aside.open("wb") as sink:
-            np.savez(sink, **_columns(drawn))
-        aside.rename(file)
-    with np.load(file) as columns:
-        return People(**columns)
+    wanted = [(domain, i // 2, i % 2, world) for i in range(num)]
+    return People(**drawn_once(file, wanted, _draw, _columns))
 
 
 def training_set(num: int, cache: Path) -> People:
