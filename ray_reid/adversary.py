@@ -66,11 +66,12 @@ class Adversary:
         Returns:
             Scalars: the classifier's cross-entropy `clothes` and its `clothes_accuracy`, both
             before it learned, and the `adversarial` loss, whose gradients are the embeddings'
-            alone. All are means over the images whose clothes are learned, 0 if there are none.
+            alone. Their means over the workers are means over all images there whose clothes are
+            learned, 0 if there are none.
         """
         embeddings, clothes = embeddings.float(), self.clothes[rows]
         known = clothes >= 0
-        share, clothes = known / known.sum().clamp(min=1), clothes.clamp(min=0)
+        share, clothes = known / _each(known), clothes.clamp(min=0)
         logits = self._logits(embeddings.detach(), self.directions)
         cross_entropy = share @ F.cross_entropy(logits, clothes, reduction="none")
         if self.begun(epoch):
@@ -98,9 +99,19 @@ class Adversary:
 
     def _learn(self, cross_entropy: Tensor) -> None:
         (gradient,) = torch.autograd.grad(cross_entropy, self.directions)
-        if dist.is_available() and dist.is_initialized():
-            # The mean over the workers, whose classifiers stay equal.
-            dist.all_reduce(gradient)
-            gradient /= dist.get_world_size()
-        self.directions.grad = gradient
+        # The classifiers of the workers stay equal.
+        self.directions.grad = _mean_of_workers(gradient)
         self.optimizer.step()
+
+
+def _each(known: Tensor) -> Tensor:
+    """How many images a worker has on average whose clothes are learned; above 0."""
+    count = _mean_of_workers(known.sum().float())
+    return count + (count == 0)
+
+
+def _mean_of_workers(values: Tensor) -> Tensor:
+    if not (dist.is_available() and dist.is_initialized()):
+        return values
+    dist.all_reduce(values)
+    return values / dist.get_world_size()

@@ -125,8 +125,21 @@ def threshold(margin: Margins, share: float) -> float:
     return float(np.quantile(margin, share, method="higher"))
 
 
+def named(identity: Sequence[str | None], scored: Metrics) -> list[str | None]:
+    """Identities of the queries that are scored, null for the others.
+
+    One whose every match is junk has a margin between two strangers, and would fill a gate.
+    """
+    return [name if rank > 0 else None for name, rank in zip(identity, scored.first, strict=True)]
+
+
 def calibrate(margin: Margins, identity: Sequence[str | None], share: float) -> Gate:
     """A gate for a share of the queries, chosen on one half of the identities.
+
+    Args:
+        margin: (Q,)
+        identity: (Q,) null for a query that does not count.
+        share: Of the queries that are refined.
 
     Raises:
         ValueError: If a half has no query with an identity.
@@ -143,23 +156,33 @@ def calibrate(margin: Margins, identity: Sequence[str | None], share: float) -> 
 
 
 def curve(
-    plain: Metrics, refined: Metrics, margin: Margins, identity: Sequence[str | None]
+    plain: Metrics,
+    refined: Metrics,
+    margin: Margins,
+    identity: Sequence[str | None],
+    made: Mask,
 ) -> list[Point]:
     """What refining a share of the queries gives, the most doubtful first.
 
     The thresholds are of one half of the identities, the figures of the other.
 
+    Args:
+        plain: What the queries score alone.
+        refined: What they score with variants.
+        margin: (Q,)
+        identity: (Q,)
+        made: (Q,) True where a query has variants; the others cannot be refined.
+
     Raises:
         ValueError: If a half has no query that is scored.
     """
-    scored = plain.first > 0
-    named = [name if ok else None for name, ok in zip(identity, scored, strict=True)]
-    first, second = _halves(named)
+    first, second = _halves(named(identity, plain))
     points = []
     for share in SHARES:
         asked = margin < threshold(margin[first], share)
         if share == 1:
             asked = np.ones_like(asked)
+        asked &= made
         one = metrics.chosen(plain, refined, asked)
         points.append(
             Point(

@@ -82,7 +82,7 @@ def evaluate_job(work: Work) -> Facts:
     thresholds, decided = _decide(work, query, gallery, result["stamp"])
     _write_package(work, text, page, thresholds)
     if judged.gate is not None:
-        gate = scoring.served_gate(query, gallery, judged.gate)
+        gate = scoring.served_gate(query, gallery, judged.gate.share)
         storage.write_text(work.out / "model" / doubt.FILE, gate.dump())
     bar.update()
     bar.close()

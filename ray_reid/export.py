@@ -42,7 +42,10 @@ COLUMNS = (
     schema.ATTRIBUTES,
 )
 # Terms that forbid passing on what was made of an image: LTCC's, Creative Commons' ND and the like.
-NO_DERIVATIVES = re.compile(r"redistribution of derivatives|no.?derivative|\bND\b", re.IGNORECASE)
+NO_DERIVATIVES = re.compile(
+    r"redistribution of derivatives|\bno.?deriv|deriv\w*( works?)? (are|is|may|must) not|\bND\b",
+    re.IGNORECASE,
+)
 # In the Market layout: prefixes of the names of images that have no identity.
 NAMELESS = {role: number for number, role in market1501.ROLES.items()}
 

@@ -66,11 +66,7 @@ def filter_job(work: Work) -> Facts:
     if not made.rows.num_rows:
         raise ValueError("nothing was generated: the table generate/observations is empty")
     kept = Selection(place, made.rows.filter(made.rows[schema.DROP_REASON].is_null()))
-    # Filters may crop, so what they have seen does not say how the images were before.
-    if "adapt" in work.inputs:
-        stages = {"raw": _sample(work, RAW), "adapted": _sample(work, ADAPTED), "filtered": kept}
-    else:
-        stages = {UNGUIDED: _sample(work, UNGUIDED), "kept": kept}
+    stages = _stages(work, kept)
     counts = {
         "made": made.rows.num_rows,
         "kept": kept.rows.num_rows,
@@ -185,6 +181,17 @@ def draw(made: Selection, kept: Selection, out: Path) -> dict[str, str]:
 
 def _select(table: Path, where: pc.Expression | None = None, kept_only: bool = True) -> Selection:
     return Selection(table, storage.read(table, COLUMNS, where, kept_only))
+
+
+def _stages(work: Work, kept: Selection) -> dict[str, Selection]:
+    """What is compared with the real images, by name."""
+    if "adapt" in work.inputs:
+        # Filters may crop, so what they have seen does not say how the images were before.
+        return {"raw": _sample(work, RAW), "adapted": _sample(work, ADAPTED), "filtered": kept}
+    unguided = work.inputs["generate"] / UNGUIDED
+    # Rows that nobody could dress hold their source, which is a real image.
+    without = {UNGUIDED: _select(unguided)} if unguided.is_dir() else {}
+    return {**without, "kept": kept}
 
 
 def _sample(work: Work, name: str) -> Selection:

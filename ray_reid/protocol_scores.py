@@ -41,6 +41,8 @@ class Refined:
     """(Q,) how sure the first place is alone; see `doubt`."""
     identity: Sequence[Any]
     """(Q,) of the queries."""
+    made: NDArray[np.bool_]
+    """(Q,) True where a query has variants."""
 
 
 def run(
@@ -173,6 +175,7 @@ def _refined(
         metrics.chosen(plain, metrics.evaluate_similarity(similarity, **known), made),
         doubt.margins(asked, answering, identity, hidden),
         known["query_identity"],
+        made,
     )
 
 

@@ -33,6 +33,8 @@ DISCRIMINATOR = "discriminator"
 WHOSE, NUMBER = "whose", "number"
 """Attributes of a generated image: whose clothes, and its number among its source's from 0."""
 SHOWN, SHOWN_OUTFITS = 6, 6
+# Sides of the images that pipelines paint are whole multiples of it.
+STEP = 8
 COLUMNS = (
     schema.OBSERVATION_ID, schema.IDENTITY, schema.CAMERA, schema.VIEW, schema.CLOTHES,
     schema.SOURCE, schema.LICENCE,
@@ -81,9 +83,30 @@ def check(recipe: Recipe) -> None:
     """Refuse what cannot be generated, before anything runs.
 
     Raises:
-        ValueError: If a filter, one of its parameters or a model is impossible.
+        ValueError: If a filter, one of its parameters, the size or a model is impossible.
     """
     filter_steps(recipe)
+    named = {spec.name for spec in recipe.filters}
+    if "detection" in named:
+        raise ValueError(
+            "the filter 'detection' crops, but people in other clothes keep the frame of their "
+            "source; leave it out"
+        )
+    if "clothes" in named and recipe.outfits.method == "image_to_image":
+        raise ValueError(
+            "the filter 'clothes' looks where clothes were painted, but outfits.method "
+            "'image_to_image' paints everywhere; set filters to []"
+        )
+    if any(side % STEP for side in recipe.generate.image_size):
+        raise ValueError(
+            f"generate.image_size {list(recipe.generate.image_size)} must be multiples of {STEP}: "
+            "that is how latents are laid out"
+        )
+    if recipe.generate.licence is not None:
+        raise ValueError(
+            f"generate.licence {recipe.generate.licence!r} would replace the terms of the source, "
+            "which hold for the same image in other clothes too; leave it null"
+        )
     for model in (recipe.models.parser, recipe.models.inpainting):
         references.resolve(model)
 
@@ -152,12 +175,17 @@ def train_guide(recipe: Mapping[str, Any], real: str, generated: str, place: str
     pipeline = inpainting.load_pipeline(chosen.models.inpainting, chosen.models.precision)
     sides = []
     for folder, where in ((real, clothes.DRESSED["train"]), (generated, None)):
-        rows = storage.read(folder, [schema.IMAGE], where)[schema.IMAGE]
-        taken = rows.take(_spaced(len(rows), spec.num_images))
-        pictures = [images.decode(encoded) for encoded in taken.to_pylist()]
-        sides.append(guidance.encode_latents(pipeline, pictures, size).to(references.device()))
-    latents, made = sides
-    found = guidance.train_discriminator(latents, made, pipeline.scheduler, spec, chosen.seed)
+        ids = storage.read(folder, [schema.OBSERVATION_ID], where)[schema.OBSERVATION_ID]
+        if not len(ids):
+            raise ValueError(
+                "guidance: no image passed the filters, so none can be told from the real ones"
+            )
+        taken = ids.take(_spaced(len(ids), spec.num_images)).to_pylist()
+        encoded = _images(Path(folder), schema.OBSERVATION_ID, taken).values()
+        latents = guidance.encode_latents(pipeline, list(map(images.decode, encoded)), size)
+        sides.append(latents.to(references.device()))
+    real_latents, made = sides
+    found = guidance.train_discriminator(real_latents, made, pipeline.scheduler, spec, chosen.seed)
     aside = Path(f"{place}.part")
     guidance.save(found, aside)
     aside.rename(place)

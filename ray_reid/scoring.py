@@ -27,6 +27,8 @@ COLUMNS = (
 )
 """What a row must have to be scored, besides the embeddings."""
 FORWARD = "forward"
+# Queries that the gate of a package is calibrated on, evenly spaced: more move no quantile.
+CALIBRATING = 2000
 Labels = Sequence[str | None]
 Found = Mapping[str, Sequence[Metrics]]
 UNREFINED = "unrefined_"
@@ -155,7 +157,8 @@ def judge(
     first = next(iter(found.values()))[0]
     gate = None
     if refine.gate is not None:
-        gate = doubt.calibrate(first.margin, first.identity, refine.gate.share)
+        counted = doubt.named(first.identity, first.plain)
+        gate = doubt.calibrate(first.margin, counted, refine.gate.share)
     level = np.inf if gate is None else gate.margin
     judged = {
         name: [
@@ -166,30 +169,40 @@ def judge(
     }
     alone = {name: [one.plain for one in draws] for name, draws in found.items()}
     try:
-        curve = doubt.curve(first.plain, first.refined, first.margin, first.identity)
+        curve = doubt.curve(first.plain, first.refined, first.margin, first.identity, first.made)
     except ValueError as error:
         return Judged(judged, alone, gate, missing=str(error))
     return Judged(judged, alone, gate, curve)
 
 
-def served_gate(query: Side, gallery: Side, gate: Gate) -> Gate:
-    """A gate for the embeddings of the package alone, where something else is scored.
+def served_gate(query: Side, gallery: Side, share: float) -> Gate:
+    """A gate for those who ask the package itself: single images, of which only junk is hidden.
 
-    By the Market rule, as the thresholds of the open set.
+    A protocol may hide clothes, compare means of tracks, or score another embedding; a service does
+    not. So it is calibrated anew by the Market rule, as the thresholds of the open set are.
     """
-    if query.alone is None or gallery.alone is None:
-        return gate
-    sides = [{"identity": side.identity, "camera": side.cameras()} for side in (query, gallery)]
-    hidden = doubt.junk("market", *sides)
-    margin = doubt.margins(query.alone, gallery.alone, gallery.identity, hidden)
-    return doubt.calibrate(margin, query.identity, gate.share)
+    alone, images = (
+        side.embedding if side.alone is None else side.alone for side in (query, gallery)
+    )
+    size = len(query.identity)
+    rows = np.linspace(0, size - 1, min(size, CALIBRATING)).round().astype(np.int64).tolist()
+    identity, cameras = query.identity, query.cameras()
+    asked = {
+        "identity": [identity[row] for row in rows],
+        "camera": [cameras[row] for row in rows],
+    }
+    hidden = doubt.junk(
+        "market", asked, {"identity": gallery.identity, "camera": gallery.cameras()}
+    )
+    margin = doubt.margins(alone[rows], images, gallery.identity, hidden)
+    return doubt.calibrate(margin, asked["identity"], share)
 
 
 def stacked(variants: pa.Table, queries: Sequence[str], count: int) -> NDArray[np.float32]:
-    """(Q, count, D) embeddings of each query's first variants, zero where it has none.
+    """(Q, count, D) embeddings of each query's first variants, zero where it lacks any.
 
     Raises:
-        ValueError: If a query has some, but fewer.
+        ValueError: If fewer were made.
     """
     scored = schema.TEST_EMBEDDING in variants.column_names
     ordered = variants.sort_by([(schema.PARENT, "ascending"), (schema.NUMBER, "ascending")])
@@ -197,15 +210,17 @@ def stacked(variants: pa.Table, queries: Sequence[str], count: int) -> NDArray[n
     of: dict[str, list[int]] = {}
     for row, parent in enumerate(ordered[schema.PARENT].to_pylist()):
         of.setdefault(parent, []).append(row)
+    most = max(map(len, of.values()), default=count)
+    if most < count:
+        raise ValueError(
+            f"the queries have {most} variants, fewer than refine.num_variants {count}; make more "
+            "of them, or ask for fewer"
+        )
     found = np.zeros((len(queries), count, rows.shape[1]), dtype=np.float32)
     for place, name in enumerate(queries):
         own = of.get(name, [])
-        if own and len(own) < count:
-            raise ValueError(
-                f"query {name} has {len(own)} variants, fewer than refine.num_variants {count}; "
-                "make more of them, or ask for fewer"
-            )
-        if own:
+        # Where one was refused, the lists of the others would be those of fewer clothes.
+        if len(own) >= count:
             found[place] = rows[own[:count]]
     return found
 

@@ -28,8 +28,6 @@ from ray_reid.wardrobe import Refine
 
 SECONDS = "seconds"
 """What a row took the actor that made it."""
-# Sides of the images that pipelines paint are whole multiples of it.
-STEP = 8
 # A photograph is brought to at most this many times the size that it is painted at.
 LARGEST = 4
 
@@ -119,8 +117,9 @@ def outside(recipe: Recipe) -> str:
 
 def painted(recipe: Recipe, spec: Refine) -> Recipe:
     """The recipe with the steps and the size that variants are painted with."""
+    step = redress.STEP
     sides = [
-        max(STEP, STEP * round(side * spec.scale / STEP)) for side in recipe.generate.image_size
+        max(step, step * round(side * spec.scale / step)) for side in recipe.generate.image_size
     ]
     changes = {"generate.steps": spec.steps, "generate.image_size": sides}
     return config.override(recipe, changes)

@@ -329,7 +329,9 @@ def _worker(rank: int, folder: str, table: str) -> None:
     begun = fit.adversary.directions.detach().clone()
     for _ in fit.run():
         pass
-    torch.save({**fit.state(), "begun": begun}, f"{folder}/{rank}.pt")
+    # One image of the first worker is of clothes that are learned, and none or all of the other.
+    each = [adversary._each(torch.arange(4) < (most if rank else 1)) for most in (0, 4)]
+    torch.save({**fit.state(), "begun": begun, "each": each}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -348,6 +350,7 @@ def test_two_workers_have_one_classifier(table: Path, tmp_path: Path) -> None:
     learned = [name for name in first["network"] if "running" not in name]
     assert all(torch.equal(first["network"][name], second["network"][name]) for name in learned)
     assert first["progress"]["history"] == second["progress"]["history"]
+    assert first["each"] == second["each"] == [0.5, 2.5]
 
 
 def test_the_next_stage_and_the_package_have_the_network_alone(table: Path, tmp_path: Path) -> None:

@@ -49,11 +49,28 @@ def test_every_pixel_that_is_not_masked_stays_that_of_the_source_to_the_bit(pain
     settings: dict[str, Any] = {"guidance": 2.0, "steps": 2, "image_size": (16, 16)}
     made = inpainting.inpaint(pipeline, sources, masks, ["a", "b"], [1, 2], **settings)
     for source, image, mask in zip(sources, made, masks, strict=True):
+        assert image is not None
         assert image.shape == source.shape
         np.testing.assert_array_equal(image[~mask], source[~mask])
         assert (image[mask] != source[mask]).any()
-    alone = inpainting.inpaint(pipeline, sources[1:], masks[1:], ["b"], [2], **settings)
-    np.testing.assert_allclose(alone[0].astype(int), made[1].astype(int), atol=1)
+    (alone,) = inpainting.inpaint(pipeline, sources[1:], masks[1:], ["b"], [2], **settings)
+    np.testing.assert_allclose(np.asarray(alone, int), np.asarray(made[1], int), atol=1)
+
+
+def test_what_a_safety_checker_refuses_is_no_image(
+    painter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = inpainting.load_pipeline(painter, "fp32")
+    monkeypatch.setattr(
+        pipeline, "run_safety_checker", lambda image, *_: (image, [False, True]), raising=False
+    )
+    masks = [np.ones((16, 16), np.bool_)] * 2
+    settings: dict[str, Any] = {"guidance": 1.0, "steps": 1, "image_size": (16, 16)}
+    kept, refused = inpainting.inpaint(
+        pipeline, [_pixels(16, 16)] * 2, masks, ["a", "b"], [1, 2], **settings
+    )
+    assert kept is not None
+    assert refused is None
 
 
 def test_what_is_stored_is_the_source_outside_the_mask_to_the_bit() -> None:
@@ -182,6 +199,23 @@ def test_a_plan_dresses_every_image_in_other_clothes_and_keeps_the_person(tmp_pa
     more = redress.outfits_plan(_recipe("outfits.num_outfits=3"), table, WORN, "g")
     kept = set(plan[schema.OBSERVATION_ID].to_pylist())
     assert kept < set(more[schema.OBSERVATION_ID].to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("filters=[{name: detection}]", "'detection' crops"),
+        ("outfits.method=image_to_image", "paints everywhere; set filters to"),
+        ("generate.image_size=[100, 48]", r"\[100, 48\] must be multiples of 8"),
+        ("generate.licence=CC0", "'CC0' would replace the terms of the source"),
+    ],
+)
+def test_what_cannot_be_painted_is_refused_before_anything_runs(
+    override: str, sentence: str
+) -> None:
+    redress.check(_recipe())
+    with pytest.raises(ValueError, match=sentence):
+        redress.check(_recipe(override))
 
 
 def test_sources_that_cannot_be_dressed_are_kept_with_their_reason(tmp_path: Path) -> None:

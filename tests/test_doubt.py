@@ -112,8 +112,12 @@ def test_a_query_without_variants_keeps_its_ranking():
 
 def test_too_few_variants_of_a_query_are_refused():
     query, gallery, centres = sides()
-    with pytest.raises(ValueError, match=r"has 4 variants, fewer than refine.num_variants 6"):
-        scoring.judge(query, gallery, config.Evaluate(), Refine(), variants_of(query, centres))
+    made = variants_of(query, centres)
+    with pytest.raises(ValueError, match=r"have 4 variants, fewer than refine.num_variants 6"):
+        scoring.judge(query, gallery, config.Evaluate(), Refine(), made)
+    # One that lacks a single variant has none.
+    found = scoring.stacked(made.slice(1), query.observation_id, VARIANTS)
+    assert found.any(axis=(1, 2)).tolist() == [False] + [True] * (len(found) - 1)
 
 
 def test_images_that_a_protocol_leaves_out_do_not_vote():

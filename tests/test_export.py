@@ -384,7 +384,17 @@ def test_images_made_from_those_whose_terms_forbid_it_are_not_exported(
     assert export.LAYOUTS[layout](real, tmp_path / "own").images == 1
 
 
-@pytest.mark.parametrize("terms", ["CC BY-ND 4.0", "CC BY-NC-ND 4.0", "no derivatives"])
+@pytest.mark.parametrize(
+    "terms",
+    [
+        "CC BY-ND 4.0",
+        "CC BY-NC-ND 4.0",
+        "no derivatives",
+        "NoDerivs",
+        "derivative works are not permitted",
+        "Derivatives may not be passed on",
+    ],
+)
 def test_other_terms_against_derivatives_are_known_too(tmp_path: Path, terms: str) -> None:
     table = write(tmp_path / "t", [row(0, "a:1", "1", origin="synthetic", licence=terms)])
     with pytest.raises(ValueError, match="may not be exported"):

@@ -1,5 +1,6 @@
 """The filter job on a made-up run, with colours in the place of a model's features."""
 
+import dataclasses
 import io
 import json
 
@@ -122,6 +123,18 @@ def test_a_missing_set_is_null_and_holds_no_other_back(tmp_path):
     # One image has no covariance.
     assert (filtered["images"], filtered["fid"]) == (1, None)
     assert (adapted["images"], adapted["fid"]) == (30, None)
+
+
+def test_guided_images_stand_beside_those_without_that_nothing_dropped(tmp_path):
+    work = make_work(tmp_path)
+    jobs = {job: place for job, place in work.inputs.items() if job != "adapt"}
+    alone = dataclasses.replace(work, inputs=jobs)
+    assert [stage["stage"] for stage in filtering.filter_job(alone)["stages"]] == ["kept"]
+    rows = generated("unguided", 9, 60, drop_reason=reason)
+    storage.write(tmp_path / "generate" / "unguided", schema.observations(rows))
+    without, kept = filtering.filter_job(alone)["stages"]
+    assert (without["stage"], without["images"]) == ("unguided", 3)
+    assert without["num_images"] == kept["num_images"] == 3
 
 
 def test_all_dropped_is_a_warning_and_only_the_dropped_are_shown(tmp_path):

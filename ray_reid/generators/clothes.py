@@ -17,6 +17,7 @@ from ray_reid.wardrobe import Outfits
 
 NO_CLOTHES, ALL_CLOTHES, NO_IMAGE = "no_clothes", "all_clothes", "unreadable"
 """Begin the reasons why an image has no outfits."""
+UNSAFE = "unsafe: the pipeline's safety checker refused what was painted"
 ROW, MASK = "row", "mask"
 """Columns of a plan and of the stream: number of the source, and where it is painted."""
 
@@ -159,7 +160,7 @@ class Redress:
             guidance.guide(self.painter.pipeline, found, weight)
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
-        """Dress the rows that nothing has dropped."""
+        """Dress the rows that nothing has dropped; drop what the pipeline itself refuses."""
         rows = [row for row, reason in enumerate(batch[schema.DROP_REASON]) if reason is None]
         sources = [images.unpack(batch[schema.PIXELS][row]) for row in rows]
         made = self.painter(
@@ -168,10 +169,15 @@ class Redress:
             [batch[schema.PROMPT][row] for row in rows],
             [int(batch[schema.SEED][row]) for row in rows],
         )
-        pixels = np.array(batch[schema.PIXELS], dtype=object)
+        pixels, reason = (
+            np.array(batch[name], dtype=object) for name in (schema.PIXELS, schema.DROP_REASON)
+        )
         for row, image in zip(rows, made, strict=True):
-            pixels[row] = images.pack(image)
-        return {**batch, schema.PIXELS: pixels}
+            if image is None:
+                reason[row] = UNSAFE
+            else:
+                pixels[row] = images.pack(image)
+        return {**batch, schema.PIXELS: pixels, schema.DROP_REASON: reason}
 
 
 class Painter:
@@ -197,7 +203,7 @@ class Painter:
         masks: Sequence[NDArray[np.bool_]],
         prompts: Sequence[str],
         seeds: Sequence[int],
-    ) -> list[Pixels]:
+    ) -> list[Pixels | None]:
         """Paint images of any sizes; see `models.inpainting.inpaint`."""
         from ray_reid.models.inpainting import inpaint
 
@@ -244,9 +250,15 @@ class Dresser:
         ]
         made = iter(self.painter(*map(list, zip(*jobs, strict=True))) if jobs else [])
         return [
-            mask if isinstance(mask, str) else [next(made) for _ in own]
+            mask if isinstance(mask, str) else _whole([next(made) for _ in own])
             for mask, own in zip(found, prompts, strict=True)
         ]
+
+
+def _whole(variants: Sequence[Pixels | None]) -> list[Pixels] | str:
+    """All variants of an image, or why it has none."""
+    made = [image for image in variants if image is not None]
+    return made if len(made) == len(variants) else UNSAFE
 
 
 def encode(batch: Batch) -> dict[str, NDArray[Any]]:

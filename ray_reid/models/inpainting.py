@@ -36,7 +36,7 @@ def inpaint(
     image_size: tuple[int, int],
     negative_prompt: str = "",
     strength: float = 1.0,
-) -> list[Pixels]:
+) -> list[Pixels | None]:
     """Paint what is masked of each image; it depends on its own image, mask, prompt and seed alone.
 
     What is painted has the model's `image_size`; it is brought to the size of the source and laid
@@ -52,11 +52,12 @@ def inpaint(
         strength: Share of the denoising that is done, from noise of that share over the image.
 
     Returns:
-        (H, W, 3) uint8 each.
+        (H, W, 3) uint8 each; null where the safety checker that some pipelines bring refused what
+        was painted, in whose place it leaves black.
     """
     height, width = image_size
     size = (width, height)
-    made = pipeline(
+    found = pipeline(
         list(prompts),
         image=[Image.fromarray(image).resize(size, Image.Resampling.BICUBIC) for image in images],
         # A pixel of the model's size is painted where any part of it is masked.
@@ -69,10 +70,11 @@ def inpaint(
         height=height,
         width=width,
         output_type="pil",
-    ).images
+    )
+    refused = getattr(found, "nsfw_content_detected", None) or [False] * len(prompts)
     return [
-        composite(image, np.asarray(painted), mask)
-        for image, painted, mask in zip(images, made, masks, strict=True)
+        None if unsafe else composite(image, np.asarray(painted), mask)
+        for image, painted, mask, unsafe in zip(images, found.images, masks, refused, strict=True)
     ]
 
 

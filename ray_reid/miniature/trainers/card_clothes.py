@@ -100,6 +100,7 @@ def dressed(
         rows = slice(start, start + 32)
         prompts = [prompt(*worn) for worn in asked[rows]]
         seeds = list(range(start, start + len(prompts)))
-        made += inpaint(pipeline, sources[rows], masks[rows], prompts, seeds,
-                        guidance=GUIDANCE, steps=STEPS, image_size=SIZE)  # fmt: skip
+        painted = inpaint(pipeline, sources[rows], masks[rows], prompts, seeds,
+                          guidance=GUIDANCE, steps=STEPS, image_size=SIZE)  # fmt: skip
+        made += [image for image in painted if image is not None]
     return asked, made, masks
