@@ -50,9 +50,11 @@ class Masks:
 
     def __call__(self, pixels: Sequence[Pixels]) -> "list[NDArray[np.bool_] | str]":
         """(H, W) bool for each image, True on clothes, widened by the margin; or a reason."""
+        from ray_reid.models.parser import worn
+
         if not pixels:
             return []
-        return [self._checked(parts > 0) for parts in self.parser.parse(pixels)]
+        return [self._checked(worn(parts)) for parts in self.parser.parse(pixels)]
 
     def _checked(self, worn: NDArray[np.bool_]) -> NDArray[np.bool_] | str:
         share, spec = float(worn.mean()), self.spec
