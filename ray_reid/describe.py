@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 ANSWERS, SUMMARIES = "answers", "summaries"
 ANSWER, ASKED = "answer", "asked"
 SEPARATOR = "\n"
+SHOWN = 20
+"""Most clothes that a message or the facts name."""
 
 
 class Ask:
@@ -65,12 +67,15 @@ def describe_job(work: Work) -> Facts:
     """Write `descriptions.parquet`, a row for every clothes id of the real training images.
 
     Raises:
-        ValueError: If no training image has clothes, a file of descriptions lacks one that is
-            worn, or no answer can be read.
+        ValueError: If no training image has clothes, two identities wear those of one id, a file
+            of descriptions lacks one that is worn, or no answer can be read.
     """
     table = work.inputs["ingest"] / "observations"
-    rows = storage.read(table, [schema.OBSERVATION_ID, schema.CLOTHES], clothes.DRESSED["train"])
-    worn = dict(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+    columns = (schema.OBSERVATION_ID, schema.CLOTHES, schema.IDENTITY)
+    rows = storage.read(table, columns, clothes.DRESSED["train"])
+    ids, outfits, wearers = (rows[name].to_pylist() for name in columns)
+    worn = dict(zip(ids, outfits, strict=True))
+    _check_wearers(outfits, wearers)
     names = sorted({name for name in worn.values() if name is not None})
     if not names:
         raise ValueError(
@@ -81,7 +86,7 @@ def describe_job(work: Work) -> Facts:
     counts: dict[str, dict[str, int]] = {}
     told: dict[str, Any] = {"file": spec.file}
     if spec.file is not None:
-        found = _given(Path(spec.file), names)
+        found, told["ignored"] = _given(Path(spec.file), names)
     else:
         answers = _ask(work, table)
         found, counts, told = _described(work, worn, answers)
@@ -91,7 +96,7 @@ def describe_job(work: Work) -> Facts:
     return {
         "clothes": {"worn": len(names), "described": len(found)},
         "without_clothes": sum(name is None for name in worn.values()),
-        "undescribed": sorted(set(names) - {one.clothes for one in found})[:20],
+        "undescribed": sorted(set(names) - {one.clothes for one in found})[:SHOWN],
         "answers": told,
         "metrics": {"clothes_described": len(found)},
     }
@@ -127,16 +132,31 @@ def outside(recipe: Recipe) -> str:
     return schema.observation_id(*(references.fingerprint(model) for model in used))
 
 
-def _given(file: Path, names: Sequence[str]) -> list[Description]:
-    found = descriptions.read(file)
-    missing = sorted(set(names) - {one.clothes for one in found})
+def _check_wearers(outfits: Sequence[str | None], wearers: Sequence[str]) -> None:
+    """One id is described once, so it must not name different clothes of different people."""
+    first: dict[str, str] = {}
+    for name, wearer in zip(outfits, wearers, strict=True):
+        if name is not None and first.setdefault(name, wearer) != wearer:
+            raise ValueError(
+                f"the clothes {name!r} are worn by several identities, such as {first[name]!r} "
+                f"and {wearer!r}, but one description is made of each clothes id; put the "
+                "identity into the id, in the source's pattern or its column 'clothes'"
+            )
+
+
+def _given(file: Path, names: Sequence[str]) -> tuple[list[Description], int]:
+    """Descriptions of the clothes that are worn, and how many others the file has."""
+    given = descriptions.read(file)
+    missing = sorted(set(names) - {one.clothes for one in given})
     if missing:
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise ValueError(
             f"describe.file {str(file)!r} lacks {len(missing)} of the {len(names)} clothes that "
-            f"are worn in the training images, such as {missing[0]!r}; add them, or leave "
+            f"are worn in the training images: {missing[:SHOWN]}{more}; add them, or leave "
             "describe.file out to have all described"
         )
-    return [one for one in found if one.clothes in set(names)]
+    found = [one for one in given if one.clothes in set(names)]
+    return found, len(given) - len(found)
 
 
 def _ask(work: Work, table: Path) -> dict[str, str]:
@@ -154,7 +174,8 @@ def _ask(work: Work, table: Path) -> dict[str, str]:
     if spec.backend == "vllm":
         from ray_reid import vllm
 
-        vllm.answer(table, columns, where, out, models.describer, spec)
+        found = references.resolve(models.describer)
+        vllm.answer(table, columns, where, out, found, models.precision, spec)
     else:
         params = {
             "model": models.describer,
@@ -191,7 +212,8 @@ def _described(
             f"none of the {len(answers)} answers has the form 'upper | lower | footwear', such as "
             f"{sample!r}; change describe.prompt or models.describer"
         )
-    summaries = _summaries(work, read) if work.recipe.describe.summary == "llm" else {}
+    asked = read if work.recipe.describe.summary == "llm" else {}
+    summaries = _summaries(work, asked) if asked else {}
     found = []
     for name, own_answers in sorted(read.items()):
         upper, lower, footwear = descriptions.summarise(own_answers, summaries.get(name))
@@ -207,7 +229,7 @@ def _described(
         "unparsable": sum(unreadable.values()),
         "most_unparsable": dict(unreadable.most_common(5)),
         "summaries": len(summaries),
-        "unparsable_summaries": len(read) - len(summaries) if summaries else 0,
+        "unparsable_summaries": len(asked) - len(summaries),
     }
     return found, counts, told
 
@@ -229,8 +251,13 @@ def _summaries(work: Work, read: Mapping[str, Sequence[Answer]]) -> dict[str, An
         plan, plan.column_names, [stage.Step(Summarise, params, spec.stage)], out, "summarise"
     )
     told = storage.read(out, [schema.OBSERVATION_ID, ANSWER])
-    parsed = {
-        name: descriptions.parse_answer(text)
-        for name, text in zip(*(column.to_pylist() for column in told.columns), strict=True)
-    }
+    texts = dict(zip(*(column.to_pylist() for column in told.columns), strict=True))
+    parsed = {name: descriptions.first_answer(text) for name, text in texts.items()}
+    unreadable = [name for name, answer in parsed.items() if answer is None]
+    if unreadable:
+        log.warning(
+            "describe: %d of %d summaries cannot be read, such as %r; the most frequent answers "
+            "count there; change models.summariser",
+            len(unreadable), len(parsed), texts[unreadable[0]][:80],
+        )  # fmt: skip
     return {name: answer for name, answer in parsed.items() if answer is not None}

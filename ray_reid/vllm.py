@@ -13,6 +13,8 @@ from ray_reid import schema, stage
 from ray_reid.wardrobe import Describe
 
 ANSWER = "answer"
+DTYPES = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""What vLLM calls `models.precision`."""
 
 
 def check() -> None:
@@ -29,35 +31,39 @@ def check() -> None:
 
 
 def answer(
-    table: Path, columns: Sequence[str], where: Expr, out: Path, model: str, spec: Describe
+    table: Path,
+    columns: Sequence[str],
+    where: Expr,
+    out: Path,
+    model: str,
+    precision: str,
+    spec: Describe,
 ) -> None:
     """Stream images of a table to the table `out` of answers; a killed stream resumes.
 
     Args:
         columns: `observation_id` and `image`.
-        model: Hub id or folder.
+        model: Hub id or folder, resolved.
+        precision: `models.precision`.
 
     Raises:
         ValueError: If vLLM is missing or a worker fails.
     """
     check()
     stage.stream(
-        table, columns, (), out, "describe", where, through=processor(model, spec),
+        table, columns, (), out, "describe", where, through=processor(model, precision, spec),
         block_rows=spec.stage.block_rows,
     )  # fmt: skip
 
 
-def processor(model: str, spec: Describe) -> "Callable[[ray.data.Dataset], ray.data.Dataset]":
-    """What turns a data set of images into one of answers, `spec.stage` giving its resources."""
+def processor(
+    model: str, precision: str, spec: Describe
+) -> "Callable[[ray.data.Dataset], ray.data.Dataset]":
+    """What turns a data set of images into one of answers."""
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     found: Callable[[ray.data.Dataset], ray.data.Dataset] = build_processor(
-        vLLMEngineProcessorConfig(
-            model_source=model,
-            concurrency=spec.stage.actors,
-            batch_size=spec.stage.batch_size,
-            prepare_multimodal_stage=True,
-        ),
+        vLLMEngineProcessorConfig(**engine(model, precision, spec)),
         preprocess=lambda row: request(row, spec.prompt, spec.max_words),
         postprocess=lambda row: {
             schema.OBSERVATION_ID: row[schema.OBSERVATION_ID],
@@ -65,6 +71,21 @@ def processor(model: str, spec: Describe) -> "Callable[[ray.data.Dataset], ray.d
         },
     )
     return found
+
+
+def engine(model: str, precision: str, spec: Describe) -> dict[str, Any]:
+    """How vLLM runs the describer.
+
+    Of `spec.stage` it takes `actors` and `batch_size`; every actor has a whole GPU, whatever
+    `num_cpus` and `num_gpus` say.
+    """
+    return {
+        "model_source": model,
+        "engine_kwargs": {"dtype": DTYPES[precision]},
+        "concurrency": spec.stage.actors,
+        "batch_size": spec.stage.batch_size,
+        "prepare_multimodal_stage": True,
+    }
 
 
 def request(row: Mapping[str, Any], prompt: str, max_words: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Dressing people otherwise: models, stages and the plan of DLCR's generate job."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models
+import torch
 from numpy.typing import NDArray
 
 from ray_reid import config, images, redress, schema, storage
 from ray_reid.filters.clothes import ClothesFilter
 from ray_reid.generators import clothes
 from ray_reid.generators.descriptions import Description
-from ray_reid.models import inpainting, parser
-from ray_reid.models.summariser import Summariser
+from ray_reid.models import inpainting, parser, summariser
+from ray_reid.models.describer import Describer
 from ray_reid.wardrobe import Outfits
 
 RNG = np.random.default_rng(0)
@@ -89,7 +91,21 @@ def test_a_parser_tells_clothes_by_the_names_of_its_labels(segmenter: str) -> No
     assert [one.shape for one in found] == [(40, 20), (8, 8)]
     names = ["Background", "Face", "Upper-clothes", "Skirt", "Right_shoe", "Hair"]
     parts = parser.parts_of(dict(enumerate(names)))
-    assert parts.tolist() == [0, 0, parser.UPPER, parser.LOWER, parser.FOOTWEAR, 0]
+    assert parts.tolist() == [
+        parser.OTHER, parser.BODY, parser.UPPER, parser.LOWER, parser.FOOTWEAR, parser.BODY
+    ]  # fmt: skip
+    assert parser.worn(parts).tolist() == [False, False, True, True, True, False]
+    assert parser.body(parts).tolist() == [False, True, False, False, False, True]
+
+
+def test_a_label_may_list_garments_and_a_part_without_labels_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    names = ["bag, wallet", "shirt, blouse", "top, t-shirt, sweatshirt", "tights, stockings"]
+    with caplog.at_level(logging.WARNING):
+        parts = parser.parts_of(dict(enumerate(names)))
+    assert parts.tolist() == [parser.OTHER, parser.UPPER, parser.UPPER, parser.LOWER]
+    assert "no label is ['footwear']" in caplog.text
 
 
 def test_a_model_without_clothes_among_its_labels_is_no_parser(tmp_path: Path) -> None:
@@ -98,23 +114,56 @@ def test_a_model_without_clothes_among_its_labels_is_no_parser(tmp_path: Path) -
         parser.Parser(str(path))
 
 
-def test_a_summariser_answers_in_one_line(tmp_path: Path) -> None:
-    model = Summariser(str(tiny_models.llama(tmp_path / "llama")), "fp32")
+def test_a_summariser_is_told_how_often_each_answer_was_given() -> None:
+    often = [f"coat {n} | jeans | boots" for n in range(60)]
+    text = summariser.asked([*often, "red coat | jeans | boots", often[7], often[7]])
+    lines = text.splitlines()[1:]
+    assert lines[0] == f"3 x {often[7]}"
+    assert lines[1] == f"1 x {often[0]}"
+    assert len(lines) == summariser.MAX_ANSWERS
+
+
+def test_a_chat_begins_once(tmp_path: Path) -> None:
+    model = summariser.Summariser(str(tiny_models.llama(tmp_path / "llama")), "fp32")
     told = model.summarise(["red | blue | white"], 5)
-    assert "\n" not in told
     assert told == model.summarise(["red | blue | white"], 5)
+    calls: list[torch.Tensor] = []
+    generate = model.model.generate
+
+    def watched(**inputs: Any) -> Any:
+        calls.append(inputs["input_ids"])
+        return generate(**inputs)
+
+    model.model.generate = watched
+    model.tokenizer.add_bos_token = True
+    model.tokenizer.chat_template = "{{ bos_token }}{{ messages[0]['content'] }}"
+    model.summarise(["red | blue | white"], 5)
+    (tokens,) = calls
+    assert (tokens == model.tokenizer.bos_token_id).sum() == 1
+
+
+def test_a_describer_answers_about_images_of_several_sizes(tmp_path: Path) -> None:
+    model = Describer(str(tiny_models.llava_next(tmp_path / "llava")), "fp32")
+    sizes = ((16, 16), (40, 16))
+    pictures = [_pixels(*size) for size in sizes]
+    lengths = [model.processor(images=one, text="<image> a").input_ids for one in pictures]
+    assert len({len(ids[0]) for ids in lengths}) == 2
+    alone = [model.answer([one], "<image> what ?", 6)[0] for one in pictures]
+    assert model.answer(pictures, "<image> what ?", 6) == alone
+    assert all("what" not in answer for answer in alone)
 
 
 # Masks
 
 
 class _Parser:
-    """Sees clothes in the first rows of an image, as many as its first pixel says."""
+    """Sees clothes in the first rows, as many as the first pixel says; hair at the right edge."""
 
     def parse(self, pixels: Sequence[images.Pixels]) -> list[NDArray[np.uint8]]:
         found = []
         for one in pixels:
             parts = np.zeros(one.shape[:2], np.uint8)
+            parts[:, -1] = parser.BODY
             parts[: int(one[0, 0, 0])] = parser.UPPER
             found.append(parts)
         return found
@@ -141,9 +190,13 @@ def test_nobody_and_nothing_but_clothes_are_told_apart_and_counted() -> None:
     assert person.sum() == 20
 
 
-def test_a_margin_widens_the_mask_and_image_to_image_takes_all() -> None:
+def test_a_margin_widens_the_mask_but_not_over_the_body() -> None:
     (wide,) = _masks(margin=2)([_dressed(5)])
-    assert np.asarray(wide).sum() == 28
+    assert np.asarray(wide)[5:7].tolist() == [[True, True, True, False]] * 2
+    assert np.asarray(wide).sum() == 26
+
+
+def test_image_to_image_paints_all() -> None:
     (whole,) = _masks(method="image_to_image")([_dressed(5)])
     assert np.asarray(whole).all()
 

@@ -1,26 +1,31 @@
 """The describe job: answers asked for, counted, summarised, and given in a file instead."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from ray_reid import config, describe, images, schema, storage, vllm
+from ray_reid import config, describe, images, schema, stage, storage, vllm
 from ray_reid.generators import descriptions
 from ray_reid.generators.descriptions import Description
+from ray_reid.models import references
 from ray_reid.run import Work
 
 PICTURE = images.encode(np.zeros((4, 4, 3), np.uint8))
 GOOD, OTHER = "red coat | jeans | boots", "blue coat | jeans | boots"
 
 
-def _work(tmp_path: Path, clothes: list[str | None], *overrides: str) -> Work:
+def _work(
+    tmp_path: Path, clothes: list[str | None], *overrides: str, wearers: str = "1111111"
+) -> Work:
     rows: list[dict[str, Any]] = [
         {
             schema.OBSERVATION_ID: f"id{n}",
             schema.IMAGE: PICTURE,
-            schema.IDENTITY: "s:1",
+            schema.IDENTITY: f"s:{wearers[n]}",
             schema.CLOTHES: name,
             schema.SOURCE: "s",
             schema.SPLIT: "train",
@@ -70,15 +75,42 @@ def test_an_edited_file_takes_the_place_of_a_model(tmp_path: Path) -> None:
     work = _work(tmp_path, ["a", "b"], f"describe.file={file}")
     facts = describe.describe_job(work)
     assert descriptions.read(work.out / descriptions.FILE) == own[:2]
-    assert facts["answers"] == {"file": str(file)}
+    assert facts["answers"] == {"file": str(file), "ignored": 1}
 
 
 def test_a_file_without_clothes_that_are_worn_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "mine.parquet"
     descriptions.write(file, [Description("a", "red coat", "jeans", "boots")], {})
     work = _work(tmp_path, ["a", "b", "c"], f"describe.file={file}")
-    with pytest.raises(ValueError, match=r"lacks 2 of the 3 clothes .* such as 'b'"):
+    with pytest.raises(ValueError, match=r"lacks 2 of the 3 clothes .*: \['b', 'c'\]; add"):
         describe.describe_job(work)
+
+
+def test_one_id_for_the_clothes_of_two_people_is_refused(tmp_path: Path) -> None:
+    work = _work(tmp_path, ["1", "2", None, "1"], wearers="1122")
+    with pytest.raises(ValueError, match=r"clothes '1' are worn by .* 's:1' and 's:2'"):
+        describe.describe_job(work)
+
+
+def test_summaries_that_cannot_be_read_are_counted_and_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    work = _work(tmp_path, ["a", "b"], "describe.summary=llm", "models.summariser=none/such")
+    _answering(monkeypatch, [GOOD, OTHER])
+
+    def told(plan: pa.Table, columns: Any, steps: Any, out: Path, title: str) -> None:
+        answers = pa.array(["I am sorry"] * plan.num_rows)
+        storage.write(out, plan.append_column(describe.ANSWER, answers))
+
+    monkeypatch.setattr(stage, "stream", told)
+    with caplog.at_level(logging.WARNING):
+        facts = describe.describe_job(work)
+    assert (facts["answers"]["summaries"], facts["answers"]["unparsable_summaries"]) == (0, 2)
+    assert "2 of 2 summaries cannot be read, such as 'I am sorry'" in caplog.text
+    assert [one.upper for one in descriptions.read(work.out / descriptions.FILE)] == [
+        "red coat",
+        "blue coat",
+    ]
 
 
 def test_images_without_clothes_ids_are_refused(tmp_path: Path) -> None:
@@ -108,3 +140,27 @@ def test_vllm_is_asked_with_the_image_and_the_prompt() -> None:
     assert text == {"type": "text", "text": "what?"}
     assert asked["sampling_params"] == {"temperature": 0.0, "max_tokens": 9}
     assert asked[schema.OBSERVATION_ID] == "id"
+
+
+def test_vllm_runs_the_model_in_the_precision_of_the_recipe() -> None:
+    spec = config.load("dlcr", "miniature").describe
+    engine = vllm.engine("/models/llava", "bf16", spec)
+    assert engine["model_source"] == "/models/llava"
+    assert engine["engine_kwargs"] == {"dtype": "bfloat16"}
+    assert vllm.engine("m", "auto", spec)["engine_kwargs"] == {"dtype": "auto"}
+
+
+def test_vllm_is_given_what_a_reference_stands_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def answer(*arguments: Any) -> None:
+        given.extend(arguments)
+        raise ValueError("asked")
+
+    monkeypatch.setattr(vllm, "answer", answer)
+    work = _work(tmp_path, ["a"], "describe.backend=vllm", "models.precision=fp16")
+    with pytest.raises(ValueError, match="asked"):
+        describe.describe_job(work)
+    assert given[4:6] == [str(references.WEIGHTS / "describer"), "fp16"]

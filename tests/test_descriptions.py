@@ -33,6 +33,15 @@ def _worn(number: int) -> list[Description]:
         ("1 | 2 | 3", None),
         ("a very long story of what someone may have worn that day | jeans | boots", None),
         ("colour: red: hoodie | jeans | boots", None),
+        ("red shirt; {blue} (maybe) <x>! | jeans | boots", None),
+        ("no-sleeve shirt | 3/4 jeans | boots", None),
+        (
+            "no-sleeve shirt | women's jeans, blue | boots /",
+            ("no-sleeve shirt", "women's jeans, blue", "boots"),
+        ),
+        ("none visible | jeans | not visible in the image", (None, "jeans", None)),
+        ("nothing | jeans | no shoes visible", (None, "jeans", None)),
+        ("red knot top | jeans | shoes not shown", ("red knot top", "jeans", None)),
         ("", None),
     ],
 )
@@ -62,6 +71,30 @@ def test_where_a_summary_leaves_several_the_most_frequent_answer_is_kept() -> No
     )
 
 
+def test_a_comma_parts_garments_only_where_an_image_shows_one_of_them() -> None:
+    answers = [("red coat", "jeans", "boots"), ("blue coat", "jeans", "boots")]
+    summary = ("blue coat, parka", "white, long trousers", "boots or sandals")
+    assert summarise(answers, summary) == ("blue coat", "white, long trousers", "boots")
+    whole: tuple[str, str, str] = ("white, long shirt", "jeans", "boots")
+    assert summarise([whole, ("long shirt", "jeans", "boots")], whole) == whole
+
+
+def test_a_summary_that_ends_in_a_separator_leaves_nothing_empty() -> None:
+    answers = [("red coat", "jeans", "boots")]
+    assert summarise(answers, ("dark coat, ", "grey trousers / none", "no shoes / no socks")) == (
+        "dark coat",
+        "grey trousers",
+        "boots",
+    )
+    assert parse_answer("dark coat, | jeans | boots/") == ("dark coat", "jeans", "boots")
+
+
+def test_a_summary_is_the_first_line_that_can_be_read() -> None:
+    told = "Sure!\nIn the form upper | lower | footwear:\n\nred coat | jeans | boots\na | b | c"
+    assert descriptions.first_answer(told) == ("red coat", "jeans", "boots")
+    assert descriptions.first_answer("I am sorry.") is None
+
+
 def test_a_part_that_nobody_names_has_no_description() -> None:
     assert summarise([("red coat", None, "boots")]) == ("red coat", None, "boots")
 
@@ -76,6 +109,14 @@ def test_descriptions_are_read_as_they_were_written_and_edited(tmp_path: Path) -
     edited[0]["upper"] = "green parka"
     pyarrow.csv.write_csv(pa.Table.from_pylist(edited), tmp_path / "edited.csv")
     assert descriptions.read(tmp_path / "edited.csv")[0].upper == "green parka"
+
+
+def test_ids_of_digits_keep_their_zeros_in_an_edited_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("upper,clothes,lower,footwear\ncoat,001,jeans,boots\n")
+    assert [one.clothes for one in descriptions.read(tmp_path / "mine.csv")] == ["001"]
+    (tmp_path / "short.csv").write_text("upper,clothes,lower\ncoat,001,jeans\n")
+    with pytest.raises(ValueError, match="has no column 'footwear'"):
+        descriptions.read(tmp_path / "short.csv")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,10 @@ from transformers import (
     GPT2Tokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessor,
+    LlavaNextProcessor,
     SegformerConfig,
     SegformerForSemanticSegmentation,
     SegformerImageProcessor,
@@ -223,6 +227,46 @@ def blip2(path: Path) -> Path:
     model.save_pretrained(path)
     images = BlipImageProcessor(size={"height": 16, "width": 16})
     Blip2Processor(images, tokenizer, num_query_tokens=2).save_pretrained(path)
+    return path
+
+
+def llava_next(path: Path) -> Path:
+    torch.manual_seed(0)
+    path.mkdir(parents=True)
+    words = ["<pad>", "</s>", "<image>", *LETTERS, *(f"\u0120{letter}" for letter in LETTERS)]
+    tokenizer = GPT2Tokenizer(
+        vocab={word: number for number, word in enumerate(words)},
+        merges=[],
+        pad_token="<pad>",
+        bos_token="</s>",
+        eos_token="</s>",
+        unk_token="</s>",
+        additional_special_tokens=["<image>"],
+    )
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    places = [[16, 32], [32, 16]]
+    config = LlavaNextConfig(
+        vision_config={
+            "model_type": "clip_vision_model", **shape, "intermediate_size": 16, "image_size": 16,
+            "patch_size": 8,
+        },
+        text_config={
+            "model_type": "llama", **shape, "intermediate_size": 16, "vocab_size": len(words),
+            "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1,
+        },
+        image_grid_pinpoints=places,
+        image_token_index=2,
+        vision_feature_layer=-1,
+    )  # fmt: skip
+    LlavaNextForConditionalGeneration(config).save_pretrained(path)
+    images = LlavaNextImageProcessor(
+        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16},
+        image_grid_pinpoints=places,
+    )  # fmt: skip
+    LlavaNextProcessor(
+        images, tokenizer, patch_size=8, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    ).save_pretrained(path)  # fmt: skip
     return path
 
 

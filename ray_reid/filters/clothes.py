@@ -33,6 +33,8 @@ class ClothesFilter:
         Raises:
             ValueError: If nothing says where the images were painted.
         """
+        from ray_reid.models.parser import worn
+
         if MASK not in batch:
             raise ValueError(
                 "filter clothes: these images have no mask of what was painted; the filter goes "
@@ -44,7 +46,7 @@ class ClothesFilter:
         found = pixels_of(batch, rows)
         verdicts = []
         for row, pixels, parts in zip(rows, found, self.model.parse(found), strict=True):
-            share = float(np.mean(parts[mask_of(batch[MASK][row], pixels)] > 0))
+            share = float(np.mean(worn(parts[mask_of(batch[MASK][row], pixels)])))
             few = f"clothes: on {share:.2f} of what was painted, below {self.threshold:g}"
             verdicts.append(Verdict({"clothes": share}, few if share < self.threshold else None))
         return marked(batch, rows, verdicts)

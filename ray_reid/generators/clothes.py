@@ -51,11 +51,13 @@ class Masks:
 
     def __call__(self, pixels: Sequence[Pixels]) -> "list[NDArray[np.bool_] | str]":
         """(H, W) bool for each image, True on clothes, widened by the margin; or a reason."""
+        from ray_reid.models.parser import body, worn
+
         if not pixels:
             return []
-        return [self._checked(parts > 0) for parts in self.parser.parse(pixels)]
+        return [self._checked(worn(parts), body(parts)) for parts in self.parser.parse(pixels)]
 
-    def _checked(self, worn: NDArray[np.bool_]) -> NDArray[np.bool_] | str:
+    def _checked(self, worn: NDArray[np.bool_], body: NDArray[np.bool_]) -> NDArray[np.bool_] | str:
         share, spec = float(worn.mean()), self.spec
         if share < spec.min_mask:
             return f"{NO_CLOTHES}: {share:.1%} of the image, less than {spec.min_mask:.1%}"
@@ -63,7 +65,7 @@ class Masks:
             return f"{ALL_CLOTHES}: {share:.1%} of the image, more than {spec.max_mask:.1%}"
         if spec.method == "image_to_image":
             return np.ones_like(worn)
-        return widened(worn, spec.margin)
+        return widened(worn, spec.margin) & ~body
 
 
 def widened(mask: NDArray[np.bool_], margin: int) -> NDArray[np.bool_]:

@@ -23,15 +23,17 @@ Answer = tuple[str | None, str | None, str | None]
 """Upper, lower and footwear as one answer names them; null where it does not see them."""
 
 MAX_WORDS = 8
-NOTHING = frozenset({
-    "", "none", "unknown", "n/a", "na", "not visible", "not shown", "unclear", "no footwear",
-    "not in the image",
-})  # fmt: skip
+SEPARATORS = "/;,&"
+"""What may stand between several garments for one part."""
 _LABEL = re.compile(r"^(upper|lower|footwear|shoes|top|bottom)( body| clothes| clothing)? ?[:=] ?")
 # A tokenizer may put spaces around the hyphen of a t-shirt.
 _HYPHEN = re.compile(r"\s*-\s*")
-_OTHERS = re.compile(r"\s*(?:/|,|;| or )\s*")
-_GARMENT = re.compile(r"[^\W\d_][\w' -]*")
+_OTHERS = re.compile(r"[/;]| or ")
+_GARMENT = re.compile(rf"[^\W\d_](?:[^\W_]|[ '{SEPARATORS}-])*")
+_NOTHING = re.compile(
+    r"|(none|nothing|unknown|unclear)\b.*|n/?a|(.*\b)?not\b.*"
+    r"|no (\w+|.*\b(visible|shown|seen)\b.*)"
+)
 
 _COLOURS = (
     "white", "grey", "black", "red", "orange", "yellow", "green", "blue", "purple", "brown",
@@ -67,20 +69,33 @@ def parse_answer(text: str) -> Answer | None:
     parts = [_plain(part) for part in text.split("|")]
     if len(parts) != len(PARTS):
         return None
-    seen = [None if part in NOTHING else part for part in parts]
+    seen = [part if _seen(part) else None for part in parts]
     if not any(seen):
         return None
     for part in seen:
         if part is not None and not (
-            _GARMENT.match(part) and len(part.split()) <= MAX_WORDS and ":" not in part
+            _GARMENT.fullmatch(part)
+            and len(part.split()) <= MAX_WORDS
+            # The form that was asked for, repeated.
+            and part not in PARTS
         ):
             return None
     upper, lower, footwear = seen
     return upper, lower, footwear
 
 
+def first_answer(text: str) -> Answer | None:
+    """The first line of a text that `parse_answer` can read: chat models say more than asked."""
+    parsed = (parse_answer(line) for line in text.splitlines())
+    return next((answer for answer in parsed if answer is not None), None)
+
+
+def _seen(part: str) -> bool:
+    return not _NOTHING.fullmatch(part)
+
+
 def _plain(part: str) -> str:
-    plain = " ".join(part.lower().split()).strip(" .\"'")
+    plain = " ".join(part.lower().split()).strip(f" .\"'{SEPARATORS}")
     return _HYPHEN.sub("-", _LABEL.sub("", plain))
 
 
@@ -89,8 +104,9 @@ def summarise(answers: Sequence[Answer], summary: Answer | None = None) -> Answe
 
     Args:
         answers: Of the images of one clothes id.
-        summary: What a language model made of them; a part may name several, with `/` or a comma
-            between. Null leaves all that the images' answers name.
+        summary: What a language model made of them; a part may name several, with `/`, `;` or
+            "or" between, or a comma if an answer names what it parts. Null leaves all that the
+            images' answers name.
 
     Returns:
         Null for a part that no answer names. Of equally frequent ones the first by name.
@@ -99,10 +115,21 @@ def summarise(answers: Sequence[Answer], summary: Answer | None = None) -> Answe
     for number in range(len(PARTS)):
         counts = Counter(part for answer in answers if (part := answer[number]) is not None)
         named = summary[number] if summary is not None else None
-        left = _OTHERS.split(named) if named is not None else list(counts)
+        left = _several(named or "", counts) or list(counts)
         found.append(min(left, key=lambda one: (-counts[one], one)) if left else None)
     upper, lower, footwear = found
     return upper, lower, footwear
+
+
+def _several(named: str, answered: Mapping[str, int]) -> list[str]:
+    """The garments that a part of a summary names."""
+    pieces: list[str] = []
+    for piece in map(_plain, _OTHERS.split(named)):
+        among = [_plain(one) for one in piece.split(",")]
+        # A comma may also part the adjectives of one garment.
+        apart = piece not in answered and any(one in answered for one in among)
+        pieces += among if apart else [piece]
+    return [piece for piece in pieces if _seen(piece)]
 
 
 def read(path: Path) -> list[Description]:
@@ -114,11 +141,17 @@ def read(path: Path) -> list[Description]:
     """
     if not path.is_file():
         raise ValueError(f"there is no file of descriptions {str(path)!r}")
+    wanted = ["clothes", *PARTS]
+    # An id of digits alone keeps its leading zeros.
+    as_text = pyarrow.csv.ConvertOptions(column_types={name: pa.string() for name in wanted})
     try:
-        table = pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pq.read_table(path)
+        table = (
+            pyarrow.csv.read_csv(path, convert_options=as_text)
+            if path.suffix == ".csv"
+            else pq.read_table(path)
+        )
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{str(path)!r} cannot be read: {str(error).splitlines()[0]}") from error
-    wanted = ["clothes", *PARTS]
     missing = [name for name in wanted if name not in table.column_names]
     if missing:
         raise ValueError(

@@ -21,6 +21,11 @@ class Describer:
         with references.refusing("describer", reference):
             references.knock(found)
             self.processor: Any = AutoProcessor.from_pretrained(found)
+            tokenizer = self.processor.tokenizer
+            # Images of several sizes are asked with prompts of several lengths, and an answer
+            # begins right behind its prompt.
+            tokenizer.padding_side = "left"
+            tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
             self.model: Any = AutoModelForImageTextToText.from_pretrained(
                 found, dtype=references.dtype(precision), use_safetensors=True
             )
@@ -41,6 +46,7 @@ class Describer:
         inputs = self.processor(
             images=[Image.fromarray(image) for image in images],
             text=[text] * len(images),
+            padding=True,
             return_tensors="pt",
         ).to(self.model.device, self.model.dtype)
         with torch.inference_mode():

@@ -1,5 +1,6 @@
 """Human parsers of transformers: which pixels are clothes, and of which part of the body."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,24 +14,36 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 from ray_reid.images import Pixels
 from ray_reid.models import references
 
+log = logging.getLogger(__name__)
+
 Parts = NDArray[np.uint8]
-OTHER, UPPER, LOWER, FOOTWEAR = range(4)
-# As the models that are trained on LIP, ATR, CIHP, PASCAL-Person-Part and ours call them; what is
-# one garment for both halves counts as upper.
+OTHER, UPPER, LOWER, FOOTWEAR, BODY = range(5)
+# As the models that are trained on LIP, ATR, CIHP, Fashionpedia and ours call them; what is one
+# garment for both halves counts as upper.
 NAMES: Mapping[int, frozenset[str]] = {
     UPPER: frozenset({
-        "upper-clothes", "upperclothes", "top", "shirt", "coat", "jacket", "dress", "jumpsuits",
-        "jumpsuit", "vest", "sweater", "torso-clothes",
+        "upper-clothes", "upperclothes", "top", "shirt", "t-shirt", "blouse", "sweatshirt",
+        "sweater", "hoodie", "cardigan", "coat", "jacket", "vest", "cape", "dress", "jumpsuits",
+        "jumpsuit", "torso-clothes", "sleeve", "collar", "lapel", "hood", "neckline", "pocket",
     }),
-    LOWER: frozenset({"pants", "skirt", "lower-clothes", "trousers", "shorts", "jeans"}),
+    LOWER: frozenset({
+        "lower-clothes", "pants", "trousers", "jeans", "shorts", "skirt", "tights", "stockings",
+        "leggings", "leg-warmer",
+    }),
     FOOTWEAR: frozenset({
         "shoes", "shoe", "left-shoe", "right-shoe", "socks", "sock", "boots", "footwear",
     }),
+    BODY: frozenset({
+        "hair", "face", "skin", "head", "neck", "arm", "arms", "left-arm", "right-arm", "leg",
+        "legs", "left-leg", "right-leg", "hand", "hands", "left-hand", "right-hand", "torso-skin",
+        "hat", "headband", "glasses", "sunglasses",
+    }),
 }  # fmt: skip
+_WORN = {UPPER: "upper", LOWER: "lower", FOOTWEAR: "footwear"}
 
 
 class Parser:
-    """Tell clothes from everything else: face, hair, skin and background are `OTHER`."""
+    """Tell clothes from the body of who wears them, and both from everything else."""
 
     def __init__(self, reference: str, precision: str = "auto") -> None:
         """Load a model of semantic segmentation.
@@ -54,7 +67,7 @@ class Parser:
         """Label every pixel of (H, W, 3) uint8 images of any sizes.
 
         Returns:
-            (H, W) uint8 each: OTHER, UPPER, LOWER or FOOTWEAR.
+            (H, W) uint8 each: OTHER, UPPER, LOWER, FOOTWEAR or BODY.
         """
         inputs = self.processor([Image.fromarray(image) for image in images], return_tensors="pt")
         inputs = inputs.to(self.model.device, self.model.dtype)
@@ -67,18 +80,34 @@ class Parser:
         return found
 
 
+def worn(parts: Parts) -> NDArray[np.bool_]:
+    """True on clothes."""
+    return np.isin(parts, list(_WORN))
+
+
+def body(parts: Parts) -> NDArray[np.bool_]:
+    """True on face, hair, skin and what is worn there: what is never painted over."""
+    return parts == BODY
+
+
 def parts_of(names: Mapping[int, str]) -> Parts:
-    """The part of every label of a model, by its number.
+    """The part of every label of a model, by its number; a label may list names with commas.
+
+    A part that no label is for is warned of: its clothes are never found.
 
     Raises:
         ValueError: If no label is clothes.
     """
     part_of = np.full(max(names) + 1, OTHER, dtype=np.uint8)
     for number, name in names.items():
-        plain = name.strip().lower().replace("_", "-").replace(" ", "-")
+        plain = {one.strip().replace("_", "-").replace(" ", "-") for one in name.lower().split(",")}
         for part, known in NAMES.items():
-            if plain in known:
+            if plain & known:
                 part_of[number] = part
-    if not part_of.any():
-        raise ValueError(f"none of its labels is clothes: {[names[n] for n in sorted(names)]}")
+    labels = [names[n] for n in sorted(names)]
+    if not worn(part_of).any():
+        raise ValueError(f"none of its labels is clothes: {labels}")
+    missing = [name for part, name in _WORN.items() if part not in part_of]
+    if missing:
+        log.warning("parser: no label is %s, which is never painted: %s", missing, labels)
     return part_of

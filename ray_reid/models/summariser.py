@@ -1,5 +1,6 @@
 """Chat models of transformers that make one description of many (LLaMA and its kin)."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,10 +10,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ray_reid.models import references
 
 PROMPT = (
-    "Below are descriptions of the same clothes in several images, each as upper | lower | "
-    "footwear. Some are wrong. Answer with one line in the same form that describes the clothes "
-    "best, and nothing else.\n{answers}"
+    "Below are descriptions of the same clothes in several images, each behind the number of "
+    "images that it was given for. Some are wrong. Answer with one line of the form upper | lower "
+    "| footwear that describes the clothes best, and nothing else.\n{answers}"
 )
+MAX_ANSWERS = 50
+"""Most different answers that are summarised, the most frequent ones: a context has an end."""
+PREAMBLE = 40
+"""Tokens left for what chat models say before the line that they are asked for."""
 
 
 class Summariser:
@@ -31,15 +36,27 @@ class Summariser:
         self.model.eval().to(references.device())
 
     def summarise(self, answers: Sequence[str], max_words: int) -> str:
-        """The first line of what the model says to the answers, by greedy decoding."""
-        text = PROMPT.format(answers="\n".join(answers))
-        if self.tokenizer.chat_template is not None:
+        """What the model says to the answers, by greedy decoding; several lines perhaps."""
+        text = asked(answers)
+        chats = self.tokenizer.chat_template is not None
+        if chats:
             text = self.tokenizer.apply_chat_template(
                 [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
             )
-        inputs = self.tokenizer(text, return_tensors="pt").to(self.model.device)
+        # A chat template writes the signs that begin a text itself.
+        inputs = self.tokenizer(text, return_tensors="pt", add_special_tokens=not chats)
+        inputs = inputs.to(self.model.device)
         with torch.inference_mode():
-            tokens = self.model.generate(**inputs, max_new_tokens=max_words, do_sample=False)
+            tokens = self.model.generate(
+                **inputs, max_new_tokens=max_words + PREAMBLE, do_sample=False
+            )
         new = tokens[0, inputs["input_ids"].shape[1] :]
-        told = self.tokenizer.decode(new, skip_special_tokens=True).strip()
-        return " ".join(told.splitlines()[0].split()) if told else ""
+        told: str = self.tokenizer.decode(new, skip_special_tokens=True)
+        return told.strip()
+
+
+def asked(answers: Sequence[str]) -> str:
+    """The prompt: different answers, the most frequent first, with how often each was given."""
+    counts = sorted(Counter(answers).items(), key=lambda one: (-one[1], one[0]))
+    lines = [f"{count} x {answer}" for answer, count in counts[:MAX_ANSWERS]]
+    return PROMPT.format(answers="\n".join(lines))

@@ -14,7 +14,7 @@ from ray_reid.miniature.trainers.measures import Measure
 from ray_reid.miniature.trainers.people import SIZE, TEST_WORLD, People, people
 from ray_reid.models.describer import Describer
 from ray_reid.models.inpainting import inpaint, load_pipeline
-from ray_reid.models.parser import Parser
+from ray_reid.models.parser import Parser, worn
 from ray_reid.wardrobe import PARTS, Describe
 
 NUM, NUM_DRESSED, NUM_SHOWN = 600, 300, 10
@@ -42,7 +42,7 @@ def measure(weights: Path, cache: Path) -> tuple[list[Measure], dict[str, list[C
     ])  # fmt: skip
     found.append(Measure("inpainting: the asked colour above, by the describer, street",
                          float(colours), 0.80))  # fmt: skip
-    seen = [parts > 0 for parts in parse_all(parser, made)]
+    seen = [worn(parts) for parts in parse_all(parser, made)]
     there = np.mean([one[mask].mean() for one, mask in zip(seen, masks, strict=True)])
     found.append(Measure("inpainting: clothes are found where it painted, street",
                          float(there), 0.80))  # fmt: skip
@@ -55,7 +55,7 @@ def measure(weights: Path, cache: Path) -> tuple[list[Measure], dict[str, list[C
 
 def overlap(parser: Parser, drawn: People) -> float:
     """Intersection over union of clothes and shoes, of all pixels of all drawings."""
-    got, wanted = np.stack(parse_all(parser, list(drawn.images))) > 0, drawn.masks()
+    got, wanted = worn(np.stack(parse_all(parser, list(drawn.images)))), drawn.masks()
     return float((got & wanted).sum() / (got | wanted).sum())
 
 
@@ -91,7 +91,7 @@ def dressed(
     """People in the clothes of others: what was asked, the images, and where they were painted."""
     pipeline = load_pipeline(str(weights / "inpainting"))
     sources = list(drawn.images[:NUM_DRESSED])
-    masks = [parts > 0 for parts in parse_all(parser, sources)]
+    masks = [worn(parts) for parts in parse_all(parser, sources)]
     # Those of somebody half the world away.
     others = np.roll(drawn.clothes, len(drawn) // 2, axis=0)[:NUM_DRESSED]
     asked = [(str(upper), str(lower), str(shoes)) for upper, lower, shoes in others]
