@@ -65,7 +65,7 @@ class Refiner:
 
     @classmethod
     def open(cls, run: Path, searcher: Searcher, dress: Dress | None = None) -> "Refiner":
-        """Read how a run refines; without `dress`, load the models that do it here.
+        """Read how a run refines; without `dress`, the first query in doubt loads the models here.
 
         Raises:
             ValueError: If the run does not refine, or lacks what it needs for that.
@@ -123,10 +123,10 @@ def needs(run: Path) -> Refine:
 
 
 def tailor(run: Path) -> Tailor:
-    """What makes variants with the models and descriptions of a run.
+    """What makes variants with the models and descriptions of a run, once it needs the models.
 
     Raises:
-        ValueError: If a model or the descriptions cannot be loaded.
+        ValueError: If the run refines no query, or too few clothes are described.
     """
     return Tailor(read_recipe(run), run / "describe")
 

@@ -156,15 +156,15 @@ class Tailor:
     """Makes the variants of an image, as the job makes those of a query."""
 
     def __init__(self, recipe: Recipe, describe: Path) -> None:
-        """Load parser, inpainting pipeline and descriptions.
+        """Read the descriptions; the models are loaded when they are first needed.
 
         Args:
             recipe: Of the run; it has the section `refine`.
             describe: Directory of its published job.
 
         Raises:
-            ValueError: If the recipe has no such section, the descriptions are missing or too few,
-                or a model cannot be loaded.
+            ValueError: If the recipe has no such section, or the descriptions are missing or too
+                few.
         """
         if recipe.refine is None:
             raise ValueError(
@@ -174,20 +174,30 @@ class Tailor:
         self.descriptions = redress.wardrobe(recipe, describe)
         # Refused here, before the models are loaded.
         _chosen(self.descriptions, "", None, self.number, recipe.seed)
-        self.dresser = clothes.Dresser(**_models(self.recipe))
+        self._dresser: clothes.Dresser | None = None
+
+    def load(self) -> clothes.Dresser:
+        """Parser and inpainting pipeline, loaded once.
+
+        Raises:
+            ValueError: If one cannot be loaded.
+        """
+        if self._dresser is None:
+            self._dresser = clothes.Dresser(**_models(self.recipe))
+        return self._dresser
 
     def __call__(self, encoded: bytes) -> list[bytes] | str:
         """The variants of an image as PNG, or why it has none; the same image gets the same ones.
 
         Raises:
-            ValueError: If the bytes are not an image.
+            ValueError: If the bytes are not an image, or a model cannot be loaded.
         """
         seed, template = self.recipe.seed, self.recipe.outfits.template
         name = schema.observation_id("query", hashlib.blake2b(encoded, digest_size=16).hexdigest())
         chosen = _chosen(self.descriptions, name, None, self.number, seed)
         prompts = [worn.prompt(template) for worn in chosen]
         seeds = [redress.seed_of(seed, name, worn) for worn in chosen]
-        (found,) = self.dresser.dress([self._decoded(encoded)], [prompts], [seeds])
+        (found,) = self.load().dress([self._decoded(encoded)], [prompts], [seeds])
         return found if isinstance(found, str) else [images.encode_png(one) for one in found]
 
     def _decoded(self, encoded: bytes) -> images.Pixels:

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_gallery import publish
 
-from ray_reid import images, schema, search
+from ray_reid import doubt, images, package, schema, search
 from ray_reid.doubt import Gate
 from ray_reid.galleries.where import Where
 from ray_reid.galleries.writer import Writer
 from ray_reid.gallery import Gallery, Searcher
+from ray_reid.generators import descriptions
+from ray_reid.generators.descriptions import Description
 from ray_reid.refine import refine
 from ray_reid.search import Refiner
 from ray_reid.wardrobe import Refine
@@ -177,3 +180,24 @@ def test_a_run_that_does_not_refine_is_refused_with_the_choice(tmp_path: Path) -
     (tmp_path / "recipe.yaml").write_text("name: dlcr\nrefine: {}\n")
     with pytest.raises(ValueError, match="has no published job 'describe'"):
         search.needs(tmp_path)
+
+
+def test_a_query_that_is_sure_needs_no_models(gallery: Gallery, tmp_path: Path) -> None:
+    recipe = "name: dlcr\nrefine: {num_variants: 1}\nmodels: {parser: /no/model}\n"
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    publish(tmp_path, "describe", "d", {})
+    worn = [Description(f"w{n}", "red t-shirt", "blue trousers", "boots") for n in range(2)]
+    descriptions.write(tmp_path / "describe" / descriptions.FILE, worn, {})
+    model = tmp_path / "train" / "model"
+    model.mkdir(parents=True)
+    (model / package.WEIGHTS).touch()
+    searcher = Searcher(ByBrightness(), gallery, "test/t1")
+    (model / doubt.FILE).write_text(Gate(0.0, 0.3, 0.3, 0.3).dump())
+    assert not Refiner.open(tmp_path, searcher).search(picture(4), 3).refinement.refined
+    (model / doubt.FILE).write_text(Gate(1.0, 0.3, 0.3, 0.3).dump())
+    doubtful = Refiner.open(tmp_path, searcher)
+    with pytest.raises(ValueError, match="model '/no/model' is not there"):
+        doubtful.search(picture(4), 3)
+    descriptions.write(tmp_path / "describe" / descriptions.FILE, worn[:0], {})
+    with pytest.raises(ValueError, match=r"refine\.num_variants: 1 outfits"):
+        Refiner.open(tmp_path, searcher)

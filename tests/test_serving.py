@@ -2,9 +2,12 @@ import asyncio
 import base64
 import json
 import re
+import shutil
 import socket
+import threading
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,15 +18,21 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 from ray import serve
-from ray.serve.exceptions import BackPressureError
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.types import Message
+from test_gallery import publish
 
-from ray_reid import config, images
-from ray_reid.config import Dressers
+from ray_reid import config, gallery, images, package, schema, storage
+from ray_reid.config import Dressers, Serve
 from ray_reid.gallery import Hit
+from ray_reid.generators import descriptions
+from ray_reid.generators.descriptions import Description
+from ray_reid.miniature import street_observations
+from ray_reid.run import Work
 from ray_reid.search import Answer, Refinement
 from ray_reid.serving import app
-from ray_reid.serving.api import BusyError, create_api
+from ray_reid.serving.api import UnavailableError, create_api
 
 JPEG = images.encode(np.full((16, 8, 3), 200, np.uint8))
 PNG_START = b"\x89PNG"
@@ -350,7 +359,7 @@ def test_a_run_that_cannot_refine_says_why(searcher: FakeSearcher) -> None:
 def test_a_busy_dresser_and_a_broken_image_get_one_sentence(
     refining: TestClient, refiner: FakeRefiner
 ) -> None:
-    refiner.error = BusyError("too many queries are waiting")
+    refiner.error = UnavailableError("too many queries are waiting")
     asked = {"image": in_base64(JPEG), "refine": "clothes"}
     answer = refining.post("/v1/search", json=asked)
     assert answer.status_code == 503
@@ -362,15 +371,44 @@ def test_a_busy_dresser_and_a_broken_image_get_one_sentence(
     assert "not a readable image" in answer.json()["error"]
 
 
-class SlowDresser(app.Dresser):
-    """Dresses in an instant, or after a while if the image says so."""
+def test_searches_that_wait_for_variants_leave_threads_to_the_others(
+    searcher: FakeSearcher,
+) -> None:
+    begun, done = threading.Semaphore(0), threading.Event()
 
-    def __init__(self) -> None:
-        self.dress = self.make
+    class Waiting(FakeRefiner):
+        def search(self, encoded: bytes, k: int, *, camera: str | None) -> Answer:
+            begun.release()
+            assert done.wait(60)
+            return super().search(encoded, k, camera=camera)
+
+    plain = {"image": in_base64(JPEG)}
+    many = 50
+    with (
+        TestClient(create_api(searcher, LIMIT_MB, Waiting(searcher))) as client,
+        ThreadPoolExecutor(many) as threads,
+    ):
+        refine = {**plain, "refine": "clothes"}
+        asked = [threads.submit(client.post, "/v1/search", json=refine) for _ in range(many)]
+        try:
+            assert all(begun.acquire(timeout=60) for _ in range(many))
+            assert client.post("/v1/search", json=plain).status_code == 200
+        finally:
+            done.set()
+    assert all(one.result().status_code == 200 for one in asked)
+
+
+class SlowDresser(app.Dresser):
+    """Dresses in an instant, after a while or never, as the image says."""
+
+    def load(self, run: Path) -> Callable[[bytes], list[bytes] | str]:
+        return self.make
 
     def make(self, encoded: bytes) -> list[bytes] | str:
         if encoded == b"nobody":
             return "no_clothes: 0.0% of the image"
+        if encoded == b"broken":
+            raise ValueError("the GPU is gone\nand so is its memory")
         time.sleep(5 if encoded == b"slow" else 0)
         return [encoded + bytes([number]) for number in range(3)]
 
@@ -378,23 +416,69 @@ class SlowDresser(app.Dresser):
 def test_variants_are_made_by_a_deployment_of_their_own() -> None:
     deployed = app.dressing(SlowDresser, Dressers(max_queued=3))
     assert (deployed.max_ongoing_requests, deployed.max_queued_requests) == (1, 3)
-    handle = serve.run(deployed.bind(), _local_testing_mode=True)
+    handle = serve.run(deployed.bind(Path()), _local_testing_mode=True)
     assert app.ask(handle, 30, b"a") == [b"a\x00", b"a\x01", b"a\x02"]
     assert app.ask(handle, 30, b"nobody") == "no_clothes: 0.0% of the image"
-    with pytest.raises(BusyError, match=r"took more than 0\.2 s"):
+    with pytest.raises(UnavailableError, match=r"took more than 0\.2 s"):
         app.ask(handle, 0.2, b"slow")
 
 
-def test_a_full_queue_is_said_to_be_one() -> None:
-    class Full:
-        def remote(self, encoded: bytes) -> "Full":
+def test_a_query_that_is_given_up_is_never_painted_beside_another() -> None:
+    seen: list[str] = []
+    finish = threading.Event()
+
+    class Watched(app.Dresser):
+        def load(self, run: Path) -> Callable[[bytes], list[bytes] | str]:
+            return self.make
+
+        def make(self, encoded: bytes) -> list[bytes] | str:
+            seen.append(f"{encoded.decode()} begins")
+            assert finish.wait(60)
+            seen.append(f"{encoded.decode()} ends")
+            return [encoded]
+
+    async def ask() -> list[bytes] | str:
+        dresser = Watched(Path())
+        first, second, third = (
+            asyncio.create_task(dresser(name)) for name in (b"first", b"second", b"third")
+        )
+        while not seen:
+            await asyncio.sleep(0.01)
+        first.cancel()
+        second.cancel()
+        await asyncio.sleep(0.1)
+        assert seen == ["first begins"]
+        finish.set()
+        return await third
+
+    assert asyncio.run(ask()) == [b"third"]
+    assert seen == ["first begins", "first ends", "third begins", "third ends"]
+
+
+FAILED = RayTaskError("dress", "Traceback\n...\nValueError: no memory", ValueError("no memory"))
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (BackPressureError(3, 3), "too many queries are waiting to be dressed"),
+        (FAILED.as_instanceof_cause(), "the variants of this query could not be made"),
+        (RayActorError(), "the variants of this query could not be made"),
+        (DeploymentUnavailableError("dresser"), "the variants of this query could not be made"),
+    ],
+    ids=["full", "failed", "dead", "unavailable"],
+)
+def test_why_there_are_no_variants_is_one_sentence(error: Exception, sentence: str) -> None:
+    class Handle:
+        def remote(self, encoded: bytes) -> "Handle":
             return self
 
         def result(self, timeout_s: float) -> None:
-            raise BackPressureError(3, 3)
+            raise error
 
-    with pytest.raises(BusyError, match="too many queries are waiting to be dressed"):
-        app.ask(Full(), 30, b"a")
+    with pytest.raises(UnavailableError, match=sentence) as raised:
+        app.ask(Handle(), 30, b"a")
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.slow
@@ -402,16 +486,104 @@ def test_serve_itself_gives_up_late_variants_and_refuses_a_full_queue(ray_local:
     deployed = app.dressing(SlowDresser, Dressers(num_cpus=0.1, max_queued=1))
     serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
     try:
-        handle = serve.run(deployed.bind(), name="dressing", route_prefix=None)
+        handle = serve.run(deployed.bind(Path()), name="dressing", route_prefix=None)
         assert app.ask(handle, 60, b"a") == [b"a\x00", b"a\x01", b"a\x02"]
-        with pytest.raises(BusyError, match=r"took more than 0\.2 s"):
+        with pytest.raises(UnavailableError, match=r"took more than 0\.2 s"):
             app.ask(handle, 0.2, b"slow")
+        with pytest.raises(UnavailableError, match="could not be made"):
+            app.ask(handle, 60, b"broken")
         with ThreadPoolExecutor(5) as threads:
             asked = [threads.submit(app.ask, handle, 60, b"slow") for _ in range(5)]
         errors = [one.exception() for one in asked]
         refused = [error for error in errors if error is not None]
         assert 0 < len(refused) < 5
         assert all("too many queries" in str(error) for error in refused)
-        assert all(isinstance(error, BusyError) for error in refused)
+        assert all(isinstance(error, UnavailableError) for error in refused)
     finally:
         serve.shutdown()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that refines: a network that has learned nothing, and the miniature models."""
+    from ray_reid.networks import ReidNetwork
+
+    path = tmp_path_factory.mktemp("runs") / "dlcr"
+    small = (
+        "refine={num_variants: 2, steps: 1}",
+        "train.backbone=resnet10t",
+        "train.backbone_params={}",
+        "train.image_size=[32, 32]",
+        "train.clothes={}",
+    )
+    recipe = config.load("dlcr", "miniature", small)
+    needs = {"train": [], "embed": ["train"], "index": ["embed"], "evaluate": ["embed"]}
+    for job, inputs in {**needs, "describe": []}.items():
+        publish(path, job, job, {name: name for name in inputs})
+    (path / "recipe.yaml").write_text(config.dump(recipe))
+    model = path / "train" / "model"
+    model.mkdir()
+    package.save(model, recipe, ["a", "b"], ReidNetwork(recipe.train, 2).state_dict())
+    few = {"num_train": 2, "num_test": 3, "images_per_camera": 2, "cameras_per_identity": 2}
+    drawn = street_observations("pedestrian", **few, size=(64, 32), seed=0)
+    people = schema.observations(list(drawn))
+    storage.write(path / "ingest" / "observations", people)
+    vectors = package.load(path, "cpu").embed(people[schema.IMAGE].to_pylist())
+    embedded = people.select([schema.OBSERVATION_ID, schema.SPLIT, schema.ROLE]).append_column(
+        schema.EMBEDDING, schema.to_table({schema.EMBEDDING: vectors})[schema.EMBEDDING]
+    )
+    storage.write(path / "embed" / "embeddings", embedded)
+    jobs = {name: path / name for name in ("ingest", "embed")}
+    gallery.index_job(Work(recipe, path / "index", jobs, {}))
+    worn = [Description(f"w{n}", "red t-shirt", "blue trousers", f"boots {n}") for n in range(3)]
+    descriptions.write(path / "describe" / descriptions.FILE, worn, {})
+    return path
+
+
+def changed(run: Path, path: Path, old: str, new: str) -> Path:
+    """A copy of a run with other words in its recipe."""
+    shutil.copytree(run, path)
+    recipe = path / "recipe.yaml"
+    assert old in recipe.read_text()
+    recipe.write_text(recipe.read_text().replace(old, new))
+    return path
+
+
+def test_a_run_without_what_paints_is_served_without(run: Path, tmp_path: Path) -> None:
+    assert app._lacking(run, Serve()) is None
+    searching = app.application(run, Serve())._bound_deployment
+    dressers = Dressers()
+    waiting = dressers.max_queued + dressers.replicas
+    assert searching.max_ongoing_requests == app.AT_ONCE + waiting
+    bare = changed(run, tmp_path / "bare", "miniature:inpainting", "/no/model")
+    assert app._lacking(bare, Serve()) == (
+        "model '/no/model' is not there; give a local path or a hub id"
+    )
+    few = changed(run, tmp_path / "few", "num_variants: 2", "num_variants: 9")
+    assert "refine.num_variants: 9 outfits" in str(app._lacking(few, Serve()))
+    for lacking in (bare, few):
+        searching = app.application(lacking, Serve())._bound_deployment
+        assert searching.max_ongoing_requests == app.AT_ONCE
+
+
+@pytest.mark.slow
+def test_serve_refines_with_dressers_of_its_own(run: Path, tmp_path: Path, ray_local: None) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = Serve(num_cpus=0.1, dressers=Dressers(num_cpus=0.1))
+    (tmp_path / "empty").mkdir()
+    broken = changed(run, tmp_path / "broken", "miniature:inpainting", str(tmp_path / "empty"))
+    with app._server("127.0.0.1", port, own=False):
+        with pytest.raises(ValueError, match=r"serve\.dressers: null .*cannot be loaded") as raised:
+            app._deploy(broken, settings)
+        assert "\n" not in str(raised.value)
+        app._deploy(run, settings)
+        people = storage.read(run / "ingest" / "observations", [schema.IMAGE])[schema.IMAGE]
+        body = {"image": in_base64(people[0].as_py()), "refine": "clothes"}
+        url = f"http://127.0.0.1:{port}/v1/search"
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=60) as response:
+            told = json.loads(response.read())["refinement"]
+    assert (told["refined"], told["num_variants"]) == (True, 2)

@@ -5,15 +5,16 @@
 
 import base64
 import json
+import math
 import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from typing import Any, Protocol
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -76,11 +77,11 @@ class Refine(Protocol):
     """What the API needs to refine a search."""
 
     def search(self, encoded: bytes, k: int, *, camera: str | None) -> Refined:
-        """As `Search.search`; `BusyError` if too many are asked for, or they take too long."""
+        """As `Search.search`; `UnavailableError` if no variants can be had."""
 
 
-class BusyError(Exception):
-    """What makes variants has no time for this query; says so in one sentence."""
+class UnavailableError(Exception):
+    """What makes variants has no time for this query, or fails; says so in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,8 @@ def create_api(
     """
     api = FastAPI(title="ray-reid", description=__doc__)
     api.add_exception_handler(StarletteHTTPException, _refuse)
+    # These wait for variants and would hold the threads of all others; Serve limits their number.
+    refined = CapacityLimiter(math.inf)
 
     @api.get("/health")
     async def health() -> Health:
@@ -142,10 +145,12 @@ def create_api(
         started = time.perf_counter()
         try:
             # Embedding takes a core for a while, and /health must still answer.
-            hits, told = await run_in_threadpool(_answer, searcher, refiner, query)
+            hits, told = await to_thread.run_sync(
+                _answer, searcher, refiner, query, limiter=refined if query.refine else None
+            )
         except ValueError as error:
             raise HTTPException(HTTPStatus.BAD_REQUEST, f"image: {error}") from error
-        except BusyError as error:
+        except UnavailableError as error:
             raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, f"refine: {error}") from error
         took_ms = round(1000 * (time.perf_counter() - started), 2)
         return SearchResult(hits, searcher.name, len(searcher.gallery), took_ms, told)

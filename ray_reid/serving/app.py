@@ -3,11 +3,13 @@
 There is no authentication yet, so it listens on this machine only unless told otherwise.
 """
 
+import asyncio
 import ipaddress
 import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,32 +18,35 @@ from typing import Any
 import ray
 from fastapi import FastAPI
 from ray import serve
-from ray.serve.exceptions import BackPressureError
+from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
-from starlette.concurrency import run_in_threadpool
 
 from ray_reid.cluster import Cluster, check_capacity
 from ray_reid.config import Dressers, Recipe, Serve
 from ray_reid.gallery import Searcher, check_current
 from ray_reid.ports import check_port
-from ray_reid.serving.api import BusyError, create_api
+from ray_reid.serving.api import UnavailableError, create_api
 
 log = logging.getLogger(__name__)
 
 NAME = "ray-reid"
 DRESSER = "dresser"
+# Requests that a replica takes at once, beside all those that may wait for variants.
+AT_ONCE = 5
 
 
 def application(run: Path, settings: Serve) -> serve.Application:
     """Describe the Serve application of a run; its path must be readable on every node."""
-    lacking, dressers = _lacking(run, settings), settings.dressers
+    lacking = _lacking(run, settings)
+    dressers = settings.dressers if lacking is None else None
 
     # Ray Serve calls this in each replica.
     def build() -> FastAPI:
         searcher = Searcher.open(run)
         # The first pass through a network is slow; and it proves that model and index agree.
         searcher.warm_up()
-        if lacking is not None or dressers is None:
+        if dressers is None:
             return create_api(searcher, settings.max_upload_mb, lacking or "")
         from ray_reid.search import Refiner
 
@@ -49,13 +54,15 @@ def application(run: Path, settings: Serve) -> serve.Application:
         refiner = Refiner.open(run, searcher, partial(ask, handle, dressers.timeout_s))
         return create_api(searcher, settings.max_upload_mb, refiner)
 
+    waiting = 0 if dressers is None else dressers.max_queued + dressers.replicas
     deployed = serve.deployment(
         name="search",
         num_replicas=settings.replicas,
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
+        max_ongoing_requests=AT_ONCE + waiting,
     )
     search = deployed(serve.ingress(build)())
-    if lacking is not None or dressers is None:
+    if dressers is None:
         return search.bind()
     # What a deployment is bound to is deployed with it.
     return search.bind(dressing(Dresser, dressers).bind(run))
@@ -77,41 +84,56 @@ class Dresser:
 
     def __init__(self, run: Path) -> None:
         """Load them once per replica."""
+        self.dress = self.load(run)
+        # The painting of a query that is given up goes on, and no other may begin before it ends.
+        self.thread = ThreadPoolExecutor(1)
+
+    def load(self, run: Path) -> Callable[[bytes], list[bytes] | str]:
+        """What makes the variants, its models loaded."""
         from ray_reid import search
 
-        self.dress: Callable[[bytes], list[bytes] | str] = search.tailor(run)
+        tailor = search.tailor(run)
+        tailor.load()
+        return tailor
 
     async def __call__(self, encoded: bytes) -> list[bytes] | str:
         """The variants of an image, or why it has none."""
         # Painting takes seconds, and Serve asks meanwhile whether the replica is well.
-        return await run_in_threadpool(self.dress, encoded)
+        return await asyncio.get_running_loop().run_in_executor(self.thread, self.dress, encoded)
 
 
 def ask(handle: "DeploymentHandle[Any]", timeout_s: float, encoded: bytes) -> list[bytes] | str:
     """Have variants of an image made by another deployment.
 
     Raises:
-        BusyError: If its queue is full, or it takes too long.
+        UnavailableError: If its queue is full, it takes too long, or it fails.
     """
     waiting = handle.remote(encoded)
     try:
         made: list[bytes] | str = waiting.result(timeout_s=timeout_s)
     except TimeoutError:
         waiting.cancel()  # type: ignore[no-untyped-call]
-        raise BusyError(f"the variants of this query took more than {timeout_s:g} s") from None
+        sentence = f"the variants of this query took more than {timeout_s:g} s"
+        raise UnavailableError(sentence) from None
     except BackPressureError:
-        raise BusyError("too many queries are waiting to be dressed; try again later") from None
+        sentence = "too many queries are waiting to be dressed; try again later"
+        raise UnavailableError(sentence) from None
+    except (RayError, RayServeException) as error:
+        log.exception("the variants of a query could not be made")
+        sentence = "the variants of this query could not be made; the log of the server says why"
+        raise UnavailableError(sentence) from error
     return made
 
 
 def _lacking(run: Path, settings: Serve) -> str | None:
     """Why no search of a run can be refined; null if it can."""
-    from ray_reid import search
+    from ray_reid import search, variants
 
     if settings.dressers is None:
         return "this server dresses nobody: serve.dressers is null"
     try:
         search.needs(run)
+        variants.check(search.tailor(run).recipe)
     except ValueError as error:
         return str(error)
     return None
@@ -135,7 +157,8 @@ def serve_run(
 
     Raises:
         ValueError: If the run is not complete or cannot be loaded, the port is taken, Ray lacks
-            the CPUs or GPUs of all replicas, or the cluster already serves something.
+            the CPUs or GPUs of all replicas, the cluster already serves something, or what makes
+            variants cannot start.
     """
     host = recipe.serve.host if host is None else host
     port = recipe.serve.port if port is None else port
@@ -151,13 +174,36 @@ def serve_run(
         serving = recipe.serve
         _check_capacity(run, serving)
         with _interruptible(), _server(host, port, own):
-            serve.run(application(run.resolve(), recipe.serve), name=NAME)
+            _deploy(run.resolve(), serving)
             url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             log.info("serving %d gallery images at %s; Ctrl-C ends it", size, url)
+            lacking = _lacking(run, serving)
+            if recipe.refine is not None and lacking is not None:
+                log.info("no search is refined: %s", lacking)
             log.info("try: curl -F image=@photo.jpg -F k=5 %s/v1/search", url)
             _wait()
             # Answers what has been asked before Ray goes away.
             serve.delete(NAME)
+
+
+def _deploy(run: Path, settings: Serve) -> None:
+    """Start the replicas.
+
+    Raises:
+        ValueError: If those that make variants cannot start.
+    """
+    try:
+        serve.run(application(run, settings), name=NAME)
+    except RuntimeError as error:
+        dresser = serve.status().applications[NAME].deployments.get(DRESSER)
+        if dresser is None or not dresser.message:
+            raise
+        # It ends with the last line of the replica's traceback.
+        reason = dresser.message.strip().splitlines()[-1]
+        raise ValueError(
+            "what makes variants cannot start; serve.dressers: null in the run's recipe.yaml "
+            f"serves it without: {reason}"
+        ) from error
 
 
 def _check_capacity(run: Path, settings: Serve) -> None:
