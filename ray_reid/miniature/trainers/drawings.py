@@ -58,7 +58,7 @@ def drawn_once(
     file: Path,
     wanted: Sequence[Any],
     draw_one: Callable[[Any], Drawing],
-    columns: Callable[[Sequence[Drawing]], Mapping[str, NDArray[Any]]],
+    columns: Callable[[Sequence[Drawing]], Mapping[str, Any]],
 ) -> dict[str, NDArray[Any]]:
     """Columns of drawings from a file, which is made first where there is none.
 
