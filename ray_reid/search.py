@@ -200,5 +200,5 @@ def sentence(told: Refinement) -> str:
     """What a person is told below the hits."""
     margin = "nobody else is in the gallery" if told.margin is None else f"margin {told.margin:.4f}"
     level = "" if told.threshold is None else f", threshold {told.threshold:.4f}"
-    done = f"by {told.num_variants} variants" if told.refined else f"not: {told.reason}"
-    return f"refined {done} ({margin}{level})"
+    done = f"refined by {told.num_variants} variants"
+    return f"{done if told.refined else f'not refined: {told.reason}'} ({margin}{level})"

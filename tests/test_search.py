@@ -163,7 +163,7 @@ def test_a_gate_spares_a_query_that_is_sure(refiner: Refiner) -> None:
         assert answer.refinement.threshold == level
     sure = replace(refiner, gate=Gate(margin, 0.3, 0.3, 0.3)).search(picture(4), 3)
     assert sure.hits == refiner.searcher.search(picture(4), 3)
-    assert "refined not: the first place is sure" in search.sentence(sure.refinement)
+    assert "not refined: the first place is sure" in search.sentence(sure.refinement)
 
 
 def test_a_query_without_clothes_is_answered_as_ever(refiner: Refiner) -> None:
