@@ -11,7 +11,8 @@ import tiny_models
 import torch
 from numpy.typing import NDArray
 
-from ray_reid import config, images, redress, schema, storage
+from jobs.redress import JOB
+from ray_reid import config, images, redress, run, schema, storage
 from ray_reid.filters.clothes import ClothesFilter
 from ray_reid.generators import clothes
 from ray_reid.generators.descriptions import Description
@@ -252,6 +253,16 @@ def test_a_plan_dresses_every_image_in_other_clothes_and_keeps_the_person(tmp_pa
     more = redress.outfits_plan(_recipe("outfits.num_outfits=3"), table, WORN, "g")
     kept = set(plan[schema.OBSERVATION_ID].to_pylist())
     assert kept < set(more[schema.OBSERVATION_ID].to_pylist())
+
+
+def test_what_changes_no_image_paints_none_anew() -> None:
+    def key(*overrides: str) -> str:
+        return run.content_key("generate", _recipe(*overrides), JOB.sections, {})
+
+    assert key() == key("models.image_text=other", "generate.quality=50", "train.epochs=9")
+    assert key() == key("outfits.parse_stage.batch_size=3", "generate.stage.batch_size=3")
+    assert key() != key("generate.steps=9")
+    assert key() != key("outfits.margin=2")
 
 
 @pytest.mark.parametrize(

@@ -272,3 +272,14 @@ def test_the_tracks_of_a_protocol_take_the_mean_of_their_variants():
 def test_what_cannot_be_refined_is_refused_with_the_recipe(evaluate, rule):
     with pytest.raises(ValueError, match=rule):
         config.validate({"name": "t", "refine": {}, "evaluate": evaluate})
+
+
+def test_a_query_that_is_never_scored_is_in_no_half():
+    query, gallery, _ = sides()
+    # The first person is not in the gallery.
+    gallery = replace(
+        gallery, identity=[None if name == query.identity[0] else name for name in gallery.identity]
+    )
+    (plain,) = scoring.score(query, gallery, schema.EMBEDDING, config.Evaluate())["standard"]
+    named = doubt.named(query.identity, plain)
+    assert named == [None if name == query.identity[0] else name for name in query.identity]
