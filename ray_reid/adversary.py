@@ -71,7 +71,7 @@ class Adversary:
         """
         embeddings, clothes = embeddings.float(), self.clothes[rows]
         known = clothes >= 0
-        share, clothes = known / _each(known), clothes.clamp(min=0)
+        share, clothes = known / _mean_count(known), clothes.clamp(min=0)
         logits = self._logits(embeddings.detach(), self.directions)
         cross_entropy = share @ F.cross_entropy(logits, clothes, reduction="none")
         if self.begun(epoch):
@@ -104,7 +104,7 @@ class Adversary:
         self.optimizer.step()
 
 
-def _each(known: Tensor) -> Tensor:
+def _mean_count(known: Tensor) -> Tensor:
     """How many images a worker has on average whose clothes are learned; above 0."""
     count = _mean_of_workers(known.sum().float())
     return count + (count == 0)

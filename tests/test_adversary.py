@@ -330,7 +330,7 @@ def _worker(rank: int, folder: str, table: str) -> None:
     for _ in fit.run():
         pass
     # One image of the first worker is of clothes that are learned, and none or all of the other.
-    each = [adversary._each(torch.arange(4) < (most if rank else 1)) for most in (0, 4)]
+    each = [adversary._mean_count(torch.arange(4) < (most if rank else 1)) for most in (0, 4)]
     torch.save({**fit.state(), "begun": begun, "each": each}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 

@@ -196,18 +196,23 @@ def stable_diffusion_xl(path: Path) -> Path:
     return path
 
 
-def blip2(path: Path) -> Path:
-    torch.manual_seed(0)
-    path.mkdir(parents=True)
+def _gpt2_tokenizer(*special: str) -> GPT2Tokenizer:
     words = ["<pad>", "</s>", "<image>", *LETTERS, *(f"\u0120{letter}" for letter in LETTERS)]
-    tokenizer = GPT2Tokenizer(
+    return GPT2Tokenizer(
         vocab={word: number for number, word in enumerate(words)},
         merges=[],
         pad_token="<pad>",
         bos_token="</s>",
         eos_token="</s>",
         unk_token="</s>",
+        additional_special_tokens=list(special),
     )
+
+
+def blip2(path: Path) -> Path:
+    torch.manual_seed(0)
+    path.mkdir(parents=True)
+    tokenizer = _gpt2_tokenizer()
     shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = Blip2Config(
         vision_config={**shape, "intermediate_size": 16, "image_size": 16, "patch_size": 8},
@@ -216,7 +221,7 @@ def blip2(path: Path) -> Path:
             "cross_attention_frequency": 1,
         },
         text_config={
-            "model_type": "opt", **shape, "ffn_dim": 16, "vocab_size": len(words),
+            "model_type": "opt", **shape, "ffn_dim": 16, "vocab_size": len(tokenizer),
             "max_position_embeddings": 64, "word_embed_proj_dim": 8, "pad_token_id": 0,
             "bos_token_id": 1, "eos_token_id": 1,
         },
@@ -233,16 +238,7 @@ def blip2(path: Path) -> Path:
 def llava_next(path: Path) -> Path:
     torch.manual_seed(0)
     path.mkdir(parents=True)
-    words = ["<pad>", "</s>", "<image>", *LETTERS, *(f"\u0120{letter}" for letter in LETTERS)]
-    tokenizer = GPT2Tokenizer(
-        vocab={word: number for number, word in enumerate(words)},
-        merges=[],
-        pad_token="<pad>",
-        bos_token="</s>",
-        eos_token="</s>",
-        unk_token="</s>",
-        additional_special_tokens=["<image>"],
-    )
+    tokenizer = _gpt2_tokenizer("<image>")
     shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     places = [[16, 32], [32, 16]]
     config = LlavaNextConfig(
@@ -251,7 +247,7 @@ def llava_next(path: Path) -> Path:
             "patch_size": 8,
         },
         text_config={
-            "model_type": "llama", **shape, "intermediate_size": 16, "vocab_size": len(words),
+            "model_type": "llama", **shape, "intermediate_size": 16, "vocab_size": len(tokenizer),
             "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1,
         },
         image_grid_pinpoints=places,
