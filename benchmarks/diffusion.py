@@ -34,8 +34,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import interpolate
 from torch.utils.flop_counter import FlopCounterMode
 
-from ray_reid.models import references
-from ray_reid.refine import refine
+from ray_reid.models.pretrained import references
+from ray_reid.ranking.refine import refine
 
 PAPER = {"masks": 61.6, "descriptions": 4.0, "training": 0.89, "query": 3.33, "refinement": 642.6}
 GUIDANCE = 7.5

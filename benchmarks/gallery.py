@@ -20,11 +20,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from support.reporting import Figure, arguments, best, report, timed
 
-from ray_reid.galleries import nearest
-from ray_reid.galleries.segment import ROWS
-from ray_reid.galleries.where import Where
-from ray_reid.galleries.writer import Writer
-from ray_reid.gallery import Gallery
+from ray_reid.gallery.embedded import nearest
+from ray_reid.gallery.embedded.segment import ROWS
+from ray_reid.gallery.embedded.where import Where
+from ray_reid.gallery.embedded.writer import Writer
+from ray_reid.gallery.gallery import Gallery
 
 DIMENSION, K = 512, 10
 IMAGES, CAMERAS = 20, 20

@@ -19,7 +19,7 @@ from support.cases import Case
 from support.reporting import Figure, arguments, report
 from support.turns import Step, seconds_per_step
 
-from ray_reid.config import Recipe
+from ray_reid.recipe.recipe import Recipe
 
 # Set before measuring: nobody should lose by it.
 BAR = 1.0
@@ -30,8 +30,8 @@ EPOCHS = 1_000
 
 def ours(recipe: Recipe, table: Path, processes: int) -> Step:
     """Our loader: batches of bytes, augmented here as a training does."""
-    from ray_reid import fit, loader
-    from ray_reid.augment import augment
+    from ray_reid.training import fit, loader
+    from ray_reid.training.augment import augment
 
     rows = loader.TrainingRows([table], recipe.train)
     plan = np.concatenate([fit.plan(recipe, rows.chosen, 0)] * EPOCHS)
@@ -55,8 +55,8 @@ def single(recipe: Recipe, table: Path) -> dict[str, Step]:
     """What either does with a batch, here and without worker processes."""
     from support import bare
 
-    from ray_reid import fit, loader
-    from ray_reid.augment import augment
+    from ray_reid.training import fit, loader
+    from ray_reid.training.augment import augment
 
     rows = loader.TrainingRows([table], recipe.train)
     planned = fit.plan(recipe, rows.chosen, 0)[0, 0]

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from support.reporting import Figure, arguments, report, timed
 
-from ray_reid import metrics
+from ray_reid.ranking import metrics
 
 DIMENSIONS = 512
 # Queries of which a product is in memory at a time.

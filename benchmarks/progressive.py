@@ -14,8 +14,10 @@ from pathlib import Path
 import torch
 from support.reporting import Figure, arguments, report
 
-from ray_reid import config, fit, loader, schema, storage
-from ray_reid.config import Recipe
+from ray_reid import schema, storage
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.training import fit, loader
 
 PEOPLE = 8
 """In a batch."""
@@ -69,12 +71,12 @@ def epoch(recipe: Recipe, places: list[Path]) -> tuple[float, int]:
 
 
 def measure(options: argparse.Namespace) -> Figure:
-    recipe = config.load("dlcr", "miniature", options.set)
-    recipe = config.override(recipe, CHANGES)
+    recipe = recipes.load("dlcr", "miniature", options.set)
+    recipe = recipes.override(recipe, CHANGES)
     with tempfile.TemporaryDirectory() as folder:
         places = tables(options.people, options.outfits, Path(folder))
         (pairs, few), (every, many) = (
-            epoch(config.override(recipe, {"train.sampler": sampler}), places)
+            epoch(recipes.override(recipe, {"train.sampler": sampler}), places)
             for sampler in (PAIRS, ALL)
         )
     case = f"an epoch of pairs, {few} batches; reference all, {many}"

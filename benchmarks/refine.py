@@ -19,7 +19,7 @@ from support import references
 from support.products import in_turn, multiply
 from support.reporting import Figure, arguments, report
 
-from ray_reid.refine import Rule, refine
+from ray_reid.ranking.refine import Rule, refine
 
 DIMENSIONS, NUM_QUERIES, NUM_GALLERY, NUM_IDENTITIES = 512, 3543, 3384, 71
 NUM_VARIANTS = 6

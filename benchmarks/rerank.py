@@ -19,8 +19,8 @@ from support import references
 from support.products import Floats, in_turn, multiply
 from support.reporting import Figure, arguments, report
 
-from ray_reid import rerank
-from ray_reid.neighbours import nearest, unit
+from ray_reid.ranking import rerank
+from ray_reid.ranking.neighbours import nearest, unit
 
 DIMENSIONS = 512
 NUM_QUERIES, NUM_GALLERY, NUM_IDENTITIES = 1678, 11579, 200

@@ -16,12 +16,13 @@ from pathlib import Path
 from support.reporting import Figure, arguments, report
 from support.streams import ENCODE, Pretend, plan, run
 
-from ray_reid import config, generate
-from ray_reid.cluster import Cluster
-from ray_reid.config import Recipe
-from ray_reid.generators.text_to_image import encode
-from ray_reid.resources import Resources, StageSpec
-from ray_reid.stage import Step
+from ray_reid.generation import generate
+from ray_reid.generation.generators.text_to_image import encode
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.resources import Resources, StageSpec
+from ray_reid.runtime.cluster import Cluster
+from ray_reid.runtime.stage import Step
 
 CORES = 2
 ROLES = ("text_to_image", "detector", "image_text")
@@ -137,10 +138,10 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
     overrides = []
     if options.models is not None:
         overrides = [f"models.{role}={(options.models / role).resolve()}" for role in ROLES]
-    recipe = config.load("vehicle_diff", "miniature", [*overrides, *options.set])
+    recipe = recipes.load("vehicle_diff", "miniature", [*overrides, *options.set])
     each = -(-options.rows // recipe.prompts.num_identities)
     enough = f"prompts.images_per_identity={each}"
-    return config.load("vehicle_diff", "miniature", [*overrides, enough, *options.set])
+    return recipes.load("vehicle_diff", "miniature", [*overrides, enough, *options.set])
 
 
 def main() -> None:

@@ -30,8 +30,8 @@ from support.turns import Step, seconds_per_step
 if TYPE_CHECKING:
     import torch
 
-    from ray_reid.config import Recipe
-    from ray_reid.fit import Fit
+    from ray_reid.recipe.recipe import Recipe
+    from ray_reid.training.fit import Fit
 
 SECTIONS = ("loop", "peer", "start", "workers")
 # Set before measuring. Nobody should lose by leaving a loop of their own, ...
@@ -216,7 +216,7 @@ def parts(fit: "Fit") -> dict[str, Step]:
     """What the loop does beside the network, each on the same batch."""
     import torch
 
-    from ray_reid.augment import augment
+    from ray_reid.training.augment import augment
 
     rows, planned = cases.opened(fit), fit.plan(0)[0, 0]
     stored, labels = rows[planned]

@@ -1,8 +1,8 @@
 """Unlabelled images of the target cameras to an adapter of the text-to-image model."""
 
-from ray_reid.adapt import STATES, adapt_job, check, outside
 from ray_reid.cli import job_main
-from ray_reid.run import Job
+from ray_reid.generation.adapt import STATES, adapt_job, check, outside
+from ray_reid.runtime.run import Job
 
 JOB = Job(
     "adapt",

@@ -1,8 +1,8 @@
 """Trainings on real and generated images, side by side over several seeds."""
 
 from ray_reid.cli import job_main
-from ray_reid.compare import check, compare_job, outside
-from ray_reid.run import Job
+from ray_reid.experiments.compare import check, compare_job, outside
+from ray_reid.runtime.run import Job
 
 JOB = Job(
     "compare",

@@ -1,8 +1,8 @@
 """Training images to one description of every set of clothes."""
 
 from ray_reid.cli import job_main
-from ray_reid.describe import check, describe_job, outside
-from ray_reid.run import Job
+from ray_reid.generation.describe import check, describe_job, outside
+from ray_reid.runtime.run import Job
 
 JOB = Job(
     "describe",

@@ -1,8 +1,8 @@
 """Query and gallery images to embeddings."""
 
 from ray_reid.cli import job_main
-from ray_reid.embed import check, embed_job, outside
-from ray_reid.run import Job
+from ray_reid.evaluation.embed import check, embed_job, outside
+from ray_reid.runtime.run import Job
 
 JOB = Job(
     "embed",

@@ -1,8 +1,8 @@
 """Embeddings to metrics, pictures and the stamped model package."""
 
 from ray_reid.cli import job_main
-from ray_reid.evaluate import evaluate_job
-from ray_reid.run import Job
+from ray_reid.evaluation.evaluate import evaluate_job
+from ray_reid.runtime.run import Job
 
 JOB = Job("evaluate", evaluate_job, needs=("ingest", "train", "embed"), sections=("evaluate",))
 

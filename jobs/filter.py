@@ -1,9 +1,9 @@
 """Generated images to what is kept of them: counts, Table VI of Vehicle-Diff, contact sheets."""
 
-from ray_reid import frechet
 from ray_reid.cli import job_main
-from ray_reid.filtering import filter_job
-from ray_reid.run import Job
+from ray_reid.generation import frechet
+from ray_reid.generation.review import filter_job
+from ray_reid.runtime.run import Job
 
 JOB = Job(
     "filter",

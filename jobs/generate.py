@@ -1,8 +1,8 @@
 """Prompts to images to verdicts, in one stream."""
 
 from ray_reid.cli import job_main
-from ray_reid.generate import check, generate_job, outside
-from ray_reid.run import Job
+from ray_reid.generation.generate import check, generate_job, outside
+from ray_reid.runtime.run import Job
 
 JOB = Job(
     "generate",

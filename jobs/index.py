@@ -1,8 +1,8 @@
 """Embeddings to a searchable gallery."""
 
 from ray_reid.cli import job_main
-from ray_reid.gallery import index_job
-from ray_reid.run import Job
+from ray_reid.gallery.gallery import index_job
+from ray_reid.runtime.run import Job
 
 JOB = Job("index", index_job, needs=("ingest", "embed"), sections=("index",), uses_ray=False)
 

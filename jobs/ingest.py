@@ -1,8 +1,8 @@
 """The sources of the recipe to observations."""
 
 from ray_reid.cli import job_main
-from ray_reid.ingest import ingest_job, outside
-from ray_reid.run import Job
+from ray_reid.datasets.ingest import ingest_job, outside
+from ray_reid.runtime.run import Job
 
 JOB = Job("ingest", ingest_job, sections=("ingest",), outside=outside, scratch=("plan",))
 

@@ -19,11 +19,11 @@ from jobs import (
     train,
     variants,
 )
-from ray_reid import report
-from ray_reid.cluster import Cluster
-from ray_reid.config import Recipe
-from ray_reid.gallery import check_faiss
-from ray_reid.run import Job, open_run
+from ray_reid.evaluation import report
+from ray_reid.gallery.gallery import check_faiss
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime.cluster import Cluster
+from ray_reid.runtime.run import Job, open_run
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """Training images to the same people in other clothes, in one stream."""
 
 from ray_reid.cli import job_main
-from ray_reid.redress import check, outside, redress_job
-from ray_reid.run import Job
+from ray_reid.generation.inpaint import check, outside, redress_job
+from ray_reid.runtime.run import Job
 
 JOB = Job(
     "generate",

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ray_reid.models.references import WEIGHTS
+from ray_reid.models.pretrained.references import WEIGHTS
 
 SEED = 0
 NUM_VEHICLES, NUM_PEOPLE = 16_000, 16_000

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.pipeline import PIPELINES
-from ray_reid import config, report, report_tables, sweeps, trials, tune
-from ray_reid.cluster import Cluster
-from ray_reid.run import open_run, read_recipe
+from ray_reid.evaluation import report, report_tables
+from ray_reid.experiments import trials, tune
+from ray_reid.recipe import recipes, sweeps
+from ray_reid.runtime.cluster import Cluster
+from ray_reid.runtime.run import open_run, read_recipe
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ def run(
     sweep = sweeps.load(file)
     # JSON is YAML: those of the file are set as those of the command line are.
     common = [f"{key}={json.dumps(value)}" for key, value in sweep.overrides.items()]
-    recipe = config.load(sweep.recipe, profile or sweep.profile, [*common, *overrides])
+    recipe = recipes.load(sweep.recipe, profile or sweep.profile, [*common, *overrides])
     if recipe.name not in PIPELINES:
         raise ValueError(f"no pipeline {recipe.name!r}; choose from {sorted(PIPELINES)}")
     jobs = PIPELINES[recipe.name]

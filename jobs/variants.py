@@ -1,8 +1,8 @@
 """Queries to the same people in other clothes, for prediction refinement."""
 
 from ray_reid.cli import job_main
-from ray_reid.run import Job
-from ray_reid.variants import check, outside, variants_job
+from ray_reid.generation.variants import check, outside, variants_job
+from ray_reid.runtime.run import Job
 
 JOB = Job(
     "variants",

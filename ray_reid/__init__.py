@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ray_reid.package import load as load
+    from ray_reid.models.package import load as load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
@@ -12,7 +12,7 @@ __all__ = ["__version__", "load"]
 def __getattr__(name: str) -> Any:
     # `ray_reid.load` pulls in torch; `ray-reid --help` must not wait for it.
     if name == "load":
-        from ray_reid.package import load
+        from ray_reid.models.package import load
 
         return load
     raise AttributeError(f"module 'ray_reid' has no attribute {name!r}")

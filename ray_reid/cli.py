@@ -10,10 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ray_reid import __version__, config
+from ray_reid import __version__
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
-    from ray_reid.run import Job
+    from ray_reid.runtime.run import Job
 
 INTERRUPTED = 130
 MISTAKE = 2
@@ -224,8 +226,8 @@ def _local_path(text: str) -> Path:
     return Path(text)
 
 
-def _recipe(options: argparse.Namespace) -> config.Recipe:
-    return config.load(options.recipe, options.profile, _overrides(options))
+def _recipe(options: argparse.Namespace) -> Recipe:
+    return recipes.load(options.recipe, options.profile, _overrides(options))
 
 
 def _overrides(options: argparse.Namespace) -> list[str]:
@@ -256,7 +258,7 @@ def _tune(options: argparse.Namespace) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from ray_reid import doctor
+    from ray_reid.datasets import doctor
 
     if options.reader is None and not options.overrides:
         found = doctor.recognise(options.path)
@@ -264,7 +266,7 @@ def _doctor(options: argparse.Namespace) -> int:
             raise ValueError(_unrecognised(options.path, [source.reader for source in found]))
         source = found[0]
     else:
-        source = config.source(options.path, options.reader or "folder", options.overrides)
+        source = recipes.source(options.path, options.reader or "folder", options.overrides)
     diagnosis = doctor.examine(source, look=not options.quick)
     print(doctor.page(options.path, diagnosis))
     return 0 if diagnosis.trainable else UNFIT
@@ -283,11 +285,11 @@ def _search(options: argparse.Namespace) -> None:
     query = options.run, options.image, options.k, options.camera
     told = ""
     if options.refine is None:
-        from ray_reid.gallery import search_image
+        from ray_reid.gallery.gallery import search_image
 
         hits = search_image(*query)
     else:
-        from ray_reid import search
+        from ray_reid.gallery import search
 
         answer = search.search_image(*query)
         hits, told = answer.hits, search.sentence(answer.refinement)
@@ -306,7 +308,7 @@ def _search(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    from ray_reid import show
+    from ray_reid.datasets import show
 
     found = show.show(options.run, options.observation)
     file = show.save(found, options.run, options.image)
@@ -325,7 +327,7 @@ def _has_colours() -> bool:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from ray_reid.run import read_recipe
+    from ray_reid.runtime.run import read_recipe
     from ray_reid.serving.app import serve_run
 
     recipe = read_recipe(options.run)
@@ -333,8 +335,8 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _ui(options: argparse.Namespace) -> None:
-    from ray_reid import tracking
-    from ray_reid.ports import check_port
+    from ray_reid.runtime import tracking
+    from ray_reid.runtime.ports import check_port
 
     command = tracking.server_command(options.runs, options.port)
     # MLflow would start for seconds and then print a traceback.
@@ -343,7 +345,7 @@ def _ui(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from ray_reid import export
+    from ray_reid.datasets import export
 
     table = export.find_table(options.run, options.table)
     if options.splits is None:
@@ -361,7 +363,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
-    from ray_reid.checkpoints import import_checkpoint
+    from ray_reid.models.checkpoints import import_checkpoint
 
     done = import_checkpoint(options.checkpoint, options.folder, options.peer, options.overrides)
     print(f"{options.folder}: a model package of {done.identities} identities")
@@ -371,7 +373,7 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _export_onnx(options: argparse.Namespace) -> None:
-    from ray_reid import onnx_export, package
+    from ray_reid.models import onnx_export, package
 
     done = onnx_export.export(package.load(options.run, "cpu"), options.file)
     print(
@@ -381,10 +383,10 @@ def _export_onnx(options: argparse.Namespace) -> None:
 
 
 def _submission(options: argparse.Namespace) -> None:
-    from ray_reid import submission
+    from ray_reid.datasets.export import track2
 
-    queries = submission.write(options.run, options.file)
-    print(f"{options.file}: {queries} queries, the nearest {submission.TOP} images of each")
+    queries = track2.write(options.run, options.file)
+    print(f"{options.file}: {queries} queries, the nearest {track2.TOP} images of each")
 
 
 def _fingerprint(options: argparse.Namespace) -> None:

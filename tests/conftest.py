@@ -11,7 +11,7 @@ def ray_local() -> Iterator[None]:
     """One real local Ray for the whole session, because starting it costs seconds."""
     import ray
 
-    from ray_reid import cluster
+    from ray_reid.runtime import cluster
 
     # Workers unpickle stages that tests define, so they must find the test modules.
     known = os.environ.get("PYTHONPATH")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ray_reid.galleries.where import Where
-from ray_reid.galleries.writer import Writer
+from ray_reid.gallery.embedded.where import Where
+from ray_reid.gallery.embedded.writer import Writer
 
 DIMENSION = 8
 MODEL = "key1"

@@ -13,13 +13,18 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 import ray_reid
-from ray_reid import adversary, config, fit, images, in_process, learning, loader, package, schema
+from ray_reid import images, schema
 from ray_reid import storage as tables
-from ray_reid.adversary import Adversary
-from ray_reid.config import Recipe
-from ray_reid.fit import Fit
-from ray_reid.losses import ReidLoss, clothes_adversarial
+from ray_reid.experiments import in_process
 from ray_reid.miniature import street_observations
+from ray_reid.models import package
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.train import Augment, Clothes, Loss, Train
+from ray_reid.training import adversary, fit, loader
+from ray_reid.training.adversary import Adversary
+from ray_reid.training.fit import Fit
+from ray_reid.training.losses import ReidLoss, clothes_adversarial
 
 CPU = torch.device("cpu")
 ON = "train.clothes.weight=1.0"
@@ -78,7 +83,7 @@ def _recipe(*overrides: str) -> Recipe:
         "train.batches_per_epoch=2",
         "train.precision=fp32",
     ]
-    return config.load("baseline", None, [*small, *overrides])
+    return recipes.load("baseline", None, [*small, *overrides])
 
 
 def _fit(table: Path, *overrides: str) -> Fit:
@@ -193,7 +198,7 @@ def test_images_of_unknown_clothes_are_left_out_of_the_loss(table: Path) -> None
 
 
 def test_clothes_are_numbered_person_by_person(table: Path) -> None:
-    chosen = loader.labels([table], learning.Train())
+    chosen = loader.labels([table], Train())
     assert chosen.wearers.tolist() == np.repeat(np.arange(8), 2).tolist()
     learned = chosen.clothes >= 0
     # All but the image of unknown clothes; `A` of two people are two.
@@ -207,8 +212,8 @@ def test_generated_images_join_the_losses_of_clothes_where_the_recipe_says_so(
 ) -> None:
     found = {}
     for which in ("identity_only", "all"):
-        clothes = learning.Clothes(weight=1, synthetic=which)
-        spec = learning.Train(mixing="shuffled", clothes=clothes)
+        clothes = Clothes(weight=1, synthetic=which)
+        spec = Train(mixing="shuffled", clothes=clothes)
         found[which] = loader.labels([table], spec)
     plain, joined = found["identity_only"], found["all"]
     assert (plain.clothes[plain.synthetic] == -1).all()
@@ -226,7 +231,7 @@ def test_the_metric_loss_compares_some_rows_as_if_there_were_no_others(metric: A
     generator = torch.Generator().manual_seed(0)
     features, logits = (torch.randn(12, width, generator=generator) for width in (5, 4))
     labels, some = torch.arange(4).repeat(3), torch.arange(12) < 8
-    loss = ReidLoss(learning.Loss(metric=metric))
+    loss = ReidLoss(Loss(metric=metric))
     found = loss(features, logits, labels, (), some)
     whole, part = loss(features, logits, labels), loss(features[some], logits[some], labels[some])
     assert found["metric"] == part["metric"] != whole["metric"]
@@ -391,14 +396,14 @@ def test_what_cannot_be_learned_of_clothes_is_refused(table: Path, tmp_path: Pat
         _fit(table, ON, "train.mixing=synthetic")
     # Without the loss nobody asks.
     assert len(_fit(tmp_path / "bare").rows.chosen.wearers) == 1
-    clothes = learning.Clothes(weight=1)
+    clothes = Clothes(weight=1)
     with pytest.raises(ValueError, match=r"clothes\.weight 1 needs identities, .* 'camera'"):
-        learning.Train(clothes=clothes, target="camera")
+        Train(clothes=clothes, target="camera")
     with pytest.raises(ValueError, match="whole clothes, which mixup and cutmix blend"):
-        learning.Train(
+        Train(
             clothes=clothes,
-            augment=learning.Augment(mixup=0.5),
-            loss=learning.Loss(metric="none"),
+            augment=Augment(mixup=0.5),
+            loss=Loss(metric="none"),
         )
     with pytest.raises(ValueError, match=r"start_epoch 12 must be less than epochs 12"):
-        learning.Train(clothes=learning.Clothes(weight=1, start_epoch=12))
+        Train(clothes=Clothes(weight=1, start_epoch=12))

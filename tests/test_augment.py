@@ -3,18 +3,18 @@
 import pytest
 import torch
 
-from ray_reid import learning
-from ray_reid.augment import augment, blend
+from ray_reid.recipe.train import Augment
+from ray_reid.training.augment import augment, blend
 
-NONE = dict.fromkeys(learning.Augment.model_fields, 0.0)
+NONE = dict.fromkeys(Augment.model_fields, 0.0)
 
 
 def _images(count: int = 4) -> torch.Tensor:
     return torch.rand(count, 3, 16, 24, generator=torch.Generator().manual_seed(1))
 
 
-def _with(**changes: float) -> learning.Augment:
-    return learning.Augment.model_validate(NONE | changes)
+def _with(**changes: float) -> Augment:
+    return Augment.model_validate(NONE | changes)
 
 
 def test_nothing_switched_on_changes_nothing() -> None:
@@ -38,7 +38,7 @@ def test_a_batch_stays_as_it_is_and_keeps_its_layout() -> None:
 def test_a_change_that_is_switched_off_leaves_the_others_as_they_were() -> None:
     images, only = _images(64), _with(flip=0.5, pad=2, erase=0.5)
     still = {"scale": 1e-9, "brightness": 1e-9}
-    also = learning.Augment.model_validate(only.model_dump() | still)
+    also = Augment.model_validate(only.model_dump() | still)
     # The warp that moves nothing still rounds.
     assert torch.allclose(augment(images, only, (3,)), augment(images, also, (3,)), atol=1e-4)
 
@@ -46,12 +46,12 @@ def test_a_change_that_is_switched_off_leaves_the_others_as_they_were() -> None:
 @pytest.mark.parametrize("changes", [{}, {"pad": 3}, {"pad": 3, "scale": 0.0, "translate": 0.0}])
 def test_bytes_are_changed_as_the_floats_that_they_stand_for(changes: dict[str, float]) -> None:
     stored = (_images(8) * 255).to(torch.uint8)
-    spec = learning.Augment.model_validate(changes)
+    spec = Augment.model_validate(changes)
     assert torch.equal(augment(stored, spec, (1,)), augment(stored.float() / 255, spec, (1,)))
 
 
 def test_the_same_seed_gives_the_same_images_and_another_does_not() -> None:
-    images, spec = _images(), learning.Augment(rotate=10, hue=0.1)
+    images, spec = _images(), Augment(rotate=10, hue=0.1)
     first = augment(images, spec, (1, 2, 3))
     assert torch.equal(first, augment(images, spec, (1, 2, 3)))
     assert not torch.equal(first, augment(images, spec, (1, 2, 4)))

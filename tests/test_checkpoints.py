@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import ray_reid
-from ray_reid import checkpoints, cli, learning, package
-from ray_reid.networks import ReidNetwork
+from ray_reid import cli
+from ray_reid.models import checkpoints, package
+from ray_reid.models.networks import ReidNetwork
+from ray_reid.recipe.train import Train
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 HALF = ([0.5] * 3, [0.5] * 3)
@@ -513,22 +515,22 @@ def test_peers_variants_are_refused_where_the_backbone_has_nothing_to_vary() -> 
         ("window_pad", "before_shift", "resnet10t"),
         ("pooling", "token", "resnet10t"),
     ):
-        spec = learning.Train(backbone=backbone, image_size=(32, 32), **{key: value})
+        spec = Train(backbone=backbone, image_size=(32, 32), **{key: value})
         with pytest.raises(ValueError, match=rf"train\.{key} is .* but backbone '{backbone}'"):
             ReidNetwork(spec, 2)
     dilated = {"backbone_params": {"output_stride": 16}, "last_stride": 1}
     with pytest.raises(ValueError, match="without output_stride"):
-        ReidNetwork(learning.Train(**dilated), 2)
+        ReidNetwork(Train(**dilated), 2)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet10t"])
 def test_the_last_stride_is_not_timms_output_stride(name: str) -> None:
     size = (64, 32)
-    spec = learning.Train(backbone=name, image_size=size)
+    spec = Train(backbone=name, image_size=size)
     weights = randomise(ReidNetwork(spec, 2)).state_dict()
     maps = []
     for changes in ({"last_stride": 1}, {"backbone_params": {"output_stride": 16}}):
-        spec = learning.Train(backbone=name, image_size=size, **changes)
+        spec = Train(backbone=name, image_size=size, **changes)
         network = ReidNetwork(spec, 2).eval()
         network.load_state_dict(weights)
         with torch.inference_mode():

@@ -12,13 +12,17 @@ import torch
 from numpy.typing import NDArray
 
 from jobs.redress import JOB
-from ray_reid import config, images, redress, run, schema, storage
-from ray_reid.filters.clothes import ClothesFilter
-from ray_reid.generators import clothes
-from ray_reid.generators.descriptions import Description
-from ray_reid.models import inpainting, parser, summariser
-from ray_reid.models.describer import Describer
-from ray_reid.wardrobe import Outfits
+from ray_reid import images, schema, storage
+from ray_reid.generation import inpaint
+from ray_reid.generation.filters.clothes import ClothesFilter
+from ray_reid.generation.generators import clothes
+from ray_reid.generation.generators.descriptions import Description
+from ray_reid.models.pretrained import inpainting, parser, summariser
+from ray_reid.models.pretrained.describer import Describer
+from ray_reid.recipe import recipes
+from ray_reid.recipe.outfits import Outfits
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime import run
 
 RNG = np.random.default_rng(0)
 WORN = [Description(f"c{n}", f"red {n}", "jeans", "boots") for n in range(4)]
@@ -224,8 +228,8 @@ def _table(tmp_path: Path, pictures: Sequence[bytes]) -> Path:
     return place
 
 
-def _recipe(*overrides: str) -> config.Recipe:
-    return config.load("dlcr", "miniature", ["outfits.num_outfits=2", *overrides])
+def _recipe(*overrides: str) -> Recipe:
+    return recipes.load("dlcr", "miniature", ["outfits.num_outfits=2", *overrides])
 
 
 def _stages(table: Path) -> clothes.Parse:
@@ -237,7 +241,7 @@ def _stages(table: Path) -> clothes.Parse:
 
 def test_a_plan_dresses_every_image_in_other_clothes_and_keeps_the_person(tmp_path: Path) -> None:
     table = _table(tmp_path, [images.encode(_dressed(5))] * 3)
-    plan = redress.outfits_plan(_recipe(), table, WORN, "g")
+    plan = inpaint.outfits_plan(_recipe(), table, WORN, "g")
     rows = plan.to_pylist(maps_as_pydicts="strict")
     assert [row[clothes.ROW] for row in rows] == [0, 0, 1, 1, 2, 2]
     assert len({row[schema.OBSERVATION_ID] for row in rows}) == 6
@@ -245,12 +249,12 @@ def test_a_plan_dresses_every_image_in_other_clothes_and_keeps_the_person(tmp_pa
         source = f"id{row[clothes.ROW]}"
         assert row[schema.PARENT] == source
         assert row[schema.IDENTITY] == f"s:{row[clothes.ROW] % 2}"
-        assert row[schema.ATTRIBUTES][redress.WHOSE] != f"c{row[clothes.ROW]}"
+        assert row[schema.ATTRIBUTES][inpaint.WHOSE] != f"c{row[clothes.ROW]}"
         assert row[schema.CLOTHES] == (
-            f"{row[schema.IDENTITY]}/{row[schema.ATTRIBUTES][redress.WHOSE]}"
+            f"{row[schema.IDENTITY]}/{row[schema.ATTRIBUTES][inpaint.WHOSE]}"
         )
         assert (row[schema.ORIGIN], row[schema.LICENCE]) == ("synthetic", "CC0")
-    more = redress.outfits_plan(_recipe("outfits.num_outfits=3"), table, WORN, "g")
+    more = inpaint.outfits_plan(_recipe("outfits.num_outfits=3"), table, WORN, "g")
     kept = set(plan[schema.OBSERVATION_ID].to_pylist())
     assert kept < set(more[schema.OBSERVATION_ID].to_pylist())
 
@@ -277,15 +281,15 @@ def test_what_changes_no_image_paints_none_anew() -> None:
 def test_what_cannot_be_painted_is_refused_before_anything_runs(
     override: str, sentence: str
 ) -> None:
-    redress.check(_recipe())
+    inpaint.check(_recipe())
     with pytest.raises(ValueError, match=sentence):
-        redress.check(_recipe(override))
+        inpaint.check(_recipe(override))
 
 
 def test_sources_that_cannot_be_dressed_are_kept_with_their_reason(tmp_path: Path) -> None:
     pictures = [images.encode_png(_dressed(n)) for n in (5, 0)]
     table = _table(tmp_path, [*pictures, b"no image"])
-    plan = redress.outfits_plan(_recipe(), table, WORN, "g")
+    plan = inpaint.outfits_plan(_recipe(), table, WORN, "g")
     batch = schema.to_batch(plan)
     found = _stages(table)(batch)
     kinds = [None if one is None else one.partition(":")[0] for one in found[schema.DROP_REASON]]

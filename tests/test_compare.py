@@ -13,10 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from ray_reid import compare, config, figures, figures_compare, in_process, schema, storage, train
-from ray_reid.config import Recipe
+from ray_reid import schema, storage
+from ray_reid.experiments import compare, figures_compare, in_process
 from ray_reid.miniature import street_observations
-from ray_reid.run import Work
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime import figures
+from ray_reid.runtime.run import Work
+from ray_reid.training import train
 
 SMALL = (
     "train.backbone=resnet10t",
@@ -53,7 +57,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _recipe(*overrides: str) -> Recipe:
-    return config.load("baseline", None, [*SMALL, *overrides])
+    return recipes.load("baseline", None, [*SMALL, *overrides])
 
 
 def _work(inputs: dict[str, Path], out: Path, *overrides: str) -> Work:

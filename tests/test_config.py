@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 import yaml
 
-from ray_reid import config, learning
-from ray_reid.sources import FolderSource
+from ray_reid.recipe import recipes
+from ray_reid.recipe.sources import FolderSource
+from ray_reid.recipe.train import Train
 
 
 def test_a_dumped_recipe_loads_as_itself(tmp_path: Path) -> None:
-    recipe = config.load("baseline", "miniature", ["train.epochs=3", "seed=7"])
+    recipe = recipes.load("baseline", "miniature", ["train.epochs=3", "seed=7"])
     file = tmp_path / "recipe.yaml"
-    file.write_text(config.dump(recipe))
-    assert config.load(str(file)) == recipe
-    assert config.validate(config.read_yaml(file)) == recipe
+    file.write_text(recipes.dump(recipe))
+    assert recipes.load(str(file)) == recipe
+    assert recipes.validate(recipes.read_yaml(file)) == recipe
     assert (recipe.train.epochs, recipe.seed) == (3, 7)
 
 
@@ -32,10 +33,10 @@ def test_overrides_come_after_the_profile_in_their_order(tmp_path: Path) -> None
             sort_keys=False,
         )
     )
-    assert config.load(str(file)).train.epochs == 2
-    assert config.load(str(file), "big").train.epochs == 1
-    assert config.load(str(file), "big").profile == "big"
-    changed = config.load(str(file), "small", ["train.epochs=5", "train.epochs=6"])
+    assert recipes.load(str(file)).train.epochs == 2
+    assert recipes.load(str(file), "big").train.epochs == 1
+    assert recipes.load(str(file), "big").profile == "big"
+    changed = recipes.load(str(file), "small", ["train.epochs=5", "train.epochs=6"])
     assert (changed.train.epochs, changed.train.loss.margin) == (6, 0.1)
 
 
@@ -62,7 +63,7 @@ def test_overrides_come_after_the_profile_in_their_order(tmp_path: Path) -> None
 )
 def test_a_wrong_override_is_one_sentence(override: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence) as caught:
-        config.load("baseline", None, [override])
+        recipes.load("baseline", None, [override])
     assert "\n" not in str(caught.value)
 
 
@@ -81,33 +82,33 @@ def test_a_wrong_pattern_fails_before_anything_is_read(pattern: str, sentence: s
 
 def test_unknown_names_list_the_choices(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown recipe 'basline'; choose from \['baseline'"):
-        config.load("basline")
+        recipes.load("basline")
     with pytest.raises(ValueError, match="unknown profile 'huge' of 'baseline'; choose from"):
-        config.load("baseline", "huge")
+        recipes.load("baseline", "huge")
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1")
     with pytest.raises(ValueError, match="is not YAML"):
-        config.load(str(broken))
+        recipes.load(str(broken))
     broken.write_text("- 1")
     with pytest.raises(ValueError, match="must be a mapping of sections, not list"):
-        config.load(str(broken))
+        recipes.load(str(broken))
 
 
 def test_every_shipped_profile_is_valid() -> None:
-    for file in config.RECIPES.glob("*.yaml"):
-        for profile in config.read_yaml(file).get("profiles", {}):
-            assert config.load(file.stem, profile).profile == profile
+    for file in recipes.RECIPES.glob("*.yaml"):
+        for profile in recipes.read_yaml(file).get("profiles", {}):
+            assert recipes.load(file.stem, profile).profile == profile
 
 
 def test_stages_are_trainings_that_differ_in_what_they_change() -> None:
-    recipe = config.load("vehiclenet", "miniature")
+    recipe = recipes.load("vehiclenet", "miniature")
     (one, first), (two, second) = recipe.train.trainings()
     assert (one, two) == ("I", "II")
     assert (first.epochs, second.epochs) == (12, 6)
     assert (first.sources, second.sources) == ((), ("target",))
     assert second.stages == ()
     assert second.head == first.head == "vehiclenet"
-    alone = learning.Train()
+    alone = Train()
     assert alone.trainings() == [("", alone)]
 
 
@@ -128,10 +129,10 @@ def test_stages_that_cannot_be_trained_are_one_sentence(
     stages: list[dict[str, Any]], sentence: str
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
-        config.load("baseline", None, [f"train.stages={json.dumps(stages)}"])
+        recipes.load("baseline", None, [f"train.stages={json.dumps(stages)}"])
 
 
 def test_a_rule_that_spans_sections_names_its_own_keys() -> None:
     steps = "evaluate.postprocess=[{name: camera_verification}]"
     with pytest.raises(ValueError, match=r"^evaluate\.postprocess: .* needs embed\.camera_model"):
-        config.load("baseline", None, [steps])
+        recipes.load("baseline", None, [steps])

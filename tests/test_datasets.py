@@ -8,9 +8,10 @@ import pyarrow.compute as pc
 import pytest
 
 from ray_reid import datasets, images, schema
-from ray_reid.datasets import folder, loading, market1501, miniature, reading, splits
+from ray_reid.datasets import loading, reading, splits
+from ray_reid.datasets.readers import folder, market1501, miniature
 from ray_reid.miniature import draw_shot, plan_street
-from ray_reid.sources import FolderSource, Market1501Source, MiniatureSource, Source
+from ray_reid.recipe.sources import FolderSource, Market1501Source, MiniatureSource, Source
 
 
 def touch(root: Path, *names: str) -> Path:

@@ -7,8 +7,8 @@ import pytest
 
 from ray_reid import datasets, images, schema
 from ray_reid.datasets import loading, reading
-from ray_reid.datasets import ltcc as ltcc_reader
-from ray_reid.sources import (
+from ray_reid.datasets.readers import ltcc as ltcc_reader
+from ray_reid.recipe.sources import (
     CCVIDSource,
     DLCRSource,
     LaSTSource,

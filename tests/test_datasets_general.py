@@ -9,7 +9,7 @@ import pytest
 
 from ray_reid import datasets, images, schema
 from ray_reid.datasets import loading, reading
-from ray_reid.sources import ImageFolderSource, OMLSource, ParquetSource
+from ray_reid.recipe.sources import ImageFolderSource, OMLSource, ParquetSource
 
 KINDS: dict[str, Any] = {
     "imagefolder": ImageFolderSource,
@@ -437,7 +437,7 @@ def test_sources_of_parquet_rows_must_not_be_those_of_another_source(tmp_path: P
 def test_large_row_groups_are_told_where_they_do_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ray_reid.datasets import parquet
+    from ray_reid.datasets.readers import parquet
 
     write(tmp_path / "t.parquet", table())
     monkeypatch.setattr(parquet, "LARGE_GROUP", 10)

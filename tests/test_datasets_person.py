@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from scipy.io import savemat
 
 from ray_reid import datasets, images
-from ray_reid.datasets import cuhk03_mat, loading
+from ray_reid.datasets import loading
+from ray_reid.datasets.readers import cuhk03_mat
 from ray_reid.datasets.reading import Reading, Row
-from ray_reid.sources import (
+from ray_reid.recipe.sources import (
     CUHK03NPSource,
     CUHK03Source,
     DukeMTMCSource,

@@ -8,10 +8,10 @@ import pyarrow.compute as pc
 import pytest
 
 from ray_reid import datasets, images, schema
-from ray_reid.datasets import cityflow, compcars, vehicleid, veri776, veriwild
 from ray_reid.datasets.loading import load
+from ray_reid.datasets.readers import cityflow, compcars, vehicleid, veri776, veriwild
 from ray_reid.datasets.reading import Reading, Row
-from ray_reid.sources import (
+from ray_reid.recipe.sources import (
     CityFlowSource,
     CompCarsSource,
     Market1501Source,

@@ -8,11 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_reid import config, describe, images, schema, stage, storage, vllm
-from ray_reid.generators import descriptions
-from ray_reid.generators.descriptions import Description
-from ray_reid.models import references
-from ray_reid.run import Work
+from ray_reid import images, schema, storage
+from ray_reid.generation import describe
+from ray_reid.generation.generators import descriptions
+from ray_reid.generation.generators.descriptions import Description
+from ray_reid.models.pretrained import references
+from ray_reid.recipe import recipes
+from ray_reid.runtime import stage, vllm
+from ray_reid.runtime.run import Work
 
 PICTURE = images.encode(np.zeros((4, 4, 3), np.uint8))
 GOOD, OTHER = "red coat | jeans | boots", "blue coat | jeans | boots"
@@ -34,7 +37,7 @@ def _work(
     ]
     storage.write(tmp_path / "ingest" / "observations", schema.observations(rows))
     (tmp_path / "out").mkdir()
-    recipe = config.load("dlcr", "miniature", list(overrides))
+    recipe = recipes.load("dlcr", "miniature", list(overrides))
     return Work(recipe, tmp_path / "out", {"ingest": tmp_path / "ingest"}, {})
 
 
@@ -129,7 +132,7 @@ def test_images_without_clothes_ids_are_refused(tmp_path: Path) -> None:
 )
 def test_what_cannot_describe_is_refused_before_anything_runs(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        describe.check(config.load("dlcr", "miniature", [override]))
+        describe.check(recipes.load("dlcr", "miniature", [override]))
 
 
 def test_vllm_is_asked_with_the_image_and_the_prompt() -> None:
@@ -143,7 +146,7 @@ def test_vllm_is_asked_with_the_image_and_the_prompt() -> None:
 
 
 def test_vllm_runs_the_model_in_the_precision_of_the_recipe() -> None:
-    spec = config.load("dlcr", "miniature").describe
+    spec = recipes.load("dlcr", "miniature").describe
     engine = vllm.engine("/models/llava", "bf16", spec)
     assert engine["model_source"] == "/models/llava"
     assert engine["engine_kwargs"] == {"dtype": "bfloat16"}

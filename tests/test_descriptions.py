@@ -8,8 +8,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from ray_reid.generators import descriptions
-from ray_reid.generators.descriptions import Description, parse_answer, summarise
+from ray_reid.generation.generators import descriptions
+from ray_reid.generation.generators.descriptions import Description, parse_answer, summarise
 
 
 def _worn(number: int) -> list[Description]:

@@ -16,10 +16,12 @@ import pytest
 
 from jobs import pipeline
 from jobs import redress as redress_script
-from ray_reid import cli, config, images, redress, schema, storage
-from ray_reid.config import Recipe
-from ray_reid.generators import descriptions
-from ray_reid.run import read_manifest
+from ray_reid import cli, images, schema, storage
+from ray_reid.generation import inpaint
+from ray_reid.generation.generators import descriptions
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime.run import read_manifest
 
 # The whole path takes minutes: `make slow` runs it.
 pytestmark = pytest.mark.slow
@@ -54,7 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
 
 
 def _recipe(*more: str) -> Recipe:
-    return config.load("dlcr", "miniature", [*SMALL, *more])
+    return recipes.load("dlcr", "miniature", [*SMALL, *more])
 
 
 def _facts(run: Path, job: str) -> dict[str, Any]:
@@ -139,7 +141,7 @@ def test_a_guided_generation_keeps_its_unguided_sample(run: Path, tmp_path: Path
     )
     pipeline.perform(_recipe(*more), path, [redress_script.JOB])
     guided = {row["parent"]: row for row in _rows(path / "generate" / "observations")}
-    unguided = _rows(path / "generate" / redress.UNGUIDED)
+    unguided = _rows(path / "generate" / inpaint.UNGUIDED)
     assert len(unguided) == 12
     assert "guided=1@" in _facts(path, "generate")["generator"]
     assert any(row["image"] != guided[row["parent"]]["image"] for row in unguided)

@@ -5,10 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ray_reid import config, doubt, metrics, schema, scoring
-from ray_reid.refine import refine
-from ray_reid.scoring import Side
-from ray_reid.wardrobe import Refine
+from ray_reid import schema
+from ray_reid.ranking import doubt, metrics, scoring
+from ray_reid.ranking.refine import refine
+from ray_reid.ranking.scoring import Side
+from ray_reid.recipe import recipes
+from ray_reid.recipe.evaluate import Evaluate
+from ray_reid.recipe.refine import Refine
 
 PEOPLE, CAMERAS, VARIANTS, D = 16, 3, 4, 12
 
@@ -65,7 +68,7 @@ def junk_of(query, gallery):
 def test_a_refined_score_is_that_of_refine_by_hand(rule):
     query, gallery, centres = sides()
     table = variants_of(query, centres)
-    spec = config.Evaluate()
+    spec = Evaluate()
     judged = scoring.judge(query, gallery, spec, Refine(num_variants=3, m=4, rule=rule), table)
     stacked = scoring.stacked(table, query.observation_id, 3)
     assert stacked.shape == (PEOPLE, 3, D)
@@ -89,8 +92,8 @@ def test_a_refined_score_is_that_of_refine_by_hand(rule):
 
 def test_without_the_section_nothing_is_refined():
     query, gallery, _ = sides()
-    judged = scoring.judge(query, gallery, config.Evaluate())
-    alone = scoring.score(query, gallery, schema.EMBEDDING, config.Evaluate())
+    judged = scoring.judge(query, gallery, Evaluate())
+    alone = scoring.score(query, gallery, schema.EMBEDDING, Evaluate())
     assert judged.figures() == scoring.flatten(alone)
     assert (judged.unrefined, judged.gate, judged.curve) == (None, None, ())
 
@@ -99,9 +102,9 @@ def test_a_query_without_variants_keeps_its_ranking():
     query, gallery, centres = sides()
     spec = Refine(num_variants=VARIANTS)
     table = variants_of(query, centres, without=(2, 5))
-    judged = scoring.judge(query, gallery, config.Evaluate(), spec, table)
+    judged = scoring.judge(query, gallery, Evaluate(), spec, table)
     whole = scoring.judge(
-        query, gallery, config.Evaluate(), spec, variants_of(query, centres, without=(5,))
+        query, gallery, Evaluate(), spec, variants_of(query, centres, without=(5,))
     )
     assert judged.found["standard"][0].ap[2] == judged.unrefined["standard"][0].ap[2]
     moved = judged.found["standard"][0].ap != judged.unrefined["standard"][0].ap
@@ -114,7 +117,7 @@ def test_too_few_variants_of_a_query_are_refused():
     query, gallery, centres = sides()
     made = variants_of(query, centres)
     with pytest.raises(ValueError, match=r"have 4 variants, fewer than refine.num_variants 6"):
-        scoring.judge(query, gallery, config.Evaluate(), Refine(), made)
+        scoring.judge(query, gallery, Evaluate(), Refine(), made)
     # One that lacks a single variant has none.
     found = scoring.stacked(made.slice(1), query.observation_id, VARIANTS)
     assert found.any(axis=(1, 2)).tolist() == [False] + [True] * (len(found) - 1)
@@ -128,7 +131,7 @@ def test_images_that_a_protocol_leaves_out_do_not_vote():
     gallery = replace(gallery, embedding=np.where(same[:, None], easy, gallery.embedding))
     query = replace(query, camera=["c9"] * PEOPLE)
     table = variants_of(query, np.roll(centres, 1, axis=0), noise=0.01)
-    spec = config.Evaluate(protocol="clothes")
+    spec = Evaluate(protocol="clothes")
     judged = scoring.judge(query, gallery, spec, Refine(num_variants=VARIANTS, m=2), table)
     # Clothes-changing: variants of somebody else mislead where the person's own list is short.
     cc = [protocol["cc"][0] for protocol in (judged.found, judged.unrefined)]
@@ -192,7 +195,7 @@ def test_a_gate_refines_its_share_and_no_other_query():
     query, gallery, centres = sides(people=60)
     table = variants_of(query, centres)
     spec = Refine(num_variants=VARIANTS, gate={"share": 0.4})
-    judged = scoring.judge(query, gallery, config.Evaluate(), spec, table)
+    judged = scoring.judge(query, gallery, Evaluate(), spec, table)
     hidden = junk_of(query, gallery)
     margin = doubt.margins(query.embedding, gallery.embedding, gallery.identity, hidden)
     asked = margin < judged.gate.margin
@@ -200,9 +203,7 @@ def test_a_gate_refines_its_share_and_no_other_query():
     assert judged.gate.calibrated == asked[half == 0].mean()
     assert judged.gate.calibrated == pytest.approx(0.4, abs=0.03)
     assert judged.gate.measured == asked[half == 1].mean()
-    everybody = scoring.judge(
-        query, gallery, config.Evaluate(), Refine(num_variants=VARIANTS), table
-    )
+    everybody = scoring.judge(query, gallery, Evaluate(), Refine(num_variants=VARIANTS), table)
     ap = np.where(asked, everybody.found["standard"][0].ap, judged.unrefined["standard"][0].ap)
     np.testing.assert_array_equal(judged.found["standard"][0].ap, ap)
     assert judged.found["standard"][0].mAP == pytest.approx(ap.mean())
@@ -212,7 +213,7 @@ def test_a_gate_refines_its_share_and_no_other_query():
 def test_the_curve_goes_from_no_query_refined_to_all_of_one_half():
     query, gallery, centres = sides(people=60)
     spec = Refine(num_variants=VARIANTS)
-    judged = scoring.judge(query, gallery, config.Evaluate(), spec, variants_of(query, centres))
+    judged = scoring.judge(query, gallery, Evaluate(), spec, variants_of(query, centres))
     half = np.array([doubt.open_set.half(f"identity {name}") for name in query.identity])
     ends = judged.curve[0], judged.curve[-1]
     for point, found in zip(ends, (judged.unrefined, judged.found), strict=True):
@@ -228,11 +229,11 @@ def test_the_curve_goes_from_no_query_refined_to_all_of_one_half():
 def test_few_identities_give_figures_and_say_why_there_is_no_curve():
     query, gallery, centres = sides(people=1)
     rows = variants_of(query, centres)
-    judged = scoring.judge(query, gallery, config.Evaluate(), Refine(num_variants=2), rows)
+    judged = scoring.judge(query, gallery, Evaluate(), Refine(num_variants=2), rows)
     assert judged.curve == ()
     assert "the halves of the test identities have" in judged.missing
     with pytest.raises(ValueError, match="both are needed"):
-        scoring.judge(query, gallery, config.Evaluate(), Refine(num_variants=2, gate={}), rows)
+        scoring.judge(query, gallery, Evaluate(), Refine(num_variants=2, gate={}), rows)
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "words", '{"margin": 1}'])
@@ -252,7 +253,7 @@ def test_the_tracks_of_a_protocol_take_the_mean_of_their_variants():
     gallery = replace(gallery, identity=[f"w:{row // 6}" for row in range(len(gallery.identity))])
     gallery = replace(gallery, camera=["c1"] * len(gallery.identity))
     table = variants_of(query, centres, without=(0, 1, 2))
-    spec = config.Evaluate(protocol="ccvid")
+    spec = Evaluate(protocol="ccvid")
     judged = scoring.judge(query, gallery, spec, Refine(num_variants=VARIANTS), table)
     found, alone = (one["standard"][0].ap for one in (judged.found, judged.unrefined))
     assert len(found) == PEOPLE // 2
@@ -271,7 +272,7 @@ def test_the_tracks_of_a_protocol_take_the_mean_of_their_variants():
 )
 def test_what_cannot_be_refined_is_refused_with_the_recipe(evaluate, rule):
     with pytest.raises(ValueError, match=rule):
-        config.validate({"name": "t", "refine": {}, "evaluate": evaluate})
+        recipes.validate({"name": "t", "refine": {}, "evaluate": evaluate})
 
 
 def test_a_query_that_is_never_scored_is_in_no_half():
@@ -280,6 +281,6 @@ def test_a_query_that_is_never_scored_is_in_no_half():
     gallery = replace(
         gallery, identity=[None if name == query.identity[0] else name for name in gallery.identity]
     )
-    (plain,) = scoring.score(query, gallery, schema.EMBEDDING, config.Evaluate())["standard"]
+    (plain,) = scoring.score(query, gallery, schema.EMBEDDING, Evaluate())["standard"]
     named = doubt.named(query.identity, plain)
     assert named == [None if name == query.identity[0] else name for name in query.identity]

@@ -9,20 +9,13 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from ray_reid import (
-    config,
-    doubt,
-    evaluate,
-    figures,
-    images,
-    pictures,
-    report,
-    schema,
-    scoring,
-    storage,
-)
-from ray_reid.run import Manifest, Work
-from ray_reid.scoring import Side
+from ray_reid import images, schema, storage
+from ray_reid.evaluation import evaluate, pictures, report
+from ray_reid.ranking import doubt, scoring
+from ray_reid.ranking.scoring import Side
+from ray_reid.recipe import recipes
+from ray_reid.runtime import figures
+from ray_reid.runtime.run import Manifest, Work
 
 MINIATURE = {"reader": "miniature", "num_train": 4, "num_test": 8}
 
@@ -37,7 +30,7 @@ class FakeModel:
 
 
 def recipe_of(**section):
-    return config.validate(
+    return recipes.validate(
         {"name": "baseline", "ingest": {"sources": [MINIATURE]}, "evaluate": section}
     )
 
@@ -340,7 +333,7 @@ def add_variants(run, count=2, without=()):
 def refined_run(run, **refine):
     # Twice the identities of the other tests: both halves of them need queries.
     work = make_run(run, identities=24, noise=1.6, num_maps=0, max_tsne=0)
-    recipe = config.override(work.recipe, {"refine": {"num_variants": 2, **refine}})
+    recipe = recipes.override(work.recipe, {"refine": {"num_variants": 2, **refine}})
     return replace(work, recipe=recipe, facts={**work.facts, "variants": add_variants(run)})
 
 
@@ -351,7 +344,7 @@ def test_a_refined_evaluation_leads_and_the_unrefined_stands_beside(tmp_path):
     assert {f"unrefined_{name}" for name in plain} <= facts["metrics"].keys()
     assert plain["mAP"] > facts["metrics"]["unrefined_mAP"]
     alone = evaluate.evaluate_job(
-        replace(work, recipe=config.override(work.recipe, {"refine": None}))
+        replace(work, recipe=recipes.override(work.recipe, {"refine": None}))
     )
     assert alone["metrics"]["mAP"] == facts["metrics"]["unrefined_mAP"]
     assert alone["refinement"] is None

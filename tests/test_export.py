@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ray_reid import cli, export, images, schema, storage
-from ray_reid.datasets import folder, loading, market1501, parquet, vehiclex
+from ray_reid import cli, images, schema, storage
+from ray_reid.datasets import export, loading
+from ray_reid.datasets.readers import folder, market1501, parquet, vehiclex
 from ray_reid.datasets.reading import Reading
-from ray_reid.sources import FolderSource, Market1501Source, ParquetSource, VehicleXSource
+from ray_reid.recipe.sources import FolderSource, Market1501Source, ParquetSource, VehicleXSource
 
 Rows = list[dict[str, Any]]
 

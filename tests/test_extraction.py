@@ -9,12 +9,16 @@ import torch
 from PIL import Image
 
 import ray_reid
-from ray_reid import compare, config, embed, extraction, package, schema
-from ray_reid.config import Recipe
-from ray_reid.extraction import Extractor
-from ray_reid.models import detector
-from ray_reid.models.detector import Box
-from ray_reid.networks import ReidNetwork
+from ray_reid import schema
+from ray_reid.evaluation import embed, extraction
+from ray_reid.evaluation.extraction import Extractor
+from ray_reid.experiments import compare
+from ray_reid.models import package
+from ray_reid.models.networks import ReidNetwork
+from ray_reid.models.pretrained import detector
+from ray_reid.models.pretrained.detector import Box
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small(*overrides: str) -> Recipe:
     shared = ["train.backbone=resnet10t", "train.image_size=[32, 32]", "train.precision=fp32"]
-    return config.load("baseline", None, [*shared, *overrides])
+    return recipes.load("baseline", None, [*shared, *overrides])
 
 
 def pictures(count: int = 4) -> list[bytes]:
@@ -73,7 +77,7 @@ def fake_detector(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def extracted(home: Path, **spec) -> extraction.Extracted:
     model = ray_reid.load(home / "one", "cpu")
-    recipe = config.validate({"name": "one", "embed": spec})
+    recipe = recipes.validate({"name": "one", "embed": spec})
     return Extractor(model, recipe.embed, recipe.models)(pictures(), NOTHING)
 
 
@@ -122,7 +126,7 @@ def test_an_ensemble_puts_unit_embeddings_side_by_side(home: Path) -> None:
 
 
 def test_the_stage_adds_a_column_for_each_that_is_asked_for(home: Path) -> None:
-    recipe = config.validate(
+    recipe = recipes.validate(
         {
             "name": "one",
             "embed": {"ensemble": [str(home / "two")], "camera_model": str(home / "cameras")},
@@ -153,7 +157,7 @@ def test_models_that_do_not_fit_are_refused_before_anything_is_trained(home: Pat
         ({"ensemble": [str(home / "none")]}, r"embed.ensemble.0: no model package at"),
     ):
         with pytest.raises(ValueError, match=rule):
-            embed.check(config.validate({"name": "one", "embed": spec}))
+            embed.check(recipes.validate({"name": "one", "embed": spec}))
     with pytest.raises(
         ValueError, match=r"embed.crop.classes: the detector knows none of \['dog'\]"
     ):
@@ -162,7 +166,7 @@ def test_models_that_do_not_fit_are_refused_before_anything_is_trained(home: Pat
 
 def test_the_models_beside_the_trained_one_are_part_of_a_results_name(home: Path) -> None:
     def named(**spec) -> str:
-        return embed.outside(config.validate({"name": "one", "embed": spec}))
+        return embed.outside(recipes.validate({"name": "one", "embed": spec}))
 
     names = {
         named(),
@@ -173,7 +177,7 @@ def test_the_models_beside_the_trained_one_are_part_of_a_results_name(home: Path
     assert len(names) == 4
     arm = {"embed.ensemble": [str(home / "two")]}
     compared = [
-        compare.outside(config.validate({"name": "one", "compare": {"arms": arms}}))
+        compare.outside(recipes.validate({"name": "one", "compare": {"arms": arms}}))
         for arms in ({"a": {}}, {"a": arm})
     ]
     assert compared[0] != compared[1]

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ray_reid import config, figures, filtering, frechet, schema, storage
-from ray_reid.figures import Card
+from ray_reid import schema, storage
+from ray_reid.generation import frechet, review
 from ray_reid.images import decode, encode
-from ray_reid.run import Work
+from ray_reid.recipe import recipes
+from ray_reid.runtime import figures
+from ray_reid.runtime.figures import Card
+from ray_reid.runtime.run import Work
 
 SIZE = (24, 32)
 
@@ -75,7 +78,7 @@ def make_work(run, real=40, made=30, raw=0, drop_reason=reason, **section):
         storage.write(run / "generate" / "adapted", table)
     out = run / "out"
     out.mkdir()
-    recipe = config.validate({"name": "vehicle_diff", "frechet": section})
+    recipe = recipes.validate({"name": "vehicle_diff", "frechet": section})
     jobs = ("ingest", "adapt", "generate")
     return Work(recipe, out, {job: run / job for job in jobs}, {job: {} for job in jobs})
 
@@ -88,7 +91,7 @@ def features(run, table, keep=None):
 
 
 def test_counts_reasons_and_identities_are_those_of_the_marks(tmp_path):
-    facts = filtering.filter_job(make_work(tmp_path))
+    facts = review.filter_job(make_work(tmp_path))
     assert facts["counts"] == {"made": 30, "kept": 10, "dropped": {"colour": 10, "confidence": 10}}
     assert facts["identities"] == {"made": 5, "kept": 5}
     assert facts["metrics"]["generated_kept"] == 10
@@ -97,7 +100,7 @@ def test_counts_reasons_and_identities_are_those_of_the_marks(tmp_path):
 
 
 def test_the_stages_compare_equally_many_images_first_in_the_order_of_their_ids(tmp_path):
-    facts = filtering.filter_job(make_work(tmp_path, raw=12, num_images=8))
+    facts = review.filter_job(make_work(tmp_path, raw=12, num_images=8))
     raw, adapted, filtered = facts["stages"]
     real = features(tmp_path, "ingest/observations", lambda row: row["source"] == "street")[:8]
     every = features(tmp_path, "generate/adapted")[:8]
@@ -118,7 +121,7 @@ def test_the_stages_compare_equally_many_images_first_in_the_order_of_their_ids(
 
 def test_a_missing_set_is_null_and_holds_no_other_back(tmp_path):
     work = make_work(tmp_path, drop_reason=lambda n: None if n == 0 else "colour: seen blue")
-    raw, adapted, filtered = filtering.filter_job(work)["stages"]
+    raw, adapted, filtered = review.filter_job(work)["stages"]
     assert (raw["images"], raw["fid"], raw["extractor"]) == (0, None, None)
     # One image has no covariance.
     assert (filtered["images"], filtered["fid"]) == (1, None)
@@ -129,29 +132,29 @@ def test_guided_images_stand_beside_those_without_that_nothing_dropped(tmp_path)
     work = make_work(tmp_path)
     jobs = {job: place for job, place in work.inputs.items() if job != "adapt"}
     alone = dataclasses.replace(work, inputs=jobs)
-    assert [stage["stage"] for stage in filtering.filter_job(alone)["stages"]] == ["kept"]
+    assert [stage["stage"] for stage in review.filter_job(alone)["stages"]] == ["kept"]
     rows = generated("unguided", 9, 60, drop_reason=reason)
     storage.write(tmp_path / "generate" / "unguided", schema.observations(rows))
-    without, kept = filtering.filter_job(alone)["stages"]
+    without, kept = review.filter_job(alone)["stages"]
     assert (without["stage"], without["images"]) == ("unguided", 3)
     assert without["num_images"] == kept["num_images"] == 3
 
 
 def test_all_dropped_is_a_warning_and_only_the_dropped_are_shown(tmp_path):
-    facts = filtering.filter_job(make_work(tmp_path, drop_reason=lambda _: "colour: seen blue"))
+    facts = review.filter_job(make_work(tmp_path, drop_reason=lambda _: "colour: seen blue"))
     assert facts["warnings"] == ["the filters dropped every generated image"]
-    assert facts["pictures"] == [filtering.DROPPED]
+    assert facts["pictures"] == [review.DROPPED]
 
 
 def test_nothing_generated_is_refused(tmp_path):
     with pytest.raises(ValueError, match="nothing was generated"):
-        filtering.filter_job(make_work(tmp_path, made=0))
+        review.filter_job(make_work(tmp_path, made=0))
 
 
 def test_both_sheets_are_written_with_captions_and_stay_small(tmp_path):
     work = make_work(tmp_path, made=300)
-    facts = filtering.filter_job(work)
-    assert facts["pictures"] == list(facts["captions"]) == [filtering.KEPT, filtering.DROPPED]
+    facts = review.filter_job(work)
+    assert facts["pictures"] == list(facts["captions"]) == [review.KEPT, review.DROPPED]
     for name in facts["pictures"]:
         file = work.out / name
         assert file.stat().st_size < 1_500_000
@@ -166,13 +169,13 @@ def test_a_caption_says_what_was_asked_or_what_was_measured():
         schema.SCORES: {"confidence": 0.5, "colour": 0.2, "best_colour": 0.25},
         schema.DROP_REASON: "confidence: 0.5 is below 0.65",
     }
-    assert filtering._about(row) == "red van"
-    assert filtering._about({**row, schema.ATTRIBUTES: None}) == "a red van on a road"
-    assert filtering._measured(row) == "0.5 is below 0.65"
-    assert filtering._measured({**row, schema.DROP_REASON: "confidence"}) == "confidence 0.50"
+    assert review._about(row) == "red van"
+    assert review._about({**row, schema.ATTRIBUTES: None}) == "a red van on a road"
+    assert review._measured(row) == "0.5 is below 0.65"
+    assert review._measured({**row, schema.DROP_REASON: "confidence"}) == "confidence 0.50"
     wrong = {**row, schema.DROP_REASON: "colour: looks red"}
-    assert filtering._measured(wrong) == "looks red; colour 0.20, best_colour 0.25"
-    assert filtering._measured({**wrong, schema.SCORES: None}) == "looks red"
+    assert review._measured(wrong) == "looks red; colour 0.20, best_colour 0.25"
+    assert review._measured({**wrong, schema.SCORES: None}) == "looks red"
 
 
 def drawn(figure):

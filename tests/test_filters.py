@@ -10,10 +10,10 @@ import tiny_models
 from numpy.typing import NDArray
 
 from ray_reid import images, schema
-from ray_reid.filters.colour import COLOURS, ColourFilter
-from ray_reid.filters.detection import DetectionFilter
+from ray_reid.generation.filters.colour import COLOURS, ColourFilter
+from ray_reid.generation.filters.detection import DetectionFilter
 from ray_reid.images import Pixels
-from ray_reid.models.detector import Box
+from ray_reid.models.pretrained.detector import Box
 
 SIDE = 1024
 """The image side of which the paper gives its smallest box."""

@@ -14,15 +14,16 @@ from diffusers import DDIMScheduler
 from safetensors.torch import load_file
 from torch import nn
 
-from ray_reid import config, schema, storage
-from ray_reid.config import Recipe
-from ray_reid.finetune import Judge, Tuning, fit_and_judge, schedule
-from ray_reid.frechet import frechet_distance
-from ray_reid.generators import vehicle_prompts
+from ray_reid import schema, storage
+from ray_reid.generation.finetune import Judge, Tuning, fit_and_judge, schedule
+from ray_reid.generation.frechet import frechet_distance
+from ray_reid.generation.generators import vehicle_prompts
 from ray_reid.images import Pixels
-from ray_reid.models.image_text import ImageText
-from ray_reid.models.text_to_image import ADAPTER, generate, load_adapter, load_pipeline
-from ray_reid.synthesis import Lora
+from ray_reid.models.pretrained.image_text import ImageText
+from ray_reid.models.pretrained.text_to_image import ADAPTER, generate, load_adapter, load_pipeline
+from ray_reid.recipe import recipes
+from ray_reid.recipe.adapt import Lora
+from ray_reid.recipe.recipe import Recipe
 
 SMALL: dict[str, Any] = {"guidance": 3.0, "steps": 2, "image_size": (16, 16)}
 MODELS = ("sd", "sdxl", "v")
@@ -54,7 +55,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _recipe(home: Path, model: str = "sd", *overrides: str) -> Recipe:
-    return config.load(
+    return recipes.load(
         "vehicle_diff",
         "paper",
         [

@@ -9,10 +9,13 @@ import pyarrow as pa
 import pytest
 import torch
 
-from ray_reid import config, images, learning, loader, schema, storage
-from ray_reid.config import Recipe
-from ray_reid.fit import Fit, schedule
-from ray_reid.loader import TrainingRows
+from ray_reid import images, schema, storage
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.train import Train
+from ray_reid.training import loader
+from ray_reid.training.fit import Fit, schedule
+from ray_reid.training.loader import TrainingRows
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,7 @@ def _recipe(*overrides: str) -> Recipe:
         "train.epochs=3",
         "train.precision=fp32",
     ]
-    return config.load("baseline", None, [*small, *overrides])
+    return recipes.load("baseline", None, [*small, *overrides])
 
 
 def _fit(table: Path, recipe: Recipe, *others: Path) -> Fit:
@@ -88,14 +91,14 @@ def _through_a_file(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_labels_are_the_sorted_identities_of_the_trainable_rows(table: Path) -> None:
-    chosen = loader.labels([table], learning.Train())
+    chosen = loader.labels([table], Train())
     assert chosen.identities == [f"s:{identity}" for identity in range(6)]
     assert np.bincount(chosen.labels).tolist() == [6] * 6
     assert not chosen.synthetic.any()
 
 
 def test_the_loader_gives_the_planned_rows_with_their_labels(table: Path) -> None:
-    rows = TrainingRows([table], learning.Train(image_size=(32, 32)))
+    rows = TrainingRows([table], Train(image_size=(32, 32)))
     plan = np.array([[[3, 1], [5, 0]], [[2, 2], [7, 8]]])
     stored = storage.read(table, [schema.IMAGE, schema.IDENTITY], storage.TRAINABLE)
     encoded = stored[schema.IMAGE].to_pylist()
@@ -111,7 +114,7 @@ def test_the_loader_gives_the_planned_rows_with_their_labels(table: Path) -> Non
 
 
 def test_decoding_processes_give_the_same_batches(table: Path) -> None:
-    rows = TrainingRows([table], learning.Train(image_size=(32, 32)))
+    rows = TrainingRows([table], Train(image_size=(32, 32)))
     plan = np.arange(24).reshape(4, 1, 6)
     here = list(loader.execute(rows, plan, 0))
     beside = list(loader.execute(rows, plan, 0, processes=2))
@@ -165,23 +168,21 @@ def test_a_finished_training_has_nothing_left_to_do(table: Path) -> None:
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
-    spec = learning.Train(epochs=10, warmup_epochs=2)
+    spec = Train(epochs=10, warmup_epochs=2)
     rates = [schedule(spec, epochs) for epochs in (0, 1, 2, 6, 10)]
     assert rates == pytest.approx([0.01, 0.505, 1, 0.5, 0])
 
 
 def test_a_multistep_schedule_falls_at_its_milestones() -> None:
-    spec = learning.Train(
-        epochs=12, warmup_epochs=1, schedule="multistep", milestones=(4, 8), decay=0.1
-    )
+    spec = Train(epochs=12, warmup_epochs=1, schedule="multistep", milestones=(4, 8), decay=0.1)
     rates = [schedule(spec, epochs) for epochs in (0.5, 1, 3.9, 4, 8, 11)]
     assert rates == pytest.approx([0.505, 1, 1, 0.1, 0.01, 0.01])
     with pytest.raises(ValueError, match="multistep needs milestones"):
-        learning.Train(schedule="multistep")
+        Train(schedule="multistep")
     with pytest.raises(ValueError, match="multistep needs milestones, and nothing else has them"):
-        learning.Train(milestones=(4,))
+        Train(milestones=(4,))
     with pytest.raises(ValueError, match=r"milestones \[8.0, 4.0\] must increase"):
-        learning.Train(schedule="multistep", milestones=(8, 4))
+        Train(schedule="multistep", milestones=(8, 4))
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(table: Path) -> None:
@@ -209,9 +210,9 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(table: Path) -> None:
 
 def test_a_batch_that_cannot_be_parted_is_refused() -> None:
     with pytest.raises(ValueError, match="16 must be a multiple of num_workers 1 and accumulate 3"):
-        learning.Train(accumulate=3)
+        Train(accumulate=3)
     with pytest.raises(ValueError, match="and accumulate 16 leaves 1 identity in each part"):
-        learning.Train(accumulate=16)
+        Train(accumulate=16)
 
 
 def test_a_gradient_is_clipped_to_its_norm(table: Path) -> None:
@@ -274,7 +275,7 @@ def test_a_table_with_one_identity_is_refused(tmp_path: Path) -> None:
     assert isinstance(one, pa.Table)
     storage.write(tmp_path / "one", one)
     with pytest.raises(ValueError, match="needs at least 2 identities; the table has 1"):
-        loader.labels([tmp_path / "one"], learning.Train())
+        loader.labels([tmp_path / "one"], Train())
 
 
 def test_a_training_that_diverges_stops_with_its_cause(table: Path) -> None:
@@ -292,7 +293,7 @@ def test_a_training_keeps_the_arithmetic_it_began_with(table: Path) -> None:
 
 
 def _chosen(tables: list[Path], **changes: Any) -> loader.Labels:
-    return loader.labels(tables, learning.Train(**changes))
+    return loader.labels(tables, Train(**changes))
 
 
 def _ids(tables: list[Path], chosen: loader.Labels) -> list[str]:
@@ -330,7 +331,7 @@ def test_cameras_can_be_what_is_learned(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none of 1 training images has a camera"):
         _chosen([tmp_path / "none"], target="camera")
     with pytest.raises(ValueError, match=r"validation 0\.1 searches"):
-        learning.Train(target="camera", validation=0.1)
+        Train(target="camera", validation=0.1)
 
 
 def test_real_rows_come_first_and_each_kind_is_in_the_order_of_its_ids(
@@ -366,7 +367,7 @@ def test_mixing_says_which_images_are_trained_on(
 
 def test_a_batch_of_two_tables_has_the_images_of_its_rows(table: Path, generated: Path) -> None:
     tables = [table, generated]
-    spec = learning.Train(mixing="shuffled", synthetic_fraction=0.3, image_size=(32, 32))
+    spec = Train(mixing="shuffled", synthetic_fraction=0.3, image_size=(32, 32))
     rows = TrainingRows(tables, spec)
     assert len(rows) == 36 + 5 * 3
     ids = _ids(tables, loader.labels(tables, spec))
@@ -388,10 +389,10 @@ def test_a_batch_of_two_tables_has_the_images_of_its_rows(table: Path, generated
 def test_a_table_that_is_not_trained_on_is_not_copied(
     table: Path, generated: Path, tmp_path: Path
 ) -> None:
-    TrainingRows([table, generated], learning.Train())
+    TrainingRows([table, generated], Train())
     assert len(list((tmp_path / "cache").glob("*.arrow"))) == 1
-    TrainingRows([table, generated], learning.Train(mixing="balanced", real_fraction=0.5))
-    TrainingRows([table, generated], learning.Train(mixing="shuffled", synthetic_fraction=0.5))
+    TrainingRows([table, generated], Train(mixing="balanced", real_fraction=0.5))
+    TrainingRows([table, generated], Train(mixing="shuffled", synthetic_fraction=0.5))
     # All shares of a table have one copy in common.
     assert len(list((tmp_path / "cache").glob("*.arrow"))) == 2
 

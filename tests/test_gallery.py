@@ -8,12 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_reid import config, gallery, images, schema, storage
-from ray_reid.galleries.where import Where
-from ray_reid.galleries.writer import Writer
-from ray_reid.gallery import Gallery, Hit, Searcher
-from ray_reid.open_set import Thresholds
-from ray_reid.run import Work
+from ray_reid import images, schema, storage
+from ray_reid.gallery import gallery
+from ray_reid.gallery.embedded.where import Where
+from ray_reid.gallery.embedded.writer import Writer
+from ray_reid.gallery.gallery import Gallery, Hit, Searcher
+from ray_reid.ranking.open_set import Thresholds
+from ray_reid.recipe import recipes
+from ray_reid.runtime.run import Work
 
 NUM, DIMENSION = 60, 16
 RNG = np.random.default_rng(3)
@@ -66,7 +68,7 @@ def work_on(
 ) -> Work:
     storage.write(path / "ingest" / "observations", observations(dropped))
     storage.write(path / "embed" / "embeddings", embeddings())
-    recipe = config.validate({"name": "test", "index": {"splits": splits, **index}})
+    recipe = recipes.validate({"name": "test", "index": {"splits": splits, **index}})
     publish(path, "embed", "e1", {"ingest": "i1", "train": "t1"})
     out = path / "index"
     out.mkdir()

@@ -5,12 +5,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_reid import config
-from ray_reid.galleries import ann
-from ray_reid.galleries.segment import ROWS
-from ray_reid.galleries.where import Where
-from ray_reid.galleries.writer import Writer
-from ray_reid.gallery import Gallery
+from ray_reid.gallery.embedded import ann
+from ray_reid.gallery.embedded.segment import ROWS
+from ray_reid.gallery.embedded.where import Where
+from ray_reid.gallery.embedded.writer import Writer
+from ray_reid.gallery.gallery import Gallery
+from ray_reid.recipe import recipes
+from ray_reid.recipe.index import Index
+from ray_reid.recipe.recipe import Recipe
 
 faiss = pytest.importorskip("faiss", reason="faiss is an extra")
 
@@ -169,7 +171,7 @@ def test_an_index_on_gpus_is_searched_in_the_same_way(
 
 
 def test_lists_and_probes_follow_the_size_unless_told() -> None:
-    index = config.Index(kind="ivf")
+    index = Index(kind="ivf")
     assert [ann.num_lists(index, rows) for rows in (1, 1000, 100_000, 1_000_000)] == [
         1,
         8,
@@ -177,13 +179,13 @@ def test_lists_and_probes_follow_the_size_unless_told() -> None:
         250,
     ]
     assert [ann.num_probes(index, lists) for lists in (1, 5, 250)] == [1, 3, 125]
-    told = config.Index(kind="ivf", nlist=10, nprobe=3)
+    told = Index(kind="ivf", nlist=10, nprobe=3)
     assert (ann.num_lists(told, 1000), ann.num_probes(told, 10)) == (10, 3)
 
 
 def test_settings_of_another_kind_are_refused() -> None:
-    def read(**index: Any) -> config.Recipe:
-        return config.validate({"name": "test", "index": index})
+    def read(**index: Any) -> Recipe:
+        return recipes.validate({"name": "test", "index": index})
 
     with pytest.raises(ValueError, match="nlist goes with the kind 'ivf', not 'flat'"):
         read(nlist=10)
@@ -194,4 +196,4 @@ def test_settings_of_another_kind_are_refused() -> None:
     with pytest.raises(ValueError, match=r"'index.kind' is 'lsh': .*'flat', 'ivf' or 'hnsw'"):
         read(kind="lsh")
     dumped = read(kind="hnsw", ef_search=64).model_dump(mode="json")
-    assert config.validate(dumped).index.ef_search == 64
+    assert recipes.validate(dumped).index.ef_search == 64

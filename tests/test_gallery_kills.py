@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from gallery_writer import DIMENSION, MODEL, vector
 
-from ray_reid.galleries.store import Reader
-from ray_reid.galleries.where import Where
-from ray_reid.galleries.writer import Writer
+from ray_reid.gallery.embedded.store import Reader
+from ray_reid.gallery.embedded.where import Where
+from ray_reid.gallery.embedded.writer import Writer
 
 State = dict[str, tuple[int, str, bytes]]
 

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 
 from ray_reid import storage
-from ray_reid.galleries import contents, nearest
-from ray_reid.galleries.segment import ROWS
-from ray_reid.galleries.store import Manifest, Reader
-from ray_reid.galleries.where import Where
-from ray_reid.galleries.writer import Writer
-from ray_reid.gallery import Gallery
+from ray_reid.gallery.embedded import contents, nearest
+from ray_reid.gallery.embedded.segment import ROWS
+from ray_reid.gallery.embedded.store import Manifest, Reader
+from ray_reid.gallery.embedded.where import Where
+from ray_reid.gallery.embedded.writer import Writer
+from ray_reid.gallery.gallery import Gallery
 
 NUM, DIMENSION, MODEL = 40, 16, "key1"
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import tiny_models
 
-from ray_reid import adapt, cli, config, generate, images, schema, storage
-from ray_reid.config import Recipe
-from ray_reid.generators.text_to_image import Generate, encode
-from ray_reid.models.text_to_image import ADAPTER
+from ray_reid import cli, images, schema, storage
+from ray_reid.generation import adapt, generate
+from ray_reid.generation.generators.text_to_image import Generate, encode
+from ray_reid.models.pretrained.text_to_image import ADAPTER
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
 from ray_reid.schema import Batch
 
 LIBRARY = "brand,model,body_style,years,colours\n"
@@ -34,7 +36,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _recipe(home: Path, *overrides: str) -> Recipe:
-    return config.load(
+    return recipes.load(
         "vehicle_diff",
         "paper",
         [

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 
 from jobs import adapt, compare, filter, generate, pipeline
-from ray_reid import config, run, schema, stage, storage
-from ray_reid.config import Recipe
-from ray_reid.resources import StageSpec
-from ray_reid.run import Facts, Job, Work
+from ray_reid import schema, storage
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.resources import StageSpec
+from ray_reid.runtime import run, stage
+from ray_reid.runtime.run import Facts, Job, Work
 from ray_reid.schema import Batch
 
 
 def _recipe(*overrides: str) -> Recipe:
-    return config.load("vehicle_diff", "paper", list(overrides))
+    return recipes.load("vehicle_diff", "paper", list(overrides))
 
 
 def _key(job: Job, *overrides: str) -> str:

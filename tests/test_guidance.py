@@ -22,9 +22,10 @@ from diffusers import (
 from PIL import Image
 from torch import Tensor
 
-from ray_reid import config, guidance
-from ray_reid.guidance import Discriminator, guide, train_discriminator
-from ray_reid.wardrobe import Guidance
+from ray_reid.generation import guidance
+from ray_reid.generation.guidance import Discriminator, guide, train_discriminator
+from ray_reid.recipe import recipes
+from ray_reid.recipe.guidance import Guidance
 
 SHAPE = (2, 4, 4)
 # Means of the real and the generated latents, both of variance 1 and independent elements.
@@ -318,8 +319,8 @@ def test_what_cannot_be_guided_is_refused_in_one_sentence(learned: Discriminator
 
 
 def test_recipes_have_guidance_off_unless_asked_for() -> None:
-    assert config.load("baseline").guidance.weight == 0
-    changed = config.load("baseline", None, ["guidance.weight=0.7", "guidance.channels=[8, 16]"])
+    assert recipes.load("baseline").guidance.weight == 0
+    changed = recipes.load("baseline", None, ["guidance.weight=0.7", "guidance.channels=[8, 16]"])
     assert (changed.guidance.weight, changed.guidance.channels) == (0.7, (8, 16))
     with pytest.raises(ValueError, match=r"guidance\.weight' is -1"):
-        config.load("baseline", None, ["guidance.weight=-1"])
+        recipes.load("baseline", None, ["guidance.weight=-1"])

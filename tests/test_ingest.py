@@ -10,10 +10,14 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from ray_reid import config, datasets, images, ingest, schema, stage, storage
+from ray_reid import datasets, images, schema, storage
+from ray_reid.datasets import ingest
 from ray_reid.datasets.reading import LOCATOR
-from ray_reid.run import Work
-from ray_reid.sources import MiniatureSource
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.sources import MiniatureSource
+from ray_reid.runtime import stage
+from ray_reid.runtime.run import Work
 
 
 def picture(seed: int, size: tuple[int, int] = (40, 32)) -> bytes:
@@ -29,13 +33,13 @@ def crops(root: Path, identities: int) -> Path:
     return root
 
 
-def recipe(root: Path, **options: Any) -> config.Recipe:
+def recipe(root: Path, **options: Any) -> Recipe:
     drawn = {"reader": "miniature", "num_train": 2, "num_test": 2, "cameras_per_identity": 2}
     sources = [{"reader": "folder", "root": str(root), "name": "own"}, drawn]
-    return config.validate({"name": "test", "ingest": {"sources": sources, **options}})
+    return recipes.validate({"name": "test", "ingest": {"sources": sources, **options}})
 
 
-def work(recipe: config.Recipe, out: Path) -> Work:
+def work(recipe: Recipe, out: Path) -> Work:
     out.mkdir(exist_ok=True)
     return Work(recipe, out, inputs={}, facts={})
 
@@ -225,7 +229,7 @@ def test_outside_and_loading_survive_a_broken_link(tmp_path: Path) -> None:
 def test_outside_reads_the_lists(tmp_path: Path) -> None:
     root = crops(tmp_path / "own", 4)
     source = {"reader": "folder", "root": str(root), "train_list": "train.txt"}
-    made = config.validate({"name": "test", "ingest": {"sources": [source]}})
+    made = recipes.validate({"name": "test", "ingest": {"sources": [source]}})
     with pytest.raises(ValueError, match=r"cannot read the list .*train.txt"):
         ingest.outside(made)
     (root / "train.txt").write_text("v00_cam1.jpg\n")

@@ -10,11 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ray_reid import config, images, learning, loader, remote_loader, schema, storage
-from ray_reid.config import Recipe
-from ray_reid.fit import Fit
-from ray_reid.loader import TrainingRows
-from ray_reid.remote_loader import RemoteRows
+from ray_reid import images, schema, storage
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.train import Train
+from ray_reid.training import loader, remote_loader
+from ray_reid.training.fit import Fit
+from ray_reid.training.loader import TrainingRows
+from ray_reid.training.remote_loader import RemoteRows
 
 SIZE = (24, 20)
 EACH = 6
@@ -63,7 +66,7 @@ def _recipe(*overrides: str) -> Recipe:
         "train.sampler={num_identities: 4, num_instances: 2}",
         "train.precision=fp32",
     ]
-    return config.load("baseline", None, [*small, *overrides])
+    return recipes.load("baseline", None, [*small, *overrides])
 
 
 def _same(found: list[tuple[Tensor, Tensor]], wanted: list[tuple[Tensor, Tensor]]) -> bool:
@@ -83,7 +86,7 @@ def test_the_cluster_decodes_the_very_batches_that_the_worker_would(
     batches_per_task: int,
     held_out: tuple[str, ...],
 ) -> None:
-    spec = learning.Train(image_size=SIZE, mixing="shuffled")
+    spec = Train(image_size=SIZE, mixing="shuffled")
     here, there = (kind([table], spec, held_out) for kind in (TrainingRows, RemoteRows))
     assert there.chosen.identities == [f"s:{n}" for n in range(8) if f"s:{n}" not in held_out]
     plan = np.random.default_rng(0).integers(len(here), size=(7, 2, 5))
@@ -116,9 +119,9 @@ def test_a_training_goes_on_with_the_other_loader_as_if_nothing_had_changed(
 
 
 def test_a_cluster_without_a_cpu_beside_the_workers_is_refused(ray_local: None) -> None:
-    remote_loader.check_free(learning.Train(loader="ray_data", cpus_per_worker=0.5, num_workers=2))
+    remote_loader.check_free(Train(loader="ray_data", cpus_per_worker=0.5, num_workers=2))
     with pytest.raises(ValueError, match=r"num_workers 2 of 1 CPUs each leave .* 2 CPUs .*'local'"):
-        remote_loader.check_free(learning.Train(loader="ray_data", num_workers=2))
+        remote_loader.check_free(Train(loader="ray_data", num_workers=2))
 
 
 def test_an_unreadable_image_stops_either_loader_with_its_reason(
@@ -128,7 +131,7 @@ def test_an_unreadable_image_stops_either_loader_with_its_reason(
     rows = [_row(rng, f"{n}", f"s:{n % 2}", "s") for n in range(4)]
     rows[2][schema.IMAGE] = b"no image"
     storage.write(tmp_path / "table", schema.observations(rows))
-    spec = learning.Train(image_size=SIZE)
+    spec = Train(image_size=SIZE)
     for kind in (TrainingRows, RemoteRows):
         opened = kind([tmp_path / "table"], spec)
         with pytest.raises(Exception, match="not a readable image"):
@@ -139,7 +142,7 @@ def test_an_unreadable_image_stops_either_loader_with_its_reason(
 
 
 def test_each_row_knows_its_source_and_the_real_row_it_was_made_from(table: Path) -> None:
-    chosen = loader.labels([table], learning.Train(mixing="shuffled"))
+    chosen = loader.labels([table], Train(mixing="shuffled"))
     ids, parents = (
         storage.read(table, [name], storage.TRAINABLE)[name].to_pylist()
         for name in (schema.OBSERVATION_ID, schema.PARENT)
@@ -154,10 +157,10 @@ def test_each_row_knows_its_source_and_the_real_row_it_was_made_from(table: Path
 
 
 def test_versions_of_images_that_are_not_trained_on_have_no_parent(table: Path) -> None:
-    half = loader.labels([table], learning.Train(mixing="shuffled", real_fraction=0.5))
+    half = loader.labels([table], Train(mixing="shuffled", real_fraction=0.5))
     assert (half.parents >= 0).sum() == 36
     assert (half.parents < 24).all()
-    alone = loader.labels([table], learning.Train(mixing="synthetic"))
+    alone = loader.labels([table], Train(mixing="synthetic"))
     assert set(alone.parents.tolist()) == {-1}
 
 

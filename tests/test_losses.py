@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ray_reid import learning
-from ray_reid.losses import ReidLoss, gather
+from ray_reid.recipe.train import Loss, Train
+from ray_reid.training.losses import ReidLoss, gather
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_triplet_is_the_batch_hard_loss_of_a_loop(
     batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
 ) -> None:
     features, logits, labels = batch
-    found = ReidLoss(learning.Loss(metric="triplet", margin=0.5))(features, logits, labels)
+    found = ReidLoss(Loss(metric="triplet", margin=0.5))(features, logits, labels)
     losses = []
     for i in range(12):
         distance = [math.dist(features[i].tolist(), other.tolist()) for other in features]
@@ -42,7 +42,7 @@ def test_circle_is_the_formula_of_a_loop(
 ) -> None:
     features, logits, labels = batch
     margin, gamma = 0.25, 16.0
-    spec = learning.Loss(metric="circle", margin=margin, gamma=gamma)
+    spec = Loss(metric="circle", margin=margin, gamma=gamma)
     found = ReidLoss(spec)(features, logits, labels)
     unit = torch.nn.functional.normalize(features, dim=1)
     similarity = unit @ unit.T
@@ -63,7 +63,7 @@ def test_cross_entropy_is_smoothed_and_the_sum_is_weighted(
     batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
 ) -> None:
     features, logits, labels = batch
-    spec = learning.Loss(label_smoothing=0.2, weight=0.5)
+    spec = Loss(label_smoothing=0.2, weight=0.5)
     found = ReidLoss(spec)(features, logits, labels)
     log_p = logits.log_softmax(dim=1)
     target = torch.full((12, 4), 0.2 / 4)
@@ -80,7 +80,7 @@ def test_an_auxiliary_classifier_adds_its_weighted_losses(
     features, logits, labels = batch
     # Of other widths, as an earlier feature map gives them.
     auxiliary = [torch.cat([features.flip(0), features], dim=1), logits.flip(1)]
-    spec = learning.Loss(metric=metric, weight=0.5, auxiliary=0.3, gamma=16.0)
+    spec = Loss(metric=metric, weight=0.5, auxiliary=0.3, gamma=16.0)
     loss = ReidLoss(spec)
     primary, other = loss(features, logits, labels), loss(*auxiliary, labels)
     found = loss(features, logits, labels, auxiliary)
@@ -96,7 +96,7 @@ def test_an_auxiliary_classifier_adds_its_weighted_losses(
 def test_without_a_metric_loss_only_cross_entropy_is_left(
     batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
 ) -> None:
-    found = ReidLoss(learning.Loss(metric="none"))(*batch)
+    found = ReidLoss(Loss(metric="none"))(*batch)
     assert found["metric"].item() == 0
     assert torch.equal(found["loss"], found["cross_entropy"])
 
@@ -106,7 +106,7 @@ def test_supcon_is_the_formula_of_a_loop(
 ) -> None:
     features, logits, labels = batch
     temperature = 0.2
-    spec = learning.Loss(metric="supcon", temperature=temperature)
+    spec = Loss(metric="supcon", temperature=temperature)
     found = ReidLoss(spec)(features, logits, labels)
     unit = torch.nn.functional.normalize(features, dim=1)
     similarity = (unit @ unit.T / temperature).tolist()
@@ -138,7 +138,7 @@ def _losses(
     for metric in METRICS:
         leaf = weights.clone().requires_grad_()
         features = images @ leaf
-        loss = ReidLoss(learning.Loss(metric=metric, gather=gathered, auxiliary=0.5, gamma=8.0))
+        loss = ReidLoss(Loss(metric=metric, gather=gathered, auxiliary=0.5, gamma=8.0))
         losses = loss(features, features[:, :4], labels, [features.sin(), features[:, 1:]])
         losses["loss"].backward()
         assert leaf.grad is not None
@@ -188,5 +188,5 @@ def test_one_worker_gathers_nothing(
 def test_a_worker_may_have_one_identity_where_losses_are_gathered() -> None:
     spread: dict[str, Any] = {"num_workers": 4, "sampler": {"num_identities": 4}}
     with pytest.raises(ValueError, match=r"leaves 1 identity in each part, .* or loss\.gather"):
-        learning.Train(**spread)
-    learning.Train(**spread, loss={"gather": True})
+        Train(**spread)
+    Train(**spread, loss={"gather": True})

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ray_reid import metrics
+from ray_reid.ranking import metrics
 
 
 def by_loop(

@@ -11,13 +11,13 @@ from ray_reid.miniature import draw, vehicle_identities
 from ray_reid.miniature.trainers import card, card_clothes, people
 from ray_reid.miniature.trainers.people import People
 from ray_reid.miniature.vehicles import Vehicle
-from ray_reid.models import detector
-from ray_reid.models.captioner import Captioner
-from ray_reid.models.describer import Describer
-from ray_reid.models.image_text import ImageText
-from ray_reid.models.parser import Parser
-from ray_reid.models.references import WEIGHTS
-from ray_reid.models.text_to_image import generate, load_pipeline
+from ray_reid.models.pretrained import detector
+from ray_reid.models.pretrained.captioner import Captioner
+from ray_reid.models.pretrained.describer import Describer
+from ray_reid.models.pretrained.image_text import ImageText
+from ray_reid.models.pretrained.parser import Parser
+from ray_reid.models.pretrained.references import WEIGHTS
+from ray_reid.models.pretrained.text_to_image import generate, load_pipeline
 
 # A world of its own: neither the trainers' nor the card's.
 WORLD = 70_003

@@ -11,10 +11,10 @@ import tiny_models
 import torch
 
 from ray_reid.images import Pixels
-from ray_reid.models import detector, references
-from ray_reid.models.captioner import Captioner
-from ray_reid.models.image_text import ImageText
-from ray_reid.models.text_to_image import ADAPTER, generate, load_adapter, load_pipeline
+from ray_reid.models.pretrained import detector, references
+from ray_reid.models.pretrained.captioner import Captioner
+from ray_reid.models.pretrained.image_text import ImageText
+from ray_reid.models.pretrained.text_to_image import ADAPTER, generate, load_adapter, load_pipeline
 
 SMALL = {"guidance": 3.0, "steps": 2, "image_size": (16, 24)}
 

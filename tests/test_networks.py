@@ -10,17 +10,17 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ray_reid import learning
-from ray_reid.networks import ReidNetwork, Sides, known_sides, side_codes
-from ray_reid.networks.backbones import InstanceBatchNorm, add_ibn, load_ibn_weights
-from ray_reid.networks.sides import SideEmbedding
+from ray_reid.models.networks import ReidNetwork, Sides, known_sides, side_codes
+from ray_reid.models.networks.backbones import InstanceBatchNorm, add_ibn, load_ibn_weights
+from ray_reid.models.networks.sides import SideEmbedding
+from ray_reid.recipe.train import Train
 
 SHALLOW = {"layers": [1, 1, 1, 1]}
 WINDOWS = {"embed_dim": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 4}
 
 
 def _spec(backbone: str = "resnet10t", size: tuple[int, int] = (64, 64), **more: Any) -> Any:
-    return learning.Train(backbone=backbone, image_size=size, **more)
+    return Train(backbone=backbone, image_size=size, **more)
 
 
 @pytest.mark.parametrize(

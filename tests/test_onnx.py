@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 
 import ray_reid
-from ray_reid import cli, config, onnx_export, package
-from ray_reid.networks import ReidNetwork
-from ray_reid.package import Model
+from ray_reid import cli
+from ray_reid.models import onnx_export, package
+from ray_reid.models.networks import ReidNetwork
+from ray_reid.models.package import Model
+from ray_reid.recipe import recipes
 
 
 def make_package(path: Path, **train: Any) -> Path:
     values = {"backbone": "resnet10t", "image_size": [48, 32], "precision": "fp32", **train}
-    recipe = config.validate({"name": "baseline", "train": values})
+    recipe = recipes.validate({"name": "baseline", "train": values})
     torch.manual_seed(0)
     network = ReidNetwork(recipe.train, 2)
     for tensor in network.state_dict().values():

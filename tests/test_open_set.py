@@ -8,9 +8,12 @@ import pytest
 from test_evaluate import FakeModel, make_run, publish
 
 import ray_reid
-from ray_reid import config, evaluate, open_set, package, report
-from ray_reid.networks import ReidNetwork
-from ray_reid.open_set import Level, Side, Thresholds, calibrate, half, parse
+from ray_reid.evaluation import evaluate, report
+from ray_reid.models import package
+from ray_reid.models.networks import ReidNetwork
+from ray_reid.ranking import open_set
+from ray_reid.ranking.open_set import Level, Side, Thresholds, calibrate, half, parse
+from ray_reid.recipe import recipes
 
 
 def sides(
@@ -185,9 +188,9 @@ def test_too_little_data_is_one_sentence() -> None:
     with pytest.raises(ValueError, match="half of the test identities has"):
         calibrate(alone, alone, 0.1, 0.2)
     with pytest.raises(ValueError, match=r"match_far 0\.1 must not be larger"):
-        config.validate({"name": "one", "evaluate": {"open_set": {"match_far": 0.1}}})
+        recipes.validate({"name": "one", "evaluate": {"open_set": {"match_far": 0.1}}})
     with pytest.raises(ValueError, match=r"choose from \['match_far', 'possible_far'\]"):
-        config.validate({"name": "one", "evaluate": {"open_set": {"far": 0.1}}})
+        recipes.validate({"name": "one", "evaluate": {"open_set": {"far": 0.1}}})
 
 
 def test_a_decision_is_strict_and_thresholds_survive_a_file(tmp_path: Path) -> None:
@@ -251,7 +254,7 @@ def test_a_test_too_small_for_thresholds_is_evaluated_without(
 
 
 def test_a_package_knows_its_thresholds(tmp_path: Path) -> None:
-    recipe = config.load("baseline", None, ["train.backbone=resnet10t"])
+    recipe = recipes.load("baseline", None, ["train.backbone=resnet10t"])
     network = ReidNetwork(recipe.train, 2)
     package.save(tmp_path, recipe, ["a", "b"], network.state_dict())
     assert ray_reid.load(tmp_path, "cpu").thresholds is None

@@ -13,14 +13,17 @@ import torch
 from PIL import Image
 
 import ray_reid
-from ray_reid import card, config, embed, learning, package
-from ray_reid.networks import ReidNetwork
-from ray_reid.networks.bnneck import GeneralizedMean
+from ray_reid.evaluation import embed
+from ray_reid.models import card, package
+from ray_reid.models.networks import ReidNetwork
+from ray_reid.models.networks.bnneck import GeneralizedMean
+from ray_reid.recipe import recipes
+from ray_reid.recipe.train import Loss, Train
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    recipe = config.load(
+    recipe = recipes.load(
         "baseline",
         None,
         [
@@ -93,9 +96,9 @@ def test_scales_average_the_embeddings_of_resized_inputs(saved: Path) -> None:
 
 
 def test_the_recipe_says_which_scales_are_averaged(saved: Path, tmp_path: Path) -> None:
-    recipe = config.override(ray_reid.load(saved).recipe, {"embed.scales": [1, 0.8]})
+    recipe = recipes.override(ray_reid.load(saved).recipe, {"embed.scales": [1, 0.8]})
     shutil.copytree(saved, tmp_path / "model")
-    (tmp_path / "model" / "recipe.yaml").write_text(config.dump(recipe))
+    (tmp_path / "model" / "recipe.yaml").write_text(recipes.dump(recipe))
     model = ray_reid.load(tmp_path / "model", "cpu")
     encoded = _jpegs(2)
     assert np.array_equal(model.embed(encoded), model.embed(encoded, scales=(1, 0.8)))
@@ -104,18 +107,18 @@ def test_the_recipe_says_which_scales_are_averaged(saved: Path, tmp_path: Path) 
 
 def test_scales_are_refused_before_training_where_the_backbone_has_one_size() -> None:
     changes = {"train.backbone": "swin_tiny_patch4_window7_224", "embed.scales": [1, 0.9]}
-    recipe = config.override(config.load("baseline"), changes)
+    recipe = recipes.override(recipes.load("baseline"), changes)
     with pytest.raises(ValueError, match=r"embed\.scales are \[1\.0, 0\.9\], but backbone 'swin_"):
         embed.check(recipe)
-    embed.check(config.override(recipe, {"embed.scales": [1]}))
+    embed.check(recipes.override(recipe, {"embed.scales": [1]}))
     with pytest.raises(ValueError, match=r"embed\.scales"):
-        config.override(recipe, {"embed.scales": [0]})
+        recipes.override(recipe, {"embed.scales": [0]})
 
 
 def test_an_ensemble_joins_embeddings_so_that_similarities_are_their_mean(
     saved: Path, tmp_path: Path
 ) -> None:
-    recipe = config.override(ray_reid.load(saved).recipe, {"train.embedding_dim": 16})
+    recipe = recipes.override(ray_reid.load(saved).recipe, {"train.embedding_dim": 16})
     torch.manual_seed(1)
     other = ReidNetwork(recipe.train, 2).state_dict()
     package.save(tmp_path / "other", recipe, ["t:a", "t:b"], other)
@@ -190,7 +193,7 @@ def test_pretrained_weights_keep_the_input_they_were_trained_on(
         timm, "create_model", lambda *args, **given: create(*args, **{**given, "pretrained": False})
     )
     changes = ["train.backbone=test_resnet.r160_in1k", "train.image_size=[32, 32]"]
-    recipe = config.load("baseline", None, [*changes, "train.pretrained=true"])
+    recipe = recipes.load("baseline", None, [*changes, "train.pretrained=true"])
     network = ReidNetwork(recipe.train, 2)
     assert network.mean.flatten().tolist() == [0.5, 0.5, 0.5]
     assert network.std.flatten().tolist() == [0.5, 0.5, 0.5]
@@ -199,7 +202,7 @@ def test_pretrained_weights_keep_the_input_they_were_trained_on(
     assert preprocessing["mean"] == preprocessing["std"] == [0.5, 0.5, 0.5]
     model = package.load(tmp_path / "model", "cpu")
     assert torch.equal(model.network.mean, network.mean)
-    scratch = config.load("baseline", None, [*changes, "train.pretrained=false"])
+    scratch = recipes.load("baseline", None, [*changes, "train.pretrained=false"])
     assert ReidNetwork(scratch.train, 2).mean.flatten().tolist() != [0.5, 0.5, 0.5]
 
 
@@ -218,11 +221,11 @@ def test_an_unreadable_image_is_refused_with_its_name(saved: Path, tmp_path: Pat
 
 def test_an_unknown_backbone_names_those_near_it() -> None:
     with pytest.raises(ValueError, match=r"timm has no model 'resnet19'; near it: \["):
-        ReidNetwork(learning.Train(backbone="resnet19"), 2)
+        ReidNetwork(Train(backbone="resnet19"), 2)
 
 
 def test_networks_whose_maps_have_channels_last_pool_over_space() -> None:
-    spec = learning.Train(backbone="swinv2_cr_tiny_ns_224", image_size=(224, 224))
+    spec = Train(backbone="swinv2_cr_tiny_ns_224", image_size=(224, 224))
     torch.manual_seed(0)
     network = ReidNetwork(spec, 2).eval()
     with torch.inference_mode():
@@ -232,14 +235,14 @@ def test_networks_whose_maps_have_channels_last_pool_over_space() -> None:
 def test_networks_for_one_size_of_image_are_built_for_ours() -> None:
     small = {"embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 4}
     changes = {"backbone": "swinv2_tiny_window8_256", "backbone_params": small}
-    network = ReidNetwork(learning.Train(**changes, image_size=(64, 32)), 2).eval()
+    network = ReidNetwork(Train(**changes, image_size=(64, 32)), 2).eval()
     with torch.inference_mode():
         assert network.feature_map(torch.rand(1, 3, 64, 32)).shape == (1, 96, 2, 1)
         assert network.embed(torch.rand(2, 3, 64, 32)).shape == (2, 96)
     # What the recipe says itself stands.
     own = {**small, "img_size": (32, 32)}
     with pytest.raises(AssertionError, match="doesn't match model"):
-        ReidNetwork(learning.Train(**{**changes, "backbone_params": own}, image_size=(64, 32)), 2)
+        ReidNetwork(Train(**{**changes, "backbone_params": own}, image_size=(64, 32)), 2)
 
 
 AUXILIARY: list[tuple[str, dict[str, Any], int]] = [
@@ -262,7 +265,7 @@ def test_an_auxiliary_classifier_sees_the_last_map_but_one_and_changes_nothing_e
     networks = []
     for weight in (0.0, 1.0):
         torch.manual_seed(0)
-        spec = learning.Train(**shared, loss=learning.Loss(auxiliary=weight))
+        spec = Train(**shared, loss=Loss(auxiliary=weight))
         networks.append(ReidNetwork(spec, 5).eval())
     plain, auxiliary = networks
     weights = auxiliary.state_dict()
@@ -282,7 +285,7 @@ def test_an_auxiliary_classifier_sees_the_last_map_but_one_and_changes_nothing_e
 
 def test_a_package_with_an_auxiliary_classifier_loads(tmp_path: Path) -> None:
     changes = ["train.backbone=resnet10t", "train.image_size=[32, 32]", "train.loss.auxiliary=0.5"]
-    recipe = config.load("baseline", None, changes)
+    recipe = recipes.load("baseline", None, changes)
     network = ReidNetwork(recipe.train, 2)
     package.save(tmp_path / "model", recipe, ["a", "b"], network.state_dict())
     assert ray_reid.load(tmp_path / "model").embed(_jpegs(2)).shape == (2, 512)
@@ -297,13 +300,13 @@ def test_gem_lies_between_the_mean_and_the_maximum() -> None:
 
 
 def test_the_shift_of_the_neck_stays_zero() -> None:
-    network = ReidNetwork(learning.Train(backbone="resnet10t"), 2)
+    network = ReidNetwork(Train(backbone="resnet10t"), 2)
     assert not network.neck.bias.requires_grad
     assert network.neck.bias.abs().sum() == 0
 
 
 def test_the_card_names_terms_figures_and_the_stamp_that_they_hold_for() -> None:
-    recipe = config.override(config.load("baseline"), {"train.image_size": [256, 128]})
+    recipe = recipes.override(recipes.load("baseline"), {"train.image_size": [256, 128]})
     sources = [
         card.Source("shop|one", "real", 1200, 30, "CC BY 4.0"),
         card.Source("street", "real", 5, 2, None),

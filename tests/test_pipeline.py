@@ -20,9 +20,10 @@ import safetensors.numpy
 
 import ray_reid
 from jobs import pipeline
-from ray_reid import cli, config, schema, storage
-from ray_reid.config import Recipe
-from ray_reid.run import read_manifest
+from ray_reid import cli, schema, storage
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime.run import read_manifest
 
 SMALL = (
     "ingest.sources=[{reader: miniature, num_train: 10, num_test: 8, cameras_per_identity: 3}]",
@@ -51,7 +52,7 @@ def run(home: Path, ray_local: None) -> Path:
 
 
 def _recipe(*overrides: str) -> Recipe:
-    return config.load("baseline", "miniature", [*SMALL, *overrides])
+    return recipes.load("baseline", "miniature", [*SMALL, *overrides])
 
 
 def _prints(path: Path) -> list[dict[str, Any]]:

@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ray_reid import config, metrics, postprocess, protocol_scores, protocols
-from ray_reid.postprocess import Retrieval
-from ray_reid.rerank import k_reciprocal
-from ray_reid.retrieval import (
+from ray_reid.ranking import metrics, postprocess, protocol_scores, protocols
+from ray_reid.ranking.postprocess import Retrieval
+from ray_reid.ranking.rerank import k_reciprocal
+from ray_reid.recipe import recipes
+from ray_reid.recipe.postprocess import (
     CameraVerification,
     QueryExpansion,
     Rerank,
     TemporalWindow,
     describe,
 )
+from ray_reid.recipe.recipe import Recipe
 
 
 def unit(rows: NDArray[Any]) -> NDArray[Any]:
@@ -299,15 +301,15 @@ def test_steps_that_lack_what_they_need_say_it_in_one_sentence() -> None:
 
 
 def test_a_recipe_refuses_what_cannot_be_composed() -> None:
-    def parse(*steps: dict[str, Any]) -> config.Recipe:
-        return config.validate({"name": "one", "evaluate": {"postprocess": list(steps)}})
+    def parse(*steps: dict[str, Any]) -> Recipe:
+        return recipes.validate({"name": "one", "evaluate": {"postprocess": list(steps)}})
 
     found = parse({"name": "rerank", "k1": 5}, {"name": "temporal_window", "tau": 9})
     assert [describe(step) for step in found.evaluate.postprocess] == [
         "rerank(k1=5, k2=6, lambda_value=0.3, neighbours=exact)",
         "temporal_window(tau=9.0)",
     ]
-    assert config.validate(found.model_dump(mode="json")) == found
+    assert recipes.validate(found.model_dump(mode="json")) == found
     for steps, rule in (
         ([{"name": "rerank"}, {"name": "query_expansion"}], "'query_expansion' needs embeddings"),
         ([{"name": "rerank"}, {"name": "rerank"}], "'rerank' needs embeddings"),

@@ -3,10 +3,15 @@ from typing import Any
 
 import pytest
 
-from ray_reid.generators import vehicle_prompts
-from ray_reid.generators.vehicle_prompts import ATTRIBUTES, VehicleType, identities, read_library
+from ray_reid.generation.generators import vehicle_prompts
+from ray_reid.generation.generators.vehicle_prompts import (
+    ATTRIBUTES,
+    VehicleType,
+    identities,
+    read_library,
+)
 from ray_reid.miniature.vehicle_models import MODELS, VEHICLE_COLOURS, YEARS
-from ray_reid.synthesis import Prompts
+from ray_reid.recipe.prompts import Prompts
 
 HEADER = "brand,model,body_style,years,colours\n"
 ROW = "Orvella,Pim,hatchback,2004;2011,red;dark blue\n"

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ray_reid import metrics, open_set, postprocess, refine, rerank
-from ray_reid.retrieval import CameraVerification, QueryExpansion
+from ray_reid.ranking import metrics, open_set, postprocess, refine, rerank
+from ray_reid.recipe.postprocess import CameraVerification, QueryExpansion
 
 # Compilation counts as the first example's time.
 properties = settings(

@@ -6,7 +6,8 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from ray_reid import config, metrics, protocol_scores, protocols
+from ray_reid.ranking import metrics, protocol_scores, protocols
+from ray_reid.recipe.evaluate import Evaluate
 
 
 def labels_of(rows: Sequence[dict[str, Any]]) -> protocols.Labels:
@@ -39,7 +40,7 @@ def prcc() -> protocols.Labels:
 
 
 def test_the_recipe_knows_every_protocol() -> None:
-    choices = get_args(config.Evaluate.model_fields["protocol"].annotation)
+    choices = get_args(Evaluate.model_fields["protocol"].annotation)
     assert list(choices) == list(protocols.PROTOCOLS)
 
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from ray_reid import metrics
+from ray_reid.ranking import metrics
 
 GRID = metrics.GRID
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_reid import refine as module
-from ray_reid.refine import refine
+from ray_reid.ranking import refine as module
+from ray_reid.ranking.refine import refine
 
 REFERENCES = Path(__file__).resolve().parent.parent / "benchmarks" / "support" / "references.py"
 

@@ -7,8 +7,8 @@ from dataclasses import asdict
 import pytest
 from test_evaluate import FakeModel, make_run, publish, recipe_of
 
-from ray_reid import evaluate, report
-from ray_reid.run import Manifest
+from ray_reid.evaluation import evaluate, report
+from ray_reid.runtime.run import Manifest
 
 
 @pytest.fixture(autouse=True)

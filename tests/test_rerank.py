@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_reid import neighbours, rerank
+from ray_reid.ranking import neighbours, rerank
 
 REFERENCES = Path(__file__).resolve().parent.parent / "benchmarks" / "support" / "references.py"
 

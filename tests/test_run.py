@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ray_reid import config
-from ray_reid.config import Recipe
-from ray_reid.run import Facts, Job, Run, Work, open_run, read_manifest
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime.run import Facts, Job, Run, Work, open_run, read_manifest
 
 
 class Recorder:
@@ -39,7 +39,7 @@ def _store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def _recipe(*overrides: str) -> Recipe:
-    return config.load("baseline", None, list(overrides))
+    return recipes.load("baseline", None, list(overrides))
 
 
 def _perform(path: Path, recipe: Recipe, *jobs: Job) -> Run:

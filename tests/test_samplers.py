@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ray_reid.samplers import (
+from ray_reid.training.samplers import (
     Plan,
     balanced,
     class_balanced,

@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 from test_gallery import publish
 
-from ray_reid import doubt, images, package, schema, search
-from ray_reid.doubt import Gate
-from ray_reid.galleries.where import Where
-from ray_reid.galleries.writer import Writer
-from ray_reid.gallery import Gallery, Searcher
-from ray_reid.generators import descriptions
-from ray_reid.generators.descriptions import Description
-from ray_reid.refine import refine
-from ray_reid.search import Refiner
-from ray_reid.wardrobe import Refine
+from ray_reid import images, schema
+from ray_reid.gallery import search
+from ray_reid.gallery.embedded.where import Where
+from ray_reid.gallery.embedded.writer import Writer
+from ray_reid.gallery.gallery import Gallery, Searcher
+from ray_reid.gallery.search import Refiner
+from ray_reid.generation.generators import descriptions
+from ray_reid.generation.generators.descriptions import Description
+from ray_reid.models import package
+from ray_reid.ranking import doubt
+from ray_reid.ranking.doubt import Gate
+from ray_reid.ranking.refine import refine
+from ray_reid.recipe.refine import Refine
 
 NUM, DIMENSION, PEOPLE, VARIANTS = 200, 12, 25, 4
 RNG = np.random.default_rng(5)

@@ -20,10 +20,12 @@ from transformers import (
 )
 
 import ray_reid
-from ray_reid import config, learning, package
-from ray_reid.networks import ReidNetwork, Sides
-from ray_reid.networks.encoders import load_encoder
-from ray_reid.networks.senet import FineGrainedEnhancement
+from ray_reid.models import package
+from ray_reid.models.networks import ReidNetwork, Sides
+from ray_reid.models.networks.encoders import load_encoder
+from ray_reid.models.networks.senet import FineGrainedEnhancement
+from ray_reid.recipe import recipes
+from ray_reid.recipe.train import Train
 
 VISION: dict[str, Any] = {
     "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -37,9 +39,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return image_text(tmp_path_factory.mktemp("models") / "image_text")
 
 
-def _spec(folder: Path | str, **changes: Any) -> learning.Train:
+def _spec(folder: Path | str, **changes: Any) -> Train:
     semantic = {"encoder": str(folder), "width": 24, "groups": 4, **changes.pop("semantic", {})}
-    return learning.Train(
+    return Train(
         backbone="resnet10t", image_size=(32, 32), precision="fp32", semantic=semantic, **changes
     )
 
@@ -206,7 +208,7 @@ def test_every_part_of_the_network_learns(folder: Path) -> None:
 
 def test_a_package_loads_where_its_encoder_does_not_lie(tmp_path: Path) -> None:
     folder = image_text(tmp_path / "model")
-    recipe = config.validate({"name": "x", "train": _spec(folder).model_dump(mode="json")})
+    recipe = recipes.validate({"name": "x", "train": _spec(folder).model_dump(mode="json")})
     network = ReidNetwork(recipe.train, 2).eval()
     for norm in network.modules():
         if isinstance(norm, nn.BatchNorm1d):

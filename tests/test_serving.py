@@ -23,14 +23,17 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.types import Message
 from test_gallery import publish
 
-from ray_reid import config, gallery, images, package, schema, storage
-from ray_reid.config import Dressers, Serve
-from ray_reid.gallery import Hit
-from ray_reid.generators import descriptions
-from ray_reid.generators.descriptions import Description
+from ray_reid import images, schema, storage
+from ray_reid.gallery import gallery
+from ray_reid.gallery.gallery import Hit
+from ray_reid.gallery.search import Answer, Refinement
+from ray_reid.generation.generators import descriptions
+from ray_reid.generation.generators.descriptions import Description
 from ray_reid.miniature import street_observations
-from ray_reid.run import Work
-from ray_reid.search import Answer, Refinement
+from ray_reid.models import package
+from ray_reid.recipe import recipes
+from ray_reid.recipe.serve import Dressers, Serve
+from ray_reid.runtime.run import Work
 from ray_reid.serving import app
 from ray_reid.serving.api import UnavailableError, create_api
 
@@ -294,7 +297,7 @@ def test_an_impossible_address_is_refused() -> None:
 
 def test_a_run_without_results_is_refused_before_ray_starts(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no published job 'index'; it has"):
-        app.serve_run(tmp_path, config.validate({"name": "test"}))
+        app.serve_run(tmp_path, recipes.validate({"name": "test"}))
 
 
 @dataclass
@@ -506,7 +509,7 @@ def test_serve_itself_gives_up_late_variants_and_refuses_a_full_queue(ray_local:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that refines: a network that has learned nothing, and the miniature models."""
-    from ray_reid.networks import ReidNetwork
+    from ray_reid.models.networks import ReidNetwork
 
     path = tmp_path_factory.mktemp("runs") / "dlcr"
     small = (
@@ -516,11 +519,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "train.image_size=[32, 32]",
         "train.clothes={}",
     )
-    recipe = config.load("dlcr", "miniature", small)
+    recipe = recipes.load("dlcr", "miniature", small)
     needs = {"train": [], "embed": ["train"], "index": ["embed"], "evaluate": ["embed"]}
     for job, inputs in {**needs, "describe": []}.items():
         publish(path, job, job, {name: name for name in inputs})
-    (path / "recipe.yaml").write_text(config.dump(recipe))
+    (path / "recipe.yaml").write_text(recipes.dump(recipe))
     model = path / "train" / "model"
     model.mkdir()
     package.save(model, recipe, ["a", "b"], ReidNetwork(recipe.train, 2).state_dict())

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from ray_reid import cli, images, schema, show, storage
+from ray_reid import cli, images, schema, storage
+from ray_reid.datasets import show
 
 
 def picture(colour, size=(32, 24), form="JPEG"):

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from ray.data.expressions import col
 
-from ray_reid import cluster, schema, stage, storage
-from ray_reid.config import StageSpec
+from ray_reid import schema, storage
+from ray_reid.recipe.resources import StageSpec
+from ray_reid.runtime import cluster, stage
 
 
 class Scale:

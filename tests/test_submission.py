@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_reid import schema, storage, submission
+from ray_reid import schema, storage
+from ray_reid.datasets.export import track2
 
 
 def publish(run: Path, queries: int = 3, gallery: int = 120, named: bool = True) -> np.ndarray:
@@ -15,7 +16,7 @@ def publish(run: Path, queries: int = 3, gallery: int = 120, named: bool = True)
     rows = []
     for split, count in (("query", queries), ("gallery", gallery)):
         for number in range(1, count + 1):
-            name = {submission.IMAGE_NUMBER: f"{number:06d}"} if named else None
+            name = {track2.IMAGE_NUMBER: f"{number:06d}"} if named else None
             key = schema.observation_id("cityflow", split, number)
             rows.append({schema.OBSERVATION_ID: key, schema.IMAGE: b"", schema.SOURCE: "cityflow",
                          schema.SPLIT: split, schema.ATTRIBUTES: name})  # fmt: skip
@@ -32,7 +33,7 @@ def publish(run: Path, queries: int = 3, gallery: int = 120, named: bool = True)
 
 def test_each_query_has_a_line_of_its_nearest_hundred(tmp_path: Path) -> None:
     vectors = publish(tmp_path)
-    assert submission.write(tmp_path, tmp_path / "track2.txt") == 3
+    assert track2.write(tmp_path, tmp_path / "track2.txt") == 3
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     lines = (tmp_path / "track2.txt").read_text().splitlines()
     for query, line in enumerate(lines):
@@ -42,13 +43,13 @@ def test_each_query_has_a_line_of_its_nearest_hundred(tmp_path: Path) -> None:
         assert numbers == [place + 1 for place in expected[:100]]
     assert len(lines) == 3
     with pytest.raises(ValueError, match="exists; give a new file"):
-        submission.write(tmp_path, tmp_path / "track2.txt")
+        track2.write(tmp_path, tmp_path / "track2.txt")
 
 
 def test_other_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no published job 'embed'"):
-        submission.write(tmp_path, tmp_path / "track2.txt")
+        track2.write(tmp_path, tmp_path / "track2.txt")
     publish(tmp_path, named=False)
     with pytest.raises(ValueError, match="the 3 query images of this run are not the official"):
-        submission.write(tmp_path, tmp_path / "track2.txt")
+        track2.write(tmp_path, tmp_path / "track2.txt")
     assert not (tmp_path / "track2.txt").exists()

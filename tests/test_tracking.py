@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from ray_reid import config, tracking
-from ray_reid.config import Recipe
-from ray_reid.tracking import Tracker
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime import tracking
+from ray_reid.runtime.tracking import Tracker
 
 PRINT = {"table": "ingest/observations", "rows": 3, "ids": "1" * 32, "images": "2" * 32}
 
@@ -29,7 +30,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def recipe(request: pytest.FixtureRequest) -> Recipe:
-    return config.load("baseline", None, [f"name={request.node.name[:60]}"])
+    return recipes.load("baseline", None, [f"name={request.node.name[:60]}"])
 
 
 @pytest.fixture

@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from ray_reid import config, loader, package, schema, storage, train
-from ray_reid.config import Recipe
-from ray_reid.run import Work
+from ray_reid import schema, storage
+from ray_reid.models import package
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime.run import Work
+from ray_reid.training import loader, train
 
 
 @pytest.fixture
@@ -21,7 +24,7 @@ def work(tmp_path: Path) -> Work:
         {"name": "I", "changes": {"epochs": 2}},
         {"name": "II", "changes": {"epochs": 1, "sources": ["target"]}},
     ]
-    recipe = config.load(
+    recipe = recipes.load(
         "baseline",
         None,
         [
@@ -108,7 +111,7 @@ def test_a_stage_that_cannot_fill_a_batch_is_refused_before_any_is_trained(
 ) -> None:
     ran: list[Any] = []
     fake_run(ran, monkeypatch)
-    small = config.override(work.recipe, {"train.sampler.num_identities": 6})
+    small = recipes.override(work.recipe, {"train.sampler.num_identities": 6})
     with pytest.raises(ValueError, match=r"train\.sampler: num_identities is 6 but only 4"):
         train.train_job(Work(small, work.out, work.inputs, work.facts))
     assert ran == []
@@ -120,7 +123,7 @@ def test_every_stage_does_without_the_held_out_identities_of_the_last(
     ran: list[Any] = []
     fake_run(ran, monkeypatch)
     changes = {"train.validation": 0.5, "train.sampler.num_identities": 2}
-    recipe = config.override(work.recipe, changes)
+    recipe = recipes.override(work.recipe, changes)
     facts = train.train_job(Work(recipe, work.out, work.inputs, work.facts))
     # Two of the target's four; all of those beside it are trained on.
     assert [(stage["name"], stage["identities"]) for stage in facts["stages"]] == [
@@ -170,4 +173,4 @@ def test_a_validation_that_cannot_be_is_refused_before_anything_is_trained(
 def _refused(work: Work, changes: dict[str, Any]) -> None:
     stages = [{"name": "I"}, {"name": "II", "changes": changes}]
     own = {"train.stages": stages, "train.validation": 0.5, "train.sampler.num_identities": 2}
-    train.train_job(Work(config.override(work.recipe, own), work.out, work.inputs, work.facts))
+    train.train_job(Work(recipes.override(work.recipe, own), work.out, work.inputs, work.facts))

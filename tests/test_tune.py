@@ -21,26 +21,16 @@ import yaml
 
 from jobs import embed, evaluate, train
 from jobs import tune as tune_script
-from ray_reid import (
-    cli,
-    config,
-    figures_tune,
-    in_process,
-    package,
-    report,
-    report_tables,
-    schema,
-    storage,
-    sweep_table,
-    sweeps,
-    trials,
-    tune,
-)
-from ray_reid.config import Recipe
+from ray_reid import cli, schema, storage
+from ray_reid.evaluation import report, report_tables
+from ray_reid.experiments import figures_tune, in_process, sweep_table, trials, tune
 from ray_reid.miniature import street_observations
-from ray_reid.networks import ReidNetwork
-from ray_reid.run import Facts, Job, Run, Work, open_run
-from ray_reid.sweeps import Sweep
+from ray_reid.models import package
+from ray_reid.models.networks import ReidNetwork
+from ray_reid.recipe import recipes, sweeps
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.sweeps import Sweep
+from ray_reid.runtime.run import Facts, Job, Run, Work, open_run
 
 SMALL = (
     "ingest.sources=[{reader: miniature, num_train: 8, num_test: 6}]",
@@ -110,7 +100,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _recipe(*overrides: str) -> Recipe:
-    return config.load("baseline", None, [*SMALL, *overrides])
+    return recipes.load("baseline", None, [*SMALL, *overrides])
 
 
 def _sweep(**values: Any) -> Sweep:

@@ -7,24 +7,20 @@ from typing import Any
 import pytest
 import torch
 
-from ray_reid import (
-    config,
-    figures,
-    in_process,
-    loader,
-    package,
-    schema,
-    storage,
-    train,
-    validation,
-)
-from ray_reid.config import Recipe
-from ray_reid.fit import Fit
-from ray_reid.loader import TrainingRows
+from ray_reid import schema, storage
+from ray_reid.experiments import in_process
 from ray_reid.miniature import street_observations
-from ray_reid.run import Work
-from ray_reid.train import train_worker
-from ray_reid.validation import DECIDING, Validation
+from ray_reid.models import package
+from ray_reid.recipe import recipes
+from ray_reid.recipe.evaluate import Evaluate
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime import figures
+from ray_reid.runtime.run import Work
+from ray_reid.training import loader, train, validation
+from ray_reid.training.fit import Fit
+from ray_reid.training.loader import TrainingRows
+from ray_reid.training.train import train_worker
+from ray_reid.training.validation import DECIDING, Validation
 
 SMALL = (
     "train.backbone=resnet10t",
@@ -38,7 +34,7 @@ CPU = torch.device("cpu")
 
 
 def _recipe(*overrides: str) -> Recipe:
-    return config.load("baseline", None, [*SMALL, *overrides])
+    return recipes.load("baseline", None, [*SMALL, *overrides])
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +92,7 @@ def test_a_held_out_identity_asks_from_every_other_camera(tmp_path: Path) -> Non
         )
     ]
     storage.write(tmp_path / "observations", schema.observations(rows))
-    spec = config.Evaluate(protocol="vehicleid")
+    spec = Evaluate(protocol="vehicleid")
     held = validation.Validation(tmp_path / "observations", {"one", "two", "alone"}, spec)
     split = dict(
         zip(

@@ -11,23 +11,17 @@ import tiny_models
 import torch
 
 from jobs import pipeline
-from ray_reid import (
-    compare,
-    config,
-    embed,
-    images,
-    in_process,
-    package,
-    schema,
-    storage,
-    trials,
-    variants,
-)
-from ray_reid.config import Recipe
-from ray_reid.generators import descriptions
-from ray_reid.generators.descriptions import Description
+from ray_reid import images, schema, storage
+from ray_reid.evaluation import embed
+from ray_reid.experiments import compare, in_process, trials
+from ray_reid.generation import variants
+from ray_reid.generation.generators import descriptions
+from ray_reid.generation.generators.descriptions import Description
 from ray_reid.miniature import street_observations
-from ray_reid.run import Job, Work, content_key
+from ray_reid.models import package
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime.run import Job, Work, content_key
 
 CPU = torch.device("cpu")
 VARIANTS = 3
@@ -75,7 +69,7 @@ def recipe_of(published: dict[str, Path], *overrides: str) -> Recipe:
         "train.batches_per_epoch=2",
         "train.precision=fp32",
     )
-    return config.load("dlcr", None, [*small, *overrides])
+    return recipes.load("dlcr", None, [*small, *overrides])
 
 
 def work_on(published: dict[str, Path], out: Path, *overrides: str) -> Work:
@@ -212,7 +206,7 @@ def job_of(name: str) -> Job:
 @pytest.fixture(scope="module")
 def trained(published: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A package whose weights are those of a network that has learned nothing."""
-    from ray_reid.networks import ReidNetwork
+    from ray_reid.models.networks import ReidNetwork
 
     torch.manual_seed(0)
     recipe = recipe_of(published)
@@ -288,7 +282,7 @@ def test_an_arm_that_needs_other_variants_is_refused(
 
 def test_refinement_goes_with_a_pipeline_that_makes_variants(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="makes no variants of queries: refine goes with 'dlcr'"):
-        pipeline.run(config.load("baseline", None, ["refine={}"]), tmp_path / "run")
+        pipeline.run(recipes.load("baseline", None, ["refine={}"]), tmp_path / "run")
 
 
 def test_a_tailor_makes_the_same_variants_of_the_same_image(published: dict[str, Path]) -> None:

@@ -19,11 +19,12 @@ import torch
 from jobs import adapt as adapt_script
 from jobs import generate as generate_script
 from jobs import pipeline
-from ray_reid import cli, config, images, schema, storage
-from ray_reid.config import Recipe
-from ray_reid.models import references
-from ray_reid.models.text_to_image import ADAPTER
-from ray_reid.run import read_manifest
+from ray_reid import cli, images, schema, storage
+from ray_reid.models.pretrained import references
+from ray_reid.models.pretrained.text_to_image import ADAPTER
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime.run import read_manifest
 
 # The paper's whole path takes minutes: `make slow` runs it.
 pytestmark = pytest.mark.slow
@@ -104,7 +105,7 @@ def _overrides(home: Path, *more: str) -> list[str]:
 
 
 def _recipe(home: Path, *more: str) -> Recipe:
-    return config.load("vehicle_diff", "paper", _overrides(home, *more))
+    return recipes.load("vehicle_diff", "paper", _overrides(home, *more))
 
 
 def _facts(run: Path, job: str) -> dict[str, Any]:

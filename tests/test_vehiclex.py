@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_reid import config, datasets, images, ingest, stage
-from ray_reid.datasets import vehiclex
+from ray_reid import datasets, images
+from ray_reid.datasets import ingest
+from ray_reid.datasets.readers import vehiclex
 from ray_reid.datasets.reading import Reading
-from ray_reid.sources import VehicleXSource
+from ray_reid.recipe import recipes
+from ray_reid.recipe.sources import VehicleXSource
+from ray_reid.runtime import stage
 
 ITEM = (
     '<Item typeID="{kind}" imageName="{name}" cameraID="c006" vehicleID="{vehicle}" colorID="1" '
@@ -144,7 +147,7 @@ def test_a_folder_without_such_names_is_refused(tmp_path: Path) -> None:
 
 def test_whatever_a_reading_depends_on_is_in_the_fingerprint(tmp_path: Path) -> None:
     root = vehicles(tmp_path)
-    recipe = config.validate(
+    recipe = recipes.validate(
         {"name": "x", "ingest": {"sources": [{"reader": "vehiclex", "root": str(root)}]}}
     )
     seen = [ingest.outside(recipe)]
@@ -174,4 +177,4 @@ def test_rows_become_observations_beside_those_of_another_source(tmp_path: Path)
 def test_an_unknown_key_of_the_source_names_the_choices() -> None:
     source = {"reader": "vehiclex", "root": "x", "label": "y"}
     with pytest.raises(ValueError, match=r"vehiclex\.label'; choose from \['labels', 'licence'"):
-        config.validate({"name": "x", "ingest": {"sources": [source]}})
+        recipes.validate({"name": "x", "ingest": {"sources": [source]}})

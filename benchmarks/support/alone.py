@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ray_reid import config
-from ray_reid.config import Recipe
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
 
 
 class Alone:
@@ -102,8 +102,8 @@ def _ours(asked: Mapping[str, Any], recipe: Recipe) -> dict[str, Callable[[], ob
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
-    from ray_reid.fit import Fit
-    from ray_reid.loader import TrainingRows
+    from ray_reid.training.fit import Fit
+    from ray_reid.training.loader import TrainingRows
     from support import cases
 
     place, worker, workers = cases.device(), asked["worker"], asked["workers"]
@@ -148,7 +148,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(asked["threads"])
-    recipe = config.validate(asked["recipe"])
+    recipe = recipes.validate(asked["recipe"])
     does = {"ours": _ours, "bare": _bare}[asked["side"]](asked, recipe)
     for line in sys.stdin:
         what = line.strip()

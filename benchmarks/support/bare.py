@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from ray_reid import fit, learning, loader, schema, storage
-from ray_reid.config import Recipe
-from ray_reid.fit import OPTIMIZERS
-from ray_reid.networks import ReidNetwork
-from ray_reid.networks.precision import autocast, autocast_dtype
+from ray_reid import schema, storage
+from ray_reid.models.networks import ReidNetwork
+from ray_reid.models.networks.precision import autocast, autocast_dtype
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.train import Train
+from ray_reid.training import fit, loader
+from ray_reid.training.fit import OPTIMIZERS
 from support.turns import Step
 
 Batches = Iterator[tuple[Tensor, Tensor]]
@@ -60,7 +62,7 @@ def images(recipe: Recipe, table: Path, transform: Any) -> tuple[JpegImages, loa
     return JpegImages(rows[schema.IMAGE].to_pylist(), chosen.labels, transform), chosen
 
 
-def transforms(spec: learning.Train, normalise: bool = False) -> Any:
+def transforms(spec: Train, normalise: bool = False) -> Any:
     """The recipe's augmentation in torchvision's words, image by image."""
     augment, steps = spec.augment, [v2.Resize(spec.image_size)]
     if augment.pad:
@@ -96,7 +98,7 @@ def batches(recipe: Recipe, table: Path, processes: int, normalise: bool = False
         yield from loaded
 
 
-def network(spec: learning.Train, num_classes: int, device: torch.device) -> nn.Module:
+def network(spec: Train, num_classes: int, device: torch.device) -> nn.Module:
     """The same network, with its channels last and, where the recipe asks for it, compiled."""
     built = ReidNetwork(spec, num_classes).to(device).train()
     layout = torch.channels_last if spec.channels_last else torch.contiguous_format
@@ -104,7 +106,7 @@ def network(spec: learning.Train, num_classes: int, device: torch.device) -> nn.
     return torch.compile(built) if spec.compile else built  # type: ignore[return-value]
 
 
-def optimizer(spec: learning.Train, of: nn.Module) -> torch.optim.Optimizer:
+def optimizer(spec: Train, of: nn.Module) -> torch.optim.Optimizer:
     trained = [parameter for parameter in of.parameters() if parameter.requires_grad]
     return OPTIMIZERS[spec.optimizer](
         trained, lr=spec.learning_rate, weight_decay=spec.weight_decay

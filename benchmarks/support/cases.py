@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ray_reid import config, learning, schema, storage
-from ray_reid.config import Recipe
+from ray_reid import schema, storage
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.train import Augment
 
 if TYPE_CHECKING:
     import torch
 
-    from ray_reid.fit import Fit
-    from ray_reid.loader import TrainingRows
+    from ray_reid.training.fit import Fit
+    from ray_reid.training.loader import TrainingRows
 
 CAMERAS, IMAGES_PER_CAMERA = 2, 2
 # One batch of the larger recipe: 16 identities.
@@ -40,7 +42,7 @@ class Case:
             f"train.image_size={list(self.size)}",
             f"train.epochs={EPOCHS}",
         )
-        return config.load("baseline", self.profile, [*own, *self.changes, *changes])
+        return recipes.load("baseline", self.profile, [*own, *self.changes, *changes])
 
     def draw(self, table: Path, num_images: int) -> Path:
         """Draw JPEG images of the network's input size into a table."""
@@ -72,7 +74,7 @@ def standard(backbone: str, size: Size) -> Case:
 
     Losses and augmentation are the strong baseline's (Luo et al., TMM 2019).
     """
-    augment = dict.fromkeys(learning.Augment.model_fields, 0) | {
+    augment = dict.fromkeys(Augment.model_fields, 0) | {
         "flip": 0.5,
         "pad": 10,
         "erase": 0.5,
@@ -95,15 +97,15 @@ def device() -> "torch.device":
 
 def fit_of(recipe: Recipe, table: Path) -> "Fit":
     """Our training of a table, in one process."""
-    from ray_reid.fit import Fit
-    from ray_reid.loader import TrainingRows
+    from ray_reid.training.fit import Fit
+    from ray_reid.training.loader import TrainingRows
 
     return Fit(recipe, TrainingRows([table], recipe.train), device=device())
 
 
 def opened(fit: "Fit") -> "TrainingRows":
     """The rows of the training, which are decoded on this machine."""
-    from ray_reid.loader import TrainingRows
+    from ray_reid.training.loader import TrainingRows
 
     assert isinstance(fit.rows, TrainingRows), "fit_of opens the tables here"
     return fit.rows

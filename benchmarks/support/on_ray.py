@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from ray_reid import train
-from ray_reid.cluster import Cluster
-from ray_reid.config import Recipe
-from ray_reid.resources import Resources
-from ray_reid.run import Work
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.resources import Resources
+from ray_reid.runtime.cluster import Cluster
+from ray_reid.runtime.run import Work
+from ray_reid.training import train
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ray_reid import loader
-from ray_reid.config import Recipe
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.training import loader
 from support import bare
 from support.turns import Step
 

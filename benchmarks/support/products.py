@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_reid.cores import every_core
-from ray_reid.neighbours import slices
+from ray_reid.ranking.cores import every_core
+from ray_reid.ranking.neighbours import slices
 
 Floats = NDArray[np.float32]
 BLOCK = 512

@@ -20,9 +20,10 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
-from ray_reid import images, schema, stage, storage
+from ray_reid import images, schema, storage
+from ray_reid.runtime import stage
+from ray_reid.runtime.stage import Step
 from ray_reid.schema import Batch
-from ray_reid.stage import Step
 
 SAMPLE_SECONDS = 2.0
 ENCODE = "encode"

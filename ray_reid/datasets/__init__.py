@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ray_reid import schema
-from ray_reid.datasets import (
+from ray_reid.datasets.readers import (
     ccvid,
     cityflow,
     compcars,
@@ -38,7 +38,7 @@ from ray_reid.datasets import (
     viper,
 )
 from ray_reid.datasets.reading import LOCATOR, Layout, Reading, Row
-from ray_reid.sources import MiniatureSource, Source
+from ray_reid.recipe.sources import MiniatureSource, Source
 
 LAYOUTS: Mapping[str, Layout] = {
     "folder": folder.LAYOUT,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ray_reid.datasets import reading
 from ray_reid.datasets.splits import TEST
-from ray_reid.sources import FolderSource
+from ray_reid.recipe.sources import FolderSource
 
 
 def texts(source: FolderSource) -> list[str]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_reid import images, schema
-from ray_reid.datasets import cuhk03_mat, miniature
+from ray_reid.datasets.readers import cuhk03_mat, miniature
 from ray_reid.datasets.reading import Row
 
 CORRUPT = "corrupt image"

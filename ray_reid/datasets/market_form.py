@@ -8,7 +8,7 @@ from pathlib import Path
 from ray_reid import schema
 from ray_reid.datasets import reading
 from ray_reid.datasets.reading import Row
-from ray_reid.sources import CUHK03NPSource, DukeMTMCSource, Market1501Source
+from ray_reid.recipe.sources import CUHK03NPSource, DukeMTMCSource, Market1501Source
 
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 

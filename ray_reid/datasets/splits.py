@@ -6,7 +6,7 @@ from pathlib import Path
 from ray_reid import schema
 from ray_reid.datasets import reading
 from ray_reid.datasets.reading import Row
-from ray_reid.sources import FolderSource
+from ray_reid.recipe.sources import FolderSource
 
 TEST = "test"
 

@@ -9,7 +9,7 @@ from typing import Any
 from ray_reid import schema
 from ray_reid.datasets import reading
 from ray_reid.datasets.reading import Row
-from ray_reid.sources import PRID2011Source, VIPeRSource
+from ray_reid.recipe.sources import PRID2011Source, VIPeRSource
 
 FOLDERS = {"a": "cam_a", "b": "cam_b"}
 

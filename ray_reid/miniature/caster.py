@@ -10,13 +10,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_reid.miniature.caster_solids import (
-    FAR,
-    enter_hull,
-    enter_round,
-    misses_box,
-    normal_at,
-)
+from ray_reid.miniature.caster_solids import FAR, enter_hull, enter_round, misses_box, normal_at
 from ray_reid.miniature.shapes import HULL, Floats
 
 # Rows of the `light` table.

@@ -1,1 +1,1 @@
-"""Pretrained models by role; a reference is a hub id, a local folder, or `miniature:NAME`."""
+"""Models: the package that a training writes, networks, and pretrained models by role."""

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from ray_reid import images
-from ray_reid.gallery import Hit
+from ray_reid.gallery.gallery import Hit
 
 FIELDS = ("image", "k", "camera", "refine")
 KINDS = ("clothes",)

@@ -22,10 +22,11 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from ray_reid.cluster import Cluster, check_capacity
-from ray_reid.config import Dressers, Recipe, Serve
-from ray_reid.gallery import Searcher, check_current
-from ray_reid.ports import check_port
+from ray_reid.gallery.gallery import Searcher, check_current
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.serve import Dressers, Serve
+from ray_reid.runtime.cluster import Cluster, check_capacity
+from ray_reid.runtime.ports import check_port
 from ray_reid.serving.api import UnavailableError, create_api
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def application(run: Path, settings: Serve) -> serve.Application:
         searcher.warm_up()
         if dressers is None:
             return create_api(searcher, settings.max_upload_mb, lacking or "")
-        from ray_reid.search import Refiner
+        from ray_reid.gallery.search import Refiner
 
         handle = serve.get_deployment_handle(DRESSER, serve.get_replica_context().app_name)
         refiner = Refiner.open(run, searcher, partial(ask, handle, dressers.timeout_s))
@@ -90,7 +91,7 @@ class Dresser:
 
     def load(self, run: Path) -> Callable[[bytes], list[bytes] | str]:
         """What makes the variants, its models loaded."""
-        from ray_reid import search
+        from ray_reid.gallery import search
 
         tailor = search.tailor(run)
         tailor.load()
@@ -127,7 +128,8 @@ def ask(handle: "DeploymentHandle[Any]", timeout_s: float, encoded: bytes) -> li
 
 def _lacking(run: Path, settings: Serve) -> str | None:
     """Why no search of a run can be refined; null if it can."""
-    from ray_reid import search, variants
+    from ray_reid.gallery import search
+    from ray_reid.generation import variants
 
     if settings.dressers is None:
         return "this server dresses nobody: serve.dressers is null"

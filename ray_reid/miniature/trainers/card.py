@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_reid import figures
-from ray_reid.figures import Card
 from ray_reid.images import Pixels
 from ray_reid.miniature.drawing import Domain
 from ray_reid.miniature.trainers import card_clothes
@@ -16,10 +14,12 @@ from ray_reid.miniature.trainers.detector import pictures
 from ray_reid.miniature.trainers.drawings import TEST_WORLD, Drawings, drawings
 from ray_reid.miniature.trainers.measures import Measure
 from ray_reid.miniature.vehicle_models import VEHICLE_COLOURS
-from ray_reid.models import detector
-from ray_reid.models.captioner import Captioner
-from ray_reid.models.image_text import ImageText
-from ray_reid.models.text_to_image import generate, load_pipeline
+from ray_reid.models.pretrained import detector
+from ray_reid.models.pretrained.captioner import Captioner
+from ray_reid.models.pretrained.image_text import ImageText
+from ray_reid.models.pretrained.text_to_image import generate, load_pipeline
+from ray_reid.runtime import figures
+from ray_reid.runtime.figures import Card
 
 NUM = 600
 NUM_GENERATED, NUM_SHOWN = 256, 40

@@ -6,16 +6,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_reid.figures import Card
 from ray_reid.images import Pixels
 from ray_reid.miniature.drawing import Domain
 from ray_reid.miniature.trainers.inpainting import prompt
 from ray_reid.miniature.trainers.measures import Measure
 from ray_reid.miniature.trainers.people import SIZE, TEST_WORLD, People, people
-from ray_reid.models.describer import Describer
-from ray_reid.models.inpainting import inpaint, load_pipeline
-from ray_reid.models.parser import Parser, worn
-from ray_reid.wardrobe import PARTS, Describe
+from ray_reid.models.pretrained.describer import Describer
+from ray_reid.models.pretrained.inpainting import inpaint, load_pipeline
+from ray_reid.models.pretrained.parser import Parser, worn
+from ray_reid.recipe.describe import Describe
+from ray_reid.recipe.outfits import PARTS
+from ray_reid.runtime.figures import Card
 
 NUM, NUM_DRESSED, NUM_SHOWN = 600, 300, 10
 COLUMNS = 10

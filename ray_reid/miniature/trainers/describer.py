@@ -14,7 +14,7 @@ from ray_reid.miniature.trainers.drawings import to_tensor
 from ray_reid.miniature.trainers.parser import relit
 from ray_reid.miniature.trainers.people import People
 from ray_reid.miniature.trainers.steps import batches, minimise
-from ray_reid.wardrobe import Describe
+from ray_reid.recipe.describe import Describe
 
 BATCH = 64
 STEPS = 3000

@@ -21,7 +21,7 @@ from ray_reid.miniature.pedestrians import MAX_PEDESTRIANS, Pedestrian, pedestri
 from ray_reid.miniature.scenes import CLASSES, draw_scene
 from ray_reid.miniature.trainers.drawings import TRAIN_WORLD
 from ray_reid.miniature.vehicles import MAX_VEHICLES, Vehicle, vehicle_identity
-from ray_reid.models.detector import quiet_ultralytics
+from ray_reid.models.pretrained.detector import quiet_ultralytics
 
 SIDE = 128
 NUM = 6000

@@ -1,0 +1,180 @@
+"""Files to observations: read what the sources hold, check that every image decodes, count."""
+
+import hashlib
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_reid import datasets, schema, storage
+from ray_reid.datasets import lists, reading
+from ray_reid.datasets.loading import CORRUPT, load
+from ray_reid.datasets.readers import miniature
+from ray_reid.datasets.reading import LOCATOR
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.sources import FolderSource, MiniatureSource, Source
+from ray_reid.runtime import stage
+from ray_reid.runtime.run import Work
+from ray_reid.schema import Batch
+
+log = logging.getLogger(__name__)
+
+TABLE = "observations"
+
+
+class Load:
+    """Replace `locator` by the encoded image; one that does not decode gets a `drop_reason`."""
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Read the files or draw the pictures of a batch; returns the columns of the record."""
+        loaded = [load(locator) for locator in batch[LOCATOR]]
+        filled = dict(batch)
+        for name in {name for row in loaded for name in row}:
+            planned = batch[name] if name in batch else repeat(None, len(loaded))
+            values = np.empty(len(loaded), dtype=object)
+            values[:] = [row.get(name, old) for row, old in zip(loaded, planned, strict=True)]
+            filled[name] = values
+        return {name: filled[name] for name in schema.OBSERVATION.names}
+
+
+def ingest_job(work: Work) -> dict[str, Any]:
+    """Write the table `observations` of all sources; resumes where a killed attempt stopped.
+
+    Raises:
+        ValueError: If a source cannot be used or too many of its images are corrupt.
+    """
+    plan = _plan(work)
+    spec = work.recipe.ingest.stage
+    out = work.out / TABLE
+    steps = [stage.Step(Load, {}, spec)]
+    stage.stream(work.out / "plan", datasets.PLAN.names, steps, out, "ingest")
+    columns = [name for name in schema.OBSERVATION.names if name != schema.IMAGE]
+    table = storage.read(out, columns, kept_only=False)
+    assert table.num_rows == plan.num_rows, f"{table.num_rows} rows of {plan.num_rows} planned"
+    warnings = datasets.warnings(plan) + _check_corrupt(table, plan, work.recipe)
+    kept = table.filter(table[schema.DROP_REASON].is_null())
+    warnings += _check_kept(kept, table.num_rows)
+    for warning in warnings:
+        log.warning("%s", warning)
+    return {
+        "counts": _counts(kept),
+        "dropped": _dropped(table),
+        "warnings": warnings,
+        "fingerprint": asdict(storage.fingerprint(out, f"ingest/{TABLE}")),
+        "sources": [source.model_dump(mode="json") for source in work.recipe.ingest.sources],
+    }
+
+
+def outside(recipe: Recipe) -> str:
+    """Fingerprint of the files that the sources name: paths, sizes and times of the images.
+
+    Raises:
+        ValueError: If a folder or list does not exist.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for source in recipe.ingest.sources:
+        for part in _outside(source):
+            digest.update(f"{part}\n".encode())
+    return digest.hexdigest()
+
+
+def _outside(source: Source) -> Iterator[str]:
+    """What changes when the files of a source do."""
+    if isinstance(source, MiniatureSource):
+        yield miniature.version()
+        return
+    if isinstance(source, FolderSource):
+        yield from lists.texts(source)
+    root = reading.folder(source.root)
+    for file in datasets.files(source):
+        yield f"{file.relative_to(root).as_posix()}\x1f{_state(file)}"
+
+
+def _state(file: Path) -> str:
+    try:
+        status = file.stat()
+    except OSError:
+        # A broken link, or a file deleted since; it becomes one corrupt image, not the end.
+        return "missing"
+    return f"{status.st_size}\x1f{status.st_mtime_ns}"
+
+
+def _plan(work: Work) -> pa.Table:
+    """The plan of an earlier attempt at this very work, or a new one, published by a rename."""
+    place = work.out / "plan"
+    if not place.exists():
+        aside = work.out / ".plan"
+        shutil.rmtree(aside, ignore_errors=True)
+        spec = work.recipe.ingest
+        storage.write(aside, datasets.plan(spec.sources, spec.use))
+        aside.rename(place)
+    return storage.dataset(place).to_table()
+
+
+def _check_corrupt(table: pa.Table, plan: pa.Table, recipe: Recipe) -> list[str]:
+    """Name the first corrupt image, in the order of paths: a warning, or the end if many are."""
+    bad = table.filter(table[schema.DROP_REASON].is_valid())
+    if not bad.num_rows:
+        return []
+    columns = bad.select([schema.OBSERVATION_ID, schema.DROP_REASON]).to_pylist()
+    reasons = {row[schema.OBSERVATION_ID]: row[schema.DROP_REASON] for row in columns}
+    locator, observation = min(
+        (row[LOCATOR], row[schema.OBSERVATION_ID])
+        for row in plan.select([schema.OBSERVATION_ID, LOCATOR]).to_pylist()
+        if row[schema.OBSERVATION_ID] in reasons
+    )
+    reason = reasons[observation].removeprefix(f"{CORRUPT}: ")
+    share = f"{bad.num_rows} of {table.num_rows} images ({bad.num_rows / table.num_rows:.1%})"
+    first = f"the first is {_relative(locator, recipe)!r}: {reason}"
+    limit = recipe.ingest.max_corrupt_fraction
+    if bad.num_rows > limit * table.num_rows:
+        raise ValueError(
+            f"{share} are corrupt, more than ingest.max_corrupt_fraction {limit} allows; {first}"
+        )
+    return [f"{share} are corrupt and left out; {first}"]
+
+
+def _relative(locator: str, recipe: Recipe) -> str:
+    """A file's path relative to its source's folder."""
+    for source in recipe.ingest.sources:
+        if not isinstance(source, MiniatureSource):
+            root = reading.folder(source.root)
+            if Path(locator).is_relative_to(root):
+                return Path(locator).relative_to(root).as_posix()
+    return locator
+
+
+def _check_kept(kept: pa.Table, num_read: int) -> list[str]:
+    """Check what is left once the corrupt images are gone."""
+    rows = kept.select([schema.IDENTITY, schema.CAMERA, schema.SPLIT]).to_pylist()
+    where = f"what is left of {num_read} images"
+    reading.check_training(rows, where)
+    warnings = reading.check_queries(rows, where)
+    # The readers have said this of whole sources; it is news only if corrupt images caused it.
+    return warnings if len(rows) < num_read else []
+
+
+def _counts(kept: pa.Table) -> dict[str, dict[str, int]]:
+    counts = {}
+    for split in schema.SPLITS:
+        rows = kept.filter(pc.equal(kept[schema.SPLIT], split))
+        if rows.num_rows:
+            counts[split] = {
+                "images": rows.num_rows,
+                "identities": pc.count_distinct(rows[schema.IDENTITY]).as_py(),
+                "cameras": pc.count_distinct(rows[schema.CAMERA]).as_py(),
+            }
+    return counts
+
+
+def _dropped(table: pa.Table) -> Mapping[str, int]:
+    reasons = table[schema.DROP_REASON].drop_null().to_pylist()
+    return dict(Counter(reason.partition(":")[0] for reason in reasons))

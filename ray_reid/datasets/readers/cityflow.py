@@ -1,0 +1,154 @@
+"""CityFlow-ReID (Tang et al., CVPR 2019) and CityFlowV2-ReID of the AI City Challenges.
+
+image_train/000001.jpg                      36,935 images of 333 vehicles; names say nothing
+image_query/, image_test/                   numbered from 1 again; their labels are not public
+train_label.xml                             vehicle and camera of every train image
+query_label.xml, test_label.xml             cameras only, and only since 2021
+name_train.txt ..., train_track.txt, test_track.txt   which images are of the set; tracks
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ray_reid import schema
+from ray_reid.datasets import labels, reading, splits
+from ray_reid.datasets.reading import Layout, Reading, Row
+from ray_reid.recipe.sources import CityFlowSource, FolderSource
+
+TRAIN, LABELS = "image_train", "train_label.xml"
+FOLDERS = {"train": TRAIN, "query": "image_query", "gallery": "image_test"}
+LISTS = {"train": "name_train.txt", "query": "name_query.txt", "gallery": "name_test.txt"}
+ITEMS = {"train": LABELS, "query": "query_label.xml", "gallery": "test_label.xml"}
+IMAGE_NUMBER = "image_number"
+"""Attribute of the official test images: their name without its ending."""
+# No file says which tracks the queries are of.
+TRACKS = {"train": "train_track.txt", "gallery": "test_track.txt"}
+
+
+def read_cityflow(source: CityFlowSource) -> Reading:
+    """List the train images, and the official test images or vehicles held out in their place.
+
+    The official test images have no identity: a server scores what is found for them.
+
+    Raises:
+        ValueError: If a folder or train_label.xml is missing, there is nothing to train on, or
+            too little to hold out.
+    """
+    place = _locate(source)
+    where = repr(str(place))
+    rows: list[Row] = []
+    warnings: list[str] = []
+    for split in _splits(source):
+        found, notes = _read(source, place, split)
+        rows += found
+        warnings += notes
+    reading.check_training(rows, where)
+    if source.hold_out:
+        warnings += _hold_out(rows, source, place)
+        return Reading(rows, warnings + reading.check_queries(rows, where))
+    queries = sum(row[schema.SPLIT] == "query" for row in rows)
+    warnings.append(
+        f"the {queries} queries of {where} have no labels and cannot be evaluated here; set "
+        "hold_out to test on train identities"
+    )
+    return Reading(rows, warnings)
+
+
+def files(source: CityFlowSource) -> list[Path]:
+    """The files that a reading depends on."""
+    place = _locate(source)
+    found: list[Path] = []
+    for split in _splits(source):
+        texts = [place / one[split] for one in (LISTS, ITEMS, TRACKS) if split in one]
+        found += reading.list_images(place / FOLDERS[split])
+        found += [file for file in texts if file.is_file()]
+    return found
+
+
+def recognise(root: Path) -> CityFlowSource | None:
+    """A folder with the three folders, train_label.xml and queries whose names are numbers."""
+    place = reading.found(root, (*FOLDERS.values(), LABELS))
+    names = () if place is None else reading.list_images(place / FOLDERS["query"])[:1]
+    return CityFlowSource(root=str(root)) if any(f.stem.isdecimal() for f in names) else None
+
+
+def _splits(source: CityFlowSource) -> tuple[str, ...]:
+    return ("train",) if source.hold_out else tuple(FOLDERS)
+
+
+def _locate(source: CityFlowSource) -> Path:
+    folders = [FOLDERS[split] for split in _splits(source)]
+    return reading.locate(source.root, (*folders, LABELS), "CityFlow")
+
+
+def _read(source: CityFlowSource, place: Path, split: str) -> tuple[list[Row], list[str]]:
+    """The rows of one folder; train images without a vehicle in the labels are left out."""
+    where = f"{FOLDERS[split]} of {str(place)!r}"
+    found = reading.list_images(place / FOLDERS[split])
+    named, others, warnings = labels.chosen(found, place / LISTS[split], where)
+    warnings += reading.left_out(others, f"are not in {LISTS[split]}", where)
+    entries = _entries(place / ITEMS[split])
+    tracks = labels.tracks(place / TRACKS[split], split) if split in TRACKS else {}
+    rows: list[Row] = []
+    plain: list[Path] = []
+    for file in named:
+        entry = entries.get(file.stem, {})
+        vehicle = entry.get("vehicleID", "") if split == "train" else None
+        if vehicle is not None and not vehicle.isdecimal():
+            plain.append(file)
+        else:
+            rows.append(_row(source, place, split, file, vehicle, entry, tracks))
+    warnings += reading.left_out(plain, f"have no vehicle in {LABELS}", where)
+    idle = labels.absent(entries, found, ITEMS[split], where)
+    return rows, warnings + idle
+
+
+def _entries(file: Path) -> dict[str, Mapping[str, str]]:
+    if not file.is_file():
+        return {}
+    return {labels.stem(name): entry for name, entry in labels.entries(file).items()}
+
+
+def _row(
+    source: CityFlowSource,
+    place: Path,
+    split: str,
+    file: Path,
+    vehicle: str | None,
+    entry: Mapping[str, str],
+    tracks: Mapping[str, str],
+) -> Row:
+    camera = labels.number(entry.get("cameraID", ""))
+    return reading.file_row(
+        source.name,
+        place,
+        file,
+        identity=None if vehicle is None else schema.qualified_identity(source.name, vehicle),
+        camera=None if camera is None else str(camera),
+        track=tracks.get(file.stem),
+        licence=source.licence,
+        split=split,
+        # What a submission calls a test image.
+        attributes={IMAGE_NUMBER: file.stem} if vehicle is None else None,
+    )
+
+
+def _hold_out(rows: list[Row], source: CityFlowSource, place: Path) -> list[str]:
+    """Turn a share of the train identities into query and gallery, in place."""
+    identities = {row[schema.IDENTITY] for row in rows}
+    chosen = splits.held_out(identities, source.hold_out, source.seed)
+    for row in rows:
+        row[schema.SPLIT] = splits.TEST if row[schema.IDENTITY] in chosen else "train"
+    # Queries are chosen as for any folder without them: one per camera, as in Market-1501.
+    return splits.choose_queries(rows, FolderSource(root=str(place), seed=source.seed), place)
+
+
+def _official(source: CityFlowSource) -> dict[str, tuple[int, int]]:
+    """Counts of the first edition, which has no labels of the test images at all."""
+    later = any((_locate(source) / ITEMS[split]).is_file() for split in ("query", "gallery"))
+    return {} if source.hold_out or later else {"train": (36935, 333)}
+
+
+LAYOUT = Layout(
+    read_cityflow, files, recognise, _official, "research use only; test labels are not public"
+)

@@ -1,0 +1,210 @@
+"""A user's own folder of crops: a regular expression tells identity and camera from the name."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ray_reid import schema
+from ray_reid.datasets import lists, reading, splits
+from ray_reid.datasets.reading import Layout, Reading, Row
+from ray_reid.datasets.splits import TEST
+from ray_reid.recipe.sources import FolderSource
+
+# Sub-folders that say which images are in which split, the first complete set of them.
+LAYOUTS = (
+    {"train": "train", "query": "query", "gallery": "gallery"},
+    {"train": "train", "test": TEST},
+    {"train": "train", "val": TEST},
+)
+SPLIT_WORDS = ("train", "query", "gallery", TEST)
+
+
+def read_folder(source: FolderSource) -> Reading:
+    """List the images of a folder, their identities and their splits.
+
+    The splits come from the first of: the pattern's group `split`; the lists; sub-folders
+    query and gallery beside train; sub-folders train and test (else val); a draw of held-out
+    identities.
+
+    Raises:
+        ValueError: If there is nothing to train on or to search for, with the reason.
+    """
+    root = reading.folder(source.root)
+    files = reading.list_images(root)
+    if not files:
+        raise ValueError(f"folder {source.root!r} holds no image (.jpg, .png, .bmp, .webp)")
+    rows, warnings = _rows(files, source, root)
+    rows, more = _assign_splits(rows, files, source, root)
+    warnings += more
+    where = repr(str(root))
+    reading.check_disjoint(rows, where)
+    reading.check_training(rows, where)
+    if any(row[schema.SPLIT] == TEST for row in rows):
+        warnings += splits.choose_queries(rows, source, root)
+    elif source.query_cameras:
+        raise ValueError(
+            f"query_cameras {list(source.query_cameras)} has no effect: {where} already says "
+            "which images are queries"
+        )
+    return Reading(rows, warnings + reading.check_queries(rows, where))
+
+
+def files(source: FolderSource) -> list[Path]:
+    """The images that a reading depends on; `lists.texts` gives the rest."""
+    return reading.list_images(reading.folder(source.root))
+
+
+def recognise(root: Path) -> FolderSource | None:
+    """None: what names mean is for the user to say, who gives the pattern."""
+    del root
+    return None
+
+
+def _rows(files: Sequence[Path], source: FolderSource, root: Path) -> tuple[list[Row], list[str]]:
+    """The rows of the images whose names match, with the split that the name gives."""
+    pattern = re.compile(source.pattern)
+    name = source.name or root.name
+    found = [(file, pattern.search(file.stem)) for file in files]
+    rows = [_row(name, root, file, match, source) for file, match in found if match is not None]
+    others = [file for file, match in found if match is None]
+    if not rows:
+        raise ValueError(
+            f"pattern {source.pattern!r} matches none of the {len(files)} image names of "
+            f"{str(root)!r}, e.g. {files[0].name!r}"
+        )
+    if not others:
+        return rows, []
+    return rows, [
+        f"{len(others)} of {len(files)} image names of {str(root)!r} do not match the pattern, "
+        f"e.g. {others[0].name!r}; they are left out"
+    ]
+
+
+def _row(name: str, root: Path, file: Path, match: "re.Match[str]", source: FolderSource) -> Row:
+    groups = match.groupdict()
+    if not groups["identity"]:
+        raise ValueError(f"pattern {source.pattern!r} finds no identity in {file.name!r}")
+    check_whole_numbers(match, file)
+    return reading.file_row(
+        name,
+        root,
+        file,
+        identity=schema.qualified_identity(name, groups["identity"]),
+        camera=groups.get("camera") or None,
+        view=groups.get("view"),
+        clothes=groups.get("clothes"),
+        time=_time(groups.get("time"), file),
+        licence=source.licence,
+        split=groups.get("split"),
+    )
+
+
+def check_whole_numbers(match: "re.Match[str]", file: Path) -> None:
+    """Refuse a group that stops inside a number: cameras 1 and 15 would become one."""
+    pattern = match.re.pattern
+    for group in match.re.groupindex:
+        value, rest = match[group] or "", match.string[match.end(group) :]
+        if not (value[-1:].isdecimal() and rest[:1].isdecimal()):
+            continue
+        # A width that is written out, such as `\d{4}`, is meant.
+        if not re.search(rf"\(\?P<{group}>[^)]*\{{\d+\}}", pattern):
+            raise ValueError(
+                f"the group `{group}` of pattern {pattern!r} finds {value!r} in {file.name!r}, "
+                f"but the number goes on with {rest[0]!r}; write \\d+, or \\d{{1}} for a field of "
+                "fixed width"
+            )
+
+
+def _time(text: str | None, file: Path) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError as error:
+        raise ValueError(
+            f"the group `time` finds {text!r} in {file.name!r}, which is not a number of seconds"
+        ) from error
+
+
+def _assign_splits(
+    rows: list[Row], files: Sequence[Path], source: FolderSource, root: Path
+) -> tuple[list[Row], list[str]]:
+    if "split" in re.compile(source.pattern).groupindex:
+        return _from_names(rows), []
+    if source.train_list is not None or source.test_list is not None:
+        return _from_lists(rows, files, source, root)
+    layout = _layout(rows, root)
+    if layout:
+        return _from_folders(rows, layout, root)
+    identities = {row[schema.IDENTITY] for row in rows}
+    test = splits.held_out(identities, source.test_fraction, source.seed)
+    for row in rows:
+        row[schema.SPLIT] = TEST if row[schema.IDENTITY] in test else "train"
+    return rows, []
+
+
+def _from_names(rows: list[Row]) -> list[Row]:
+    for row in rows:
+        if row[schema.SPLIT] not in SPLIT_WORDS:
+            raise ValueError(
+                f"the group `split` finds {row[schema.SPLIT]!r} in "
+                f"{Path(row[reading.LOCATOR]).name!r}; it must be one of {list(SPLIT_WORDS)}"
+            )
+    return rows
+
+
+def _layout(rows: Sequence[Row], root: Path) -> Mapping[str, str]:
+    """The split of each sub-folder; empty if the sub-folders say nothing about splits.
+
+    Raises:
+        ValueError: If they say something but not enough, such as `train` beside `others`.
+    """
+    words = {word for layout in LAYOUTS for word in layout}
+    found = {word for word in words if (root / word).is_dir()}
+    if found >= {"query", "gallery"}:
+        return LAYOUTS[0]
+    for layout in LAYOUTS[1:]:
+        if found >= layout.keys() and not found & {"query", "gallery"}:
+            return layout
+    tops = {_top(row, root) for row in rows}
+    if len(tops) > 1 and tops & found:
+        places = [*sorted(tops & found), *sorted(tops - found)]
+        raise ValueError(
+            f"the images of {str(root)!r} lie in {places[:4]}{' ...' if places[4:] else ''}, which "
+            "does not say which are for training; name the sub-folders train, query and gallery, "
+            "or train and test (or val), or give train_list or test_list"
+        )
+    return {}
+
+
+def _top(row: Row, root: Path) -> str:
+    """The top-level folder that an image is in; the image itself if it is in none."""
+    return Path(row[reading.LOCATOR]).relative_to(root).parts[0]
+
+
+def _from_folders(
+    rows: list[Row], layout: Mapping[str, str], root: Path
+) -> tuple[list[Row], list[str]]:
+    for row in rows:
+        row[schema.SPLIT] = layout.get(_top(row, root))
+    return _assigned(rows, f"are outside the sub-folders {list(layout)} of {str(root)!r}")
+
+
+def _from_lists(
+    rows: list[Row], files: Sequence[Path], source: FolderSource, root: Path
+) -> tuple[list[Row], list[str]]:
+    named = lists.named_images(files, source, root)
+    # With one list, all other images are the other split.
+    rest = None if len(named) == 2 else ({"train", TEST} - named.keys()).pop()
+    for row in rows:
+        place = Path(row[reading.LOCATOR]).relative_to(root).as_posix()
+        row[schema.SPLIT] = next((s for s, places in named.items() if place in places), rest)
+    return _assigned(rows, f"are in neither {source.train_list} nor {source.test_list}")
+
+
+def _assigned(rows: list[Row], why: str) -> tuple[list[Row], list[str]]:
+    kept = [row for row in rows if row[schema.SPLIT] is not None]
+    if len(kept) == len(rows):
+        return rows, []
+    return kept, [f"{len(rows) - len(kept)} of {len(rows)} images {why}; they are left out"]
+
+
+LAYOUT = Layout(read_folder, files, recognise)

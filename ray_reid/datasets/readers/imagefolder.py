@@ -1,0 +1,186 @@
+"""ImageFolder trees: `<split>/<identity>/<image>`, such as those that layumi's scripts prepare.
+
+pytorch/train_all/0002/0002_c1s1_000451_03.jpg    train and val together
+pytorch/train/, pytorch/val/                      val: one image of each identity of train
+pytorch/query/, pytorch/multi-query/, pytorch/gallery/
+"""
+
+import re
+from pathlib import Path
+
+from ray_reid import schema
+from ray_reid.datasets import reading, splits
+from ray_reid.datasets.readers import folder
+from ray_reid.datasets.reading import Layout, Reading, Row
+from ray_reid.datasets.splits import TEST
+from ray_reid.recipe.sources import FolderSource, ImageFolderSource
+
+TRAIN = ("train_all", "train")
+# Cameras in the names that toolkits write: 0002_c1s1_000451_03, 00001_cam1_000001.
+CAMERA = r"_c(?:am)?(?P<camera>\d+)"
+# Folders of the Market family, which layumi's scripts copy into the gallery.
+JUNK, DISTRACTOR = "-1", "0000"
+
+
+def read_imagefolder(source: ImageFolderSource) -> Reading:
+    """List the folders; an image's identity is the folder that it lies in.
+
+    A gallery folder -1 is junk, and 0000 distractors where no query has that name.
+
+    Raises:
+        ValueError: If there is nothing to train on or to search for, with the reason.
+    """
+    place = _locate(source)
+    where = repr(str(place))
+    rows: list[Row] = []
+    strange: list[Path] = []
+    blind: list[Path] = []
+    stray: list[Path] = []
+    for split, name in _folders(source, place).items():
+        for file in reading.list_images(place / name):
+            identity = _identity(place / name, file)
+            if identity is None:
+                strange.append(file)
+            elif identity == JUNK and split != "gallery":
+                stray.append(file)
+            else:
+                camera = _camera(source, file)
+                if camera is None and source.camera is not None:
+                    blind.append(file)
+                else:
+                    rows.append(_row(source, place, file, split, identity, camera))
+    warnings = [
+        *reading.left_out(strange, "lie in no folder <split>/<identity>", where),
+        *reading.left_out(stray, f"are junk ({JUNK}) outside the gallery", where),
+        *reading.left_out(blind, f"have no name with a camera like {source.camera!r}", where),
+        *_unused(source, place, where),
+    ]
+    if not rows:
+        raise ValueError("; ".join(warnings) or f"{where} holds no image")
+    _mark_distractors(rows, schema.qualified_identity(_name(source), DISTRACTOR))
+    reading.check_disjoint(rows, where)
+    reading.check_training(rows, where)
+    if any(row[schema.SPLIT] == TEST for row in rows):
+        chooser = FolderSource(root=source.root, seed=source.seed)
+        warnings += splits.choose_queries(rows, chooser, place)
+    return Reading(rows, warnings + reading.check_queries(rows, where))
+
+
+def files(source: ImageFolderSource) -> list[Path]:
+    """The files that a reading depends on."""
+    place = _locate(source)
+    names = _folders(source, place).values()
+    return [file for name in names for file in reading.list_images(place / name)]
+
+
+def recognise(root: Path) -> ImageFolderSource | None:
+    """Folders train (or train_all), query and gallery that hold folders of images, and no image."""
+    try:
+        source = ImageFolderSource(root=str(root))
+        place = _locate(source)
+        names = _folders(source, place)
+    except ValueError:
+        return None
+    if TEST in names:
+        return None
+    first = []
+    for name in names.values():
+        below = sorted(path for path in (place / name).iterdir() if not path.name.startswith("."))
+        if not below or not all(path.is_dir() for path in below):
+            return None
+        first += [file for file in reading.list_images(below[0]) if file.parent == below[0]][:1]
+    if len(first) < len(names):
+        return None
+    told = all(re.search(CAMERA, file.stem) for file in first)
+    return ImageFolderSource(root=str(root), camera=CAMERA if told else None)
+
+
+def _folders(source: ImageFolderSource, place: Path) -> dict[str, str]:
+    """Folder of each split.
+
+    Raises:
+        ValueError: If one is missing.
+    """
+    wanted = (source.train,) if source.train else TRAIN
+    train = next((name for name in wanted if (place / name).is_dir()), None)
+    if train is not None and all((place / name).is_dir() for name in (source.query, "gallery")):
+        return {"train": train, "query": source.query, "gallery": "gallery"}
+    test = next((name for name in ("test", "val") if (place / name).is_dir()), None)
+    if train is None or test is None or source.query != "query":
+        raise ValueError(
+            f"{str(place)!r} lacks folders: it needs {' or '.join(wanted)}, with {source.query} "
+            f"and gallery, or with test (or val); it has {_inner(place)}"
+        )
+    return {"train": train, TEST: test}
+
+
+def _locate(source: ImageFolderSource) -> Path:
+    """The folder that holds the splits, at the root or at most two levels below."""
+    for train in (source.train,) if source.train else TRAIN:
+        for others in ((source.query, "gallery"), ("test",), ("val",)):
+            place = reading.found(reading.folder(source.root), (train, *others))
+            if place is not None:
+                return place
+    wanted = (source.train or TRAIN[-1], source.query, "gallery")
+    return reading.locate(source.root, wanted, "ImageFolder")
+
+
+def _unused(source: ImageFolderSource, place: Path, where: str) -> list[str]:
+    """Say that images which could be trained on are not."""
+    used = set(_folders(source, place).values())
+    if "train_all" in used or "val" in used or not (place / "val").is_dir():
+        return []
+    return reading.left_out(reading.list_images(place / "val"), "are in val", where)
+
+
+def _inner(place: Path) -> list[str]:
+    return sorted(path.name for path in place.iterdir() if path.is_dir())
+
+
+def _identity(split: Path, file: Path) -> str | None:
+    inner = file.relative_to(split).parts
+    return inner[0] if len(inner) == 2 else None
+
+
+def _camera(source: ImageFolderSource, file: Path) -> str | None:
+    match = re.search(source.camera, file.stem) if source.camera is not None else None
+    if match is None:
+        return None
+    folder.check_whole_numbers(match, file)
+    return match["camera"] or None
+
+
+def _row(
+    source: ImageFolderSource,
+    place: Path,
+    file: Path,
+    split: str,
+    identity: str,
+    camera: str | None,
+) -> Row:
+    junk = identity == JUNK
+    return reading.file_row(
+        _name(source),
+        place,
+        file,
+        identity=None if junk else schema.qualified_identity(_name(source), identity),
+        camera=camera,
+        licence=source.licence,
+        split=split,
+        role="junk" if junk else "normal",
+    )
+
+
+def _mark_distractors(rows: list[Row], identity: str) -> None:
+    """Give the role to images of a gallery whose identity no other split has."""
+    found = [row for row in rows if row[schema.IDENTITY] == identity]
+    if all(row[schema.SPLIT] == "gallery" for row in found):
+        for row in found:
+            row[schema.ROLE], row[schema.IDENTITY] = "distractor", None
+
+
+def _name(source: ImageFolderSource) -> str:
+    return source.name or reading.folder(source.root).name
+
+
+LAYOUT = Layout(read_imagefolder, files, recognise)

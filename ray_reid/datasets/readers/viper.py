@@ -1,0 +1,66 @@
+"""VIPeR (Gray et al., PETS 2007): two cameras, one image of each person by each.
+
+cam_a/000_45.bmp   person 000, seen from 45 degrees; 632 images
+cam_b/000_90.bmp   the same person by the other camera; 632 images
+
+There is no official split: half of the people, drawn by a seed, are trained on.
+"""
+
+import re
+from pathlib import Path
+
+from ray_reid.datasets import reading, two_cameras
+from ray_reid.datasets.reading import Layout, Reading
+from ray_reid.recipe.sources import VIPeRSource
+
+NAME = re.compile(r"(?P<identity>\d+)_(?P<angle>\d+)")
+EXAMPLE = "000_45.bmp"
+
+
+def read_viper(source: VIPeRSource) -> Reading:
+    """List both cameras; people that only one of them saw are left out.
+
+    Raises:
+        ValueError: If a folder is missing, or fewer than four people are on both cameras.
+    """
+    place = _locate(source.root)
+    where = repr(str(place))
+    shots, warnings = two_cameras.shots(place, NAME, EXAMPLE)
+    people = two_cameras.on_both(shots)
+    splits = two_cameras.splits(people, source.query_camera, source.split_seed, where)
+    rows = [
+        two_cameras.row(
+            source, place, shot, splits[shot.person, shot.camera], view=shot.name["angle"]
+        )
+        for shot in shots
+        if shot.person in people
+    ]
+    alone = [shot.file for shot in shots if shot.person not in people]
+    warnings += reading.left_out(alone, "show people that the other camera did not see", where)
+    return Reading(rows, warnings)
+
+
+def files(source: VIPeRSource) -> list[Path]:
+    """The files that a reading depends on."""
+    return two_cameras.files(_locate(source.root))
+
+
+def recognise(root: Path) -> VIPeRSource | None:
+    """A folder with cam_a and cam_b and names like 000_45.bmp."""
+    place = reading.found(root, tuple(two_cameras.FOLDERS.values()))
+    if place is None or not two_cameras.has_names(place, NAME):
+        return None
+    return VIPeRSource(root=str(root))
+
+
+def _locate(root: str) -> Path:
+    return reading.locate(root, tuple(two_cameras.FOLDERS.values()), "VIPeR")
+
+
+LAYOUT = Layout(
+    read_viper,
+    files,
+    recognise,
+    lambda _: {"train": (632, 316), "query": (316, 316), "gallery": (316, 316)},
+    "no terms stated",
+)

@@ -1,0 +1,1 @@
+"""A trained model to embeddings, figures, pictures and the report."""

@@ -1,0 +1,302 @@
+"""The evaluate job: embeddings to metrics with their protocol stamp, pictures and the package."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from tqdm import tqdm
+
+import ray_reid
+from ray_reid import schema, storage
+from ray_reid.evaluation import figures_refine, pictures
+from ray_reid.evaluation.embed import VARIANTS
+from ray_reid.models import card
+from ray_reid.ranking import doubt, open_set, scoring
+from ray_reid.ranking.open_set import Thresholds
+from ray_reid.ranking.scoring import Found, Judged, Side
+from ray_reid.recipe import recipes
+from ray_reid.recipe.postprocess import describe
+from ray_reid.recipe.refine import Refine
+from ray_reid.runtime import figures
+from ray_reid.runtime.run import MANIFEST, Facts, Work, read_manifest
+
+log = logging.getLogger(__name__)
+
+RANKS = (1, 5, 10)
+REFERENCE = "reference_"
+"""Begins the names of what the colour histogram scores: the floor, with no learning in it."""
+FILE = "metrics.json"
+RANKED = "ranked_list.jpg"
+CURVE = "refinement.png"
+INHERITED = "those of the images that the generator was adapted to, if it was"
+COLUMNS = (*scoring.COLUMNS, schema.EMBEDDING, schema.REFERENCE_EMBEDDING)
+OPTIONAL = (schema.TEST_EMBEDDING, schema.CAMERA_EMBEDDING)
+
+
+def evaluate_job(work: Work) -> Facts:
+    """Score the embeddings and the colour histogram; write pictures and the stamped package.
+
+    Raises:
+        ValueError: If there are no queries, no gallery or no query with a true match.
+    """
+    path = work.inputs["embed"] / "embeddings"
+    there = set(storage.dataset(path).schema.names)
+    table = storage.read(path, [*COLUMNS, *(name for name in OPTIONAL if name in there)])
+    query, gallery = scoring.read_sides(table)
+    spec = work.recipe.evaluate
+    bar = tqdm(desc="evaluate", total=4, unit="step", dynamic_ncols=True)
+    refine = work.recipe.refine
+    judged = scoring.judge(query, gallery, spec, refine, read_variants(work.inputs["embed"]))
+    model = judged.found
+    bar.update()
+    reference = scoring.score(query, gallery, schema.REFERENCE_EMBEDDING, spec)
+    bar.update()
+    result: dict[str, Any] = {
+        "metrics": judged.figures(),
+        "reference": scoring.flatten(reference),
+        "stamp": _stamp(work, table, query, gallery, model),
+        "recipe": work.recipe.name,
+        "profile": work.recipe.profile,
+    }
+    refined = _refinement(work, judged)
+    if refined is not None:
+        result["refinement"] = refined
+    text = json.dumps(result, indent=2) + "\n"
+    (work.out / FILE).write_text(text)
+    captions = _draw(work, query, gallery) | _draw_curve(judged, refined, work.out)
+    bar.update()
+    page = card.write(work.recipe, _trained_on(work), result, RANKED)
+    thresholds, decided = _decide(work, query, gallery, result["stamp"])
+    _write_package(work, text, page, thresholds)
+    if judged.gate is not None:
+        gate = scoring.served_gate(query, gallery, judged.gate.share)
+        storage.write_text(work.out / "model" / doubt.FILE, gate.dump())
+    bar.update()
+    bar.close()
+    floor = {f"{REFERENCE}{name}": value for name, value in result["reference"].items()}
+    return {
+        "metrics": {**result["metrics"], **floor},
+        "stamp": result["stamp"],
+        # Of the first draw, as the stamp's counts.
+        "postprocess": {case: list(draws[0].changes) for case, draws in model.items()},
+        "open_set": decided,
+        "refinement": refined,
+        "pictures": list(captions),
+        "captions": captions,
+        "model": "model",
+    }
+
+
+def read_variants(embed: Path) -> pa.Table | None:
+    """Embedded variants of the queries, if the embed job has made any."""
+    path = embed / VARIANTS
+    if not path.is_dir():
+        return None
+    there = storage.dataset(path).schema.names
+    vectors = [name for name in (schema.EMBEDDING, schema.TEST_EMBEDDING) if name in there]
+    return storage.read(path, [schema.OBSERVATION_ID, schema.PARENT, schema.NUMBER, *vectors])
+
+
+def _told(spec: Refine | None) -> dict[str, Any] | None:
+    """The section `refine` without what changes no figure."""
+    return None if spec is None else spec.model_dump(mode="json", exclude={"stage"})
+
+
+def _refinement(work: Work, judged: Judged) -> dict[str, Any] | None:
+    """What refinement gains and costs: its gate, and a point for each share of the queries."""
+    if judged.unrefined is None:
+        return None
+    made = work.facts.get(VARIANTS, {})
+    each = made.get("num_variants", 0), made.get("seconds_per_query")
+    curve = [
+        {
+            **asdict(point),
+            "variants_per_query": point.refined * each[0],
+            "seconds_per_query": None if each[1] is None else point.refined * each[1],
+        }
+        for point in judged.curve
+    ]
+    return {
+        "queries": made.get("counts"),
+        "gate": None if judged.gate is None else asdict(judged.gate),
+        "curve": curve,
+        "missing": judged.missing,
+    }
+
+
+def _draw_curve(judged: Judged, refined: Mapping[str, Any] | None, out: Path) -> dict[str, str]:
+    if refined is None or not refined["curve"]:
+        return {}
+    level = None if judged.gate is None else judged.gate.measured
+    figures.save(figures_refine.curve(refined["curve"], level), out / CURVE)
+    caption = (
+        "Refining only the queries whose first place is least sure: thresholds of one half of the "
+        "identities, figures of the other."
+    )
+    return {CURVE: caption}
+
+
+def _stamp(work: Work, table: pa.Table, query: Side, gallery: Side, found: Found) -> dict[str, Any]:
+    """What the figures depend on besides the model; unlike stamps are not to be compared."""
+    ingest = work.facts["ingest"]
+    sources, spec, embed = ingest.get("sources", []), work.recipe.evaluate, work.recipe.embed
+    return {
+        "protocol": spec.protocol,
+        "cases": list(found),
+        "draws": max(map(len, found.values())),
+        "average_precision": spec.average_precision,
+        "similarity": "cosine",
+        "ties": "pessimistic",
+        "dataset": ingest.get("fingerprint"),
+        "sources": [source["reader"] for source in sources],
+        "split": _split_digest(table),
+        "query": _count(query),
+        "gallery": _count(gallery),
+        # Of the first draw; the others differ by the images drawn.
+        "scored": {case: draws[0].num_queries for case, draws in found.items()},
+        "skipped": {case: draws[0].num_skipped for case, draws in found.items()},
+        "junk": pc.sum(pc.equal(table[schema.ROLE], "junk")).as_py() or 0,
+        "dropped": ingest.get("dropped", {}),
+        "both_directions": spec.both_directions,
+        "flip_averaging": embed.flip,
+        "scales": list(embed.scales),
+        "crop": None if embed.crop is None else embed.crop.model_dump(mode="json"),
+        "ensemble": list(embed.ensemble),
+        "camera_model": embed.camera_model,
+        "postprocess": [describe(step) for step in spec.postprocess],
+        "refine": _told(work.recipe.refine),
+        "seed": work.recipe.seed,
+        "source_seeds": [source.get("seed") for source in sources],
+        "version": ray_reid.__version__,
+    }
+
+
+def _split_digest(table: pa.Table) -> str:
+    """Hash of who is asked and who answers; rows come in the order of their ids."""
+    columns = (schema.OBSERVATION_ID, schema.IDENTITY, schema.CAMERA, schema.SPLIT, schema.ROLE)
+    rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+    return schema.observation_id(*(json.dumps(row) for row in rows))
+
+
+def _count(side: Side) -> dict[str, int]:
+    return {
+        "images": len(side.observation_id),
+        "identities": len({name for name in side.identity if name is not None}),
+        "distractors": sum(name is None for name in side.identity),
+        "cameras": len({camera for camera in side.camera if camera is not None}),
+        "without_camera": sum(camera is None for camera in side.camera),
+    }
+
+
+def _draw(work: Work, query: Side, gallery: Side) -> dict[str, str]:
+    def read(ids: Sequence[str]) -> dict[str, bytes]:
+        wanted = pc.field(schema.OBSERVATION_ID).isin(list(ids))
+        columns = [schema.OBSERVATION_ID, schema.IMAGE]
+        found = storage.read(work.inputs["ingest"] / "observations", columns, where=wanted)
+        keys, encoded = (found[name].to_pylist() for name in columns)
+        return dict(zip(keys, encoded, strict=True))
+
+    # Pictures show plain rankings, whatever the protocol makes of them.
+    spec = work.recipe.evaluate
+    plain = spec.model_copy(
+        update={"protocol": "market", "both_directions": False, "postprocess": ()}
+    )
+    columns_of = {"model": schema.EMBEDDING, "colour histogram": schema.REFERENCE_EMBEDDING}
+    found = {
+        name: scoring.score(query, gallery, column, plain)["standard"][0]
+        for name, column in columns_of.items()
+    }
+    package = _load(work.inputs["train"] / "model") if spec.num_maps else None
+    return pictures.draw(query, gallery, found, read, package, spec, work.out)
+
+
+def _decide(
+    work: Work, query: Side, gallery: Side, stamp: Mapping[str, Any]
+) -> tuple[Thresholds | None, dict[str, Any] | None]:
+    """Thresholds of the open set, and what the facts say of them; too little data gives none."""
+    spec = work.recipe.evaluate.open_set
+    if spec is None:
+        return None, None
+    text = json.dumps(stamp, sort_keys=True)
+    origin = {"recipe": work.recipe.name, "stamp": schema.observation_id("stamp", text)}
+    train = work.inputs["train"]
+    if (train / MANIFEST).is_file():
+        origin["training"] = read_manifest(train.parent, train.name).key
+    # Of the embeddings that are served: those of the package alone.
+    asked, answering = (
+        open_set.Side(
+            side.embedding if side.alone is None else side.alone,
+            side.identity,
+            side.cameras(),
+            side.observation_id,
+        )
+        for side in (query, gallery)
+    )
+    rates = spec.match_far, spec.possible_far
+    try:
+        found = open_set.calibrate(asked, answering, *rates, seed=work.recipe.seed, origin=origin)
+    except ValueError as error:
+        log.info("evaluate: no open-set thresholds: %s", error)
+        return None, {"missing": str(error)}
+    return found, {**json.loads(found.dump()), "cameras": len(found.cameras)}
+
+
+def _load(path: Path) -> pictures.Maps:
+    from ray_reid.models import package
+
+    return package.load(path)
+
+
+def _trained_on(work: Work) -> list[card.Source]:
+    """The training images by source, origin and licence."""
+    by = [schema.SOURCE, schema.ORIGIN, schema.LICENCE]
+    observations = work.inputs["ingest"] / "observations"
+    table = storage.read(observations, [*by, schema.IDENTITY], where=storage.TRAINABLE)
+    counted = table.group_by(by).aggregate(
+        [(schema.IDENTITY, "count"), (schema.IDENTITY, "count_distinct")]
+    )
+    found = [
+        card.Source(
+            row[schema.SOURCE],
+            row[schema.ORIGIN],
+            row[f"{schema.IDENTITY}_count"],
+            row[f"{schema.IDENTITY}_count_distinct"],
+            row[schema.LICENCE],
+        )
+        for row in counted.sort_by([(name, "ascending") for name in by]).to_pylist()
+    ]
+    made = work.facts["train"].get("counts", {}).get("by_origin", {}).get("synthetic")
+    if made is not None and made["images"]:
+        terms = work.recipe.generate.licence or INHERITED
+        found.append(card.Source("generated", "synthetic", **made, licence=terms))
+    return found
+
+
+def _write_package(work: Work, text: str, page: str, thresholds: Thresholds | None) -> None:
+    """Copy the trained package; add the recipe and figures of its evaluation, and a card."""
+    target = work.out / "model"
+    # A killed attempt may have left half a copy.
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(work.inputs["train"] / "model", target, copy_function=_link)
+    # This replaces the file: writing in place would reach through a hard link.
+    storage.write_text(target / FILE, text)
+    storage.write_text(target / "recipe.yaml", recipes.dump(work.recipe))
+    storage.write_text(target / card.FILE, page)
+    if thresholds is not None:
+        storage.write_text(target / open_set.FILE, thresholds.dump())
+    _link(str(work.out / RANKED), str(target / RANKED))
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        # Another file system, or one without hard links.
+        shutil.copy2(source, target)

@@ -1,0 +1,1 @@
+"""Many trainings side by side: comparisons of arms, and sweeps on Ray Tune."""

@@ -1,0 +1,128 @@
+"""What a sweep found: means and deviations over the seeds, as JSON, as CSV and as a picture."""
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray_reid import storage
+from ray_reid.experiments import figures_tune
+from ray_reid.experiments.in_process import METRICS
+from ray_reid.experiments.trials import HISTORY, VALIDATION, Trial, Variant
+from ray_reid.recipe import sweeps
+from ray_reid.recipe.sweeps import Setting, Sweep
+from ray_reid.runtime import figures
+from ray_reid.runtime.run import Run
+
+
+def result(
+    held: Run,
+    sweep: Sweep,
+    found: Sequence[Variant],
+    trials: Mapping[tuple[str, int], Trial],
+    failed: Mapping[tuple[str, int], str],
+) -> dict[str, Any]:
+    """The table of a sweep: a row for each setting, and what it stands on.
+
+    Args:
+        failed: Why trials failed, by setting and seed.
+    """
+    rows = []
+    for variant in found:
+        name = variant.setting.name
+        left_out = [seed for seed in sweep.seeds if (name, seed) in failed]
+        done = {seed: trials[name, seed].read() for seed in sweep.seeds if seed not in left_out}
+        rows.append(_row(sweep, variant.setting, done, left_out))
+    made = {job: key for trial in trials.values() for job, key in trial.inputs.keys.items()}
+    return {
+        "sweep": sweep.name,
+        "recipe": held.recipe.name,
+        "profile": held.recipe.profile,
+        "metric": sweep.metric,
+        "parameters": list(sweep.parameters),
+        "validated": sweep.validation > 0,
+        "comparable": comparable(list(trials.values())),
+        "best": _best(sweep, rows),
+        "rows": rows,
+        "failures": [f"{trials[place].name}: {reason}" for place, reason in failed.items()],
+        # Of the tables that the run directory shares with the sweep; those of the sweep alone
+        # cannot be replaced by another job.
+        "inputs": {one.job: one.key for one in held.manifests() if made.get(one.job) == one.key},
+    }
+
+
+def comparable(trials: Sequence[Trial]) -> bool:
+    """Whether all settings had the same test images with each seed, which may draw its own."""
+    found = {(trial.seed, trial.inputs.test_set) for trial in trials}
+    return len(found) == len({trial.seed for trial in trials})
+
+
+def write(folder: Path, found: Mapping[str, Any]) -> None:
+    """Write `table.json`, `table.csv` and the picture, in place of what is there."""
+    scored = [row for row in found["rows"] if row[found["metric"]] is not None]
+    picture = folder / sweeps.PICTURE
+    if scored:
+        drawn = figures_tune.sweep(scored, found["parameters"], found["metric"])
+        aside = folder / f".{sweeps.PICTURE}"
+        figures.save(drawn, aside)
+        aside.replace(picture)
+    else:
+        picture.unlink(missing_ok=True)
+    storage.write_text(folder / sweeps.CSV, _csv(found))
+    # Last: a reader that finds it finds the others.
+    storage.write_text(folder / sweeps.TABLE, json.dumps(found, indent=2) + "\n")
+
+
+def _row(
+    sweep: Sweep, setting: Setting, done: Mapping[int, Mapping[str, Any]], failed: Sequence[int]
+) -> dict[str, Any]:
+    """A setting's line of the table: figures of the trials that were trained to the end."""
+    whole = {seed: one for seed, one in done.items() if one["metrics"]}
+    row: dict[str, Any] = {
+        "setting": setting.name,
+        "changes": dict(setting.changes),
+        "seeds": list(whole),
+        "stopped": {str(seed): one["stopped"] for seed, one in done.items() if seed not in whole},
+        "failed": list(failed),
+    }
+    for name in METRICS:
+        row[name] = _spread([one["metrics"][name] for one in whole.values()])
+    if sweep.validation:
+        last = f"{VALIDATION} {sweep.metric}"
+        row[VALIDATION] = _spread([one[HISTORY][-1][last] for one in whole.values()])
+    return row
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any] | None:
+    """Mean and deviation of a sample, which is null of one value."""
+    if not values:
+        return None
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "std": deviation, "values": list(values)}
+
+
+def _best(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> str | None:
+    by = VALIDATION if sweep.validation else sweep.metric
+    scored = [row for row in rows if row[by] is not None]
+    return max(scored, key=lambda row: row[by]["mean"])["setting"] if scored else None
+
+
+def _csv(result: Mapping[str, Any]) -> str:
+    """The table for a spreadsheet: a line for each setting, shares between 0 and 1."""
+    measured = [*METRICS, *([VALIDATION] if result["validated"] else [])]
+    keys = list(dict.fromkeys(key for row in result["rows"] for key in row["changes"]))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    spreads = [f"{name} {part}" for name in measured for part in ("mean", "std")]
+    writer.writerow(["setting", *keys, "seeds", "stopped", "failed", *spreads])
+    for row in result["rows"]:
+        values = [
+            sweeps.spell(row["changes"][key]) if key in row["changes"] else "" for key in keys
+        ]
+        counts = [len(row[name]) for name in ("seeds", "stopped", "failed")]
+        found = [(row[name] or {}).get(part) for name in measured for part in ("mean", "std")]
+        writer.writerow([row["setting"], *values, *counts, *found])
+    return text.getvalue()

@@ -1,0 +1,359 @@
+"""What a sweep trains: its settings resolved to recipes, their tables made, and its trials.
+
+All that can be refused is refused here: the recipes before anything runs, and what depends on the
+tables before anything is trained.
+"""
+
+import itertools
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_reid import schema, storage
+from ray_reid.evaluation import embed
+from ray_reid.experiments import in_process
+from ray_reid.recipe import recipes, sweeps
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.sweeps import Setting, Sweep
+from ray_reid.runtime.run import Job, Run, Work, content_key
+from ray_reid.training import validation
+from ray_reid.training.train import check_network, num_batches, training_tables
+
+SCORED = ("train", "embed", "evaluate")
+"""Jobs of a pipeline that a trial does in one process; what they need is made before."""
+TRIALS, INPUTS, MODELS = "trials", "inputs", "models"
+VALIDATION, HISTORY = "validation", "history"
+"""Entries of a trial's result: begins the names of what was validated; one mapping per epoch."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A setting and the recipe that it makes."""
+
+    setting: Setting
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Tables that the prerequisite jobs have published for some variants."""
+
+    tables: tuple[Path, ...]
+    keys: Mapping[str, str]
+    """Key of each published job."""
+    facts: tuple[Mapping[str, Any], ...]
+    """What the jobs said of themselves."""
+    held_out: frozenset[str]
+    """Identities that validate and are not trained on."""
+    test_set: str
+    """Hash of the ids of the test images."""
+    variants: Path | None = None
+    """Table of the queries in other clothes, if the pipeline makes them."""
+    variants_key: str = ""
+    """Key of the job that made it."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a worker needs for a trial."""
+
+    name: str
+    recipe: Mapping[str, Any]
+    tables: tuple[str, ...]
+    held_out: tuple[str, ...]
+    source: str | None
+    shared: str | None
+    """Where trials whose trainings are equal keep the model."""
+    num_cpus: float
+    num_gpus: float
+    variants: str | None = None
+    """Table of the queries in other clothes, if there is one."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: a variant and a seed."""
+
+    variant: Variant
+    seed: int
+    inputs: Inputs
+    batches: int
+    file: Path
+    """Holds its result once it is done."""
+    stopped: Path
+    """Says how far it came when the scheduler stopped it."""
+    shared: Path | None
+    """Where it and others whose trainings are equal keep the model; null if there are none."""
+
+    @property
+    def key(self) -> str:
+        """Hash of what its result is made from."""
+        return self.file.stem
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"{self.variant.setting.name!r} with seed {self.seed}"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was trained to the end, or stopped, before."""
+        return self.file.exists() or self.stopped.exists()
+
+    def read(self) -> dict[str, Any]:
+        """What its file holds."""
+        file = self.file if self.file.exists() else self.stopped
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
+
+
+def variants(sweep: Sweep, recipe: Recipe, jobs: Sequence[Job]) -> list[Variant]:
+    """Resolve every setting against the sweep's recipe, refusing what could not be trained.
+
+    Raises:
+        ValueError: Names the setting and the rule that it breaks.
+    """
+    allowed = _sections(jobs)
+    found = []
+    for setting in sweeps.settings(sweep):
+        try:
+            _check_keys([*setting.changes, *sweep.seeded], allowed)
+            changed = recipes.override(recipe, setting.changes)
+            for seed in sweep.seeds if sweep.seeded else ():
+                recipes.override(changed, dict.fromkeys(sweep.seeded, seed))
+            for job in prerequisites(jobs):
+                if job.check is not None:
+                    job.check(changed)
+            check_network(changed.train)
+            embed.check(changed)
+            _check_epochs(sweep, changed)
+            _check_validation(sweep, changed)
+        except ValueError as error:
+            raise ValueError(f"sweep {sweep.name!r}: {setting.name!r}: {error}") from error
+        found.append(Variant(setting, changed))
+    return found
+
+
+def prerequisites(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs of a pipeline that its trials rest on, in their order."""
+    needed = {
+        other.name for job in jobs if job.name in SCORED for other in _before(jobs, job)
+    }.difference(SCORED)
+    return [job for job in jobs if job.name in needed]
+
+
+def make_inputs(
+    held: Run, sweep: Sweep, found: Sequence[Variant], jobs: Sequence[Job], folder: Path
+) -> dict[tuple[str, int], Inputs]:
+    """Perform the prerequisites of all variants, each distinct one once.
+
+    What is made as the sweep's recipe says is published in the run directory itself, as a
+    pipeline would; what a variant changes in directories of the sweep, with links to the rest.
+
+    Returns:
+        The inputs by setting and seed, which differ by the seed where the sweep is `seeded`.
+    """
+    needed = prerequisites(jobs)
+    made: dict[str, Run] = {}
+    inputs: dict[str, Inputs] = {}
+    by_trial = {}
+    own = _digests(needed, held.recipe)
+    for variant, seed in itertools.product(found, sweep.seeds):
+        recipe = recipes.override(variant.recipe, dict.fromkeys(sweep.seeded, seed))
+        digests = _digests(needed, recipe)
+        whole = "-".join(digests.values())
+        if whole not in inputs:
+            home = held
+            if digests != own:
+                name = content_key("", recipe, (), digests)
+                home = held.beside(folder / INPUTS / name, recipe)
+            for job in needed:
+                digest = digests[job.name]
+                if digest not in made:
+                    made[digest] = held if digest == own[job.name] else home
+                    made[digest].perform(job)
+                _link(made[digest].path / job.name, home.path / job.name)
+            inputs[whole] = _inputs(home, sweep, jobs)
+        by_trial[variant.setting.name, seed] = inputs[whole]
+    return by_trial
+
+
+def expand(
+    sweep: Sweep,
+    found: Sequence[Variant],
+    made: Mapping[tuple[str, int], Inputs],
+    jobs: Sequence[Job],
+    folder: Path,
+) -> dict[tuple[str, int], Trial]:
+    """Every trial by setting and seed; checks each variant against its tables.
+
+    Raises:
+        ValueError: If the rows of a variant cannot fill its batches; the setting is named.
+    """
+    sections = ("seed", *{part for job in jobs if job.name in SCORED for part in job.sections})
+    places = folder / TRIALS
+    places.mkdir(parents=True, exist_ok=True)
+    trials = {}
+    trainings: dict[tuple[str, int], str] = {}
+    judged = f"{sweep.scheduler!r} {sweep.metric}"
+    # By seed first: all settings are seen early.
+    for seed in sweep.seeds:
+        for variant in found:
+            inputs = made[variant.setting.name, seed]
+            seeded = recipes.override(variant.recipe, dict.fromkeys(["seed", *sweep.seeded], seed))
+            batches = _batches(sweep, variant, seeded, inputs)
+            judged_on = {"validation": sorted(inputs.held_out), "tested": sweep.tested}
+            parts = {**inputs.keys, "judged_on": json.dumps(judged_on)}
+            training = content_key("training", seeded, ("seed", "train"), parts)
+            beside = embed.outside(seeded)
+            if beside != embed.NOTHING:
+                parts["outside"] = beside
+            if inputs.variants_key:
+                parts[embed.VARIANTS] = inputs.variants_key
+            key = content_key("trial", seeded, tuple(sorted(set(sections))), parts)
+            rule = content_key("stop", seeded, (), {"scheduler": judged, "key": key})
+            stopped = places / f"{rule}.stopped.json"
+            place = variant.setting.name, seed
+            trainings[place] = training
+            trials[place] = Trial(
+                Variant(variant.setting, seeded),
+                seed,
+                inputs,
+                batches,
+                places / f"{key}.json",
+                stopped,
+                None,
+            )
+    return _sharing(trials, trainings, folder)
+
+
+def _sharing(
+    trials: dict[tuple[str, int], Trial], trainings: Mapping[tuple[str, int], str], folder: Path
+) -> dict[tuple[str, int], Trial]:
+    """Let trials share a model that are trained alike; what validates is trained each by itself."""
+    # Two settings that come to the same recipe are one trial.
+    by_key = {trials[place].key: training for place, training in trainings.items()}
+    different = Counter(by_key.values())
+    (folder / MODELS).mkdir(exist_ok=True)
+    shared = dict(trials)
+    for place, trial in trials.items():
+        validated = trial.inputs.held_out or trial.variant.recipe.train.validation
+        if different[trainings[place]] > 1 and not validated:
+            shared[place] = replace(trial, shared=folder / MODELS / trainings[place])
+    return shared
+
+
+def task(sweep: Sweep, trial: Trial) -> Task:
+    """A trial as workers get it."""
+    return Task(
+        name=trial.key,
+        recipe=in_process.portable(trial.variant.recipe),
+        tables=tuple(map(str, trial.inputs.tables)),
+        held_out=tuple(sorted(trial.inputs.held_out)),
+        source=sweep.tested,
+        shared=None if trial.shared is None else str(trial.shared.resolve()),
+        num_cpus=sweep.num_cpus,
+        num_gpus=sweep.num_gpus,
+        variants=None if trial.inputs.variants is None else str(trial.inputs.variants),
+    )
+
+
+def _sections(jobs: Sequence[Job]) -> list[str]:
+    """The sections of a recipe that a trial depends on."""
+    named = [job for job in jobs if job.name in SCORED]
+    found = [part.split(".")[0] for job in [*prerequisites(jobs), *named] for part in job.sections]
+    return sorted(set(found) - {"seed"})
+
+
+def _check_keys(keys: Sequence[str], allowed: Sequence[str]) -> None:
+    for key in keys:
+        if key == "seed":
+            raise ValueError("'seed' is not a parameter; list the sweep's seeds under 'seeds'")
+        if key.split(".")[0] not in allowed and key.split(".")[0] in Recipe.model_fields:
+            raise ValueError(f"{key!r} changes no trial; choose from the sections {list(allowed)}")
+
+
+def _check_epochs(sweep: Sweep, recipe: Recipe) -> None:
+    grace, epochs = sweep.scheduler.grace, recipe.train.epochs
+    if sweep.scheduler.kind == "asha" and grace >= epochs:
+        raise ValueError(
+            f"scheduler.grace {grace} must be less than train.epochs {epochs}: no trial could be "
+            "stopped"
+        )
+
+
+def _check_validation(sweep: Sweep, recipe: Recipe) -> None:
+    if sweep.validation and recipe.train.validation:
+        raise ValueError(
+            f"the sweep's validation {sweep.validation:g} and train.validation "
+            f"{recipe.train.validation:g} would each hold identities out; set one of them to 0"
+        )
+
+
+def _before(jobs: Sequence[Job], job: Job) -> list[Job]:
+    """What a job rests on, directly or through others."""
+    needed = set(job.needs)
+    for other in reversed(jobs):
+        if other.name in needed:
+            needed |= set(other.needs)
+    return [other for other in jobs if other.name in needed]
+
+
+def _digests(jobs: Sequence[Job], recipe: Recipe) -> dict[str, str]:
+    """By job, the hash of all of a recipe that its result depends on, through others too."""
+    found = {}
+    for job in jobs:
+        parts = [*_before(jobs, job), job]
+        every = tuple(sorted({part for one in parts for part in one.sections}))
+        found[job.name] = content_key(job.name, recipe, every, {})
+    return found
+
+
+def _link(published: Path, place: Path) -> None:
+    """Let a directory of the sweep show what another one holds."""
+    if published == place:
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    target = os.path.relpath(published, place.parent)
+    if place.is_symlink() and os.readlink(place) != target:
+        place.unlink()
+    if not place.exists():
+        place.symlink_to(target)
+
+
+def _inputs(home: Run, sweep: Sweep, jobs: Sequence[Job]) -> Inputs:
+    train = next(job for job in jobs if job.name == "train")
+    there = {name: home.path / name for name in train.needs}
+    tables = tuple(training_tables(Work(home.recipe, home.path, there, {})))
+    kept = frozenset[str]()
+    # Refused here, before anything is trained.
+    in_process.scored_sides(tables[0], lambda rows: np.zeros((rows, 1), np.float32), sweep.tested)
+    if sweep.validation:
+        kept = validation.held_out(
+            tables[0], sweep.validation, [sweep.tested] if sweep.tested else ()
+        )
+        validation.Validation(tables[0], kept, home.recipe.evaluate)
+    made = home.manifests()
+    dressed = next((one.key for one in made if one.job == embed.VARIANTS), "")
+    variants = in_process.variants_table({embed.VARIANTS: home.path / embed.VARIANTS})
+    manifests = [one for one in made if one.job in there]
+    keys = {manifest.job: manifest.key for manifest in manifests}
+    facts = tuple(manifest.facts for manifest in manifests)
+    found = storage.read(tables[0], [schema.OBSERVATION_ID], in_process.scored_rows(sweep.tested))
+    test_set = schema.observation_id(*found[schema.OBSERVATION_ID].to_pylist())
+    return Inputs(tables, keys, facts, kept, test_set, variants, dressed)
+
+
+def _batches(sweep: Sweep, variant: Variant, recipe: Recipe, inputs: Inputs) -> int:
+    try:
+        # One of the two at most holds any out.
+        held_out = inputs.held_out | validation.left_out(recipe, inputs.tables)
+        return num_batches(recipe, inputs.tables, held_out)
+    except ValueError as error:
+        raise ValueError(f"sweep {sweep.name!r}: {variant.setting.name!r}: {error}") from error

@@ -1,0 +1,309 @@
+"""Sweeps: the settings of a sweep file times its seeds, trained and scored by Ray Tune.
+
+Ray Tune starts the trials, shares out the cluster and stops the weaker ones; what is finished is
+kept in a file of our own for each trial, named by the content of its recipe, seed and tables. Its
+own snapshots of an experiment know a trial by its number in the search space, so a sweep file that
+has grown could not go on from them; they are written late; and a restored function trainable
+counts its epochs from one again. So every attempt is a fresh experiment of what is left.
+"""
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+
+from ray_reid import storage
+from ray_reid.experiments import compare, in_process, sweep_table, trials
+from ray_reid.experiments.compare import Tally
+from ray_reid.experiments.in_process import METRICS
+from ray_reid.experiments.trials import HISTORY, VALIDATION, Task, Trial, Variant
+from ray_reid.recipe import recipes, sweeps
+from ray_reid.recipe.sweeps import Sweep
+from ray_reid.runtime import stage
+from ray_reid.runtime.cluster import check_capacity
+from ray_reid.runtime.progress import watched
+from ray_reid.runtime.run import Job, Run
+from ray_reid.runtime.tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+EPOCH, FAILED = "epoch", "failed"
+# Ray Tune's own talk, and files that nobody would read.
+SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
+
+
+Train = Callable[[Task, Callable[[int], None], Callable[[int, Mapping[str, float]], None]], Any]
+"""Does a task; tells the batches done and, where identities are held out, each epoch's figures."""
+
+
+def sweep_run(
+    held: Run,
+    sweep: Sweep,
+    found: Sequence[Variant],
+    jobs: Sequence[Job],
+    prepare: Callable[[], None],
+    train: Train | None = None,
+) -> dict[str, Any]:
+    """Make the tables, train what has no result yet, and write the table and the picture.
+
+    Args:
+        held: The run directory; what the sweep shares with other runs is published in it.
+        prepare: Starts Ray.
+        train: Does a trial; null trains, embeds and scores.
+
+    Returns:
+        What `table.json` holds; `failures` says of each failed trial why.
+
+    Raises:
+        ValueError: If a variant cannot be trained on its tables; nothing is trained then.
+    """
+    folder = held.path / f"tune-{sweep.name}"
+    made = trials.make_inputs(held, sweep, found, jobs, folder)
+    prepare()
+    check_capacity("num_cpus and num_gpus of the sweep:", 1, sweep.num_cpus, sweep.num_gpus)
+    every = trials.expand(sweep, found, made, jobs, folder)
+    failed = _perform(held, sweep, every, train or train_task, folder)
+    table = sweep_table.result(held, sweep, found, every, failed)
+    sweep_table.write(folder, table)
+    return table
+
+
+def train_task(
+    task: Task,
+    report: Callable[[int], None],
+    validate: Callable[[int, Mapping[str, float]], None],
+) -> dict[str, float]:
+    """Train, embed and score in this process."""
+    import torch
+
+    # Trials side by side must not fight for the cores.
+    torch.set_num_threads(max(1, int(task.num_cpus)))
+    return in_process.run_trial(
+        recipes.validate(task.recipe),
+        [Path(table) for table in task.tables],
+        torch.device("cuda" if task.num_gpus else "cpu"),
+        report,
+        task.held_out,
+        validate if task.held_out else None,
+        task.source,
+        Path(task.shared) if task.shared else None,
+        Path(task.variants) if task.variants else None,
+    )
+
+
+def _perform(
+    held: Run,
+    sweep: Sweep,
+    every: Mapping[tuple[str, int], Trial],
+    train: Train,
+    folder: Path,
+) -> dict[tuple[str, int], str]:
+    """Run the trials that have no result yet; returns why some failed."""
+    # Two settings may come to the same recipe: its trial is done once.
+    unique = {trial.key: trial for trial in every.values()}
+    left = _trainings_first({key: one for key, one in unique.items() if not one.is_over})
+    if len(left) < len(unique):
+        log.info("%d of %d trials were done before", len(unique) - len(left), len(unique))
+    if not left:
+        return {}
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    total = sum(trial.batches for trial in unique.values())
+    tally: Any = ray.remote(num_cpus=0)(Tally)
+    tally = tally.remote(total - sum(trial.batches for trial in left.values()), total)
+    # The bar's thread must not wait for an actor that has yet to start when all is over.
+    ray.get(tally.get.remote())
+    aside = (held.path / ".work" / folder.name).resolve()
+    shutil.rmtree(aside, ignore_errors=True)
+    record = Record(sweep, left, held.tracker, tally)
+    with watched(f"tune {sweep.name}", "batch", lambda: ray.get(tally.get.remote())):
+        _fit(sweep, unique, left, train, record, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+    return {
+        place: record.failed[one.key] for place, one in every.items() if one.key in record.failed
+    }
+
+
+def _trainings_first(left: Mapping[str, Trial]) -> dict[str, Trial]:
+    """In an order in which nothing that others have trained is trained beside them."""
+    seen: Counter[Path] = Counter()
+    rank = {}
+    for key, trial in left.items():
+        rank[key] = 0
+        if trial.shared is not None:
+            rank[key] = seen[trial.shared]
+            seen[trial.shared] += 1
+    return {key: left[key] for key in sorted(left, key=lambda key: rank[key])}
+
+
+def _fit(
+    sweep: Sweep,
+    unique: Mapping[str, Trial],
+    left: Mapping[str, Trial],
+    train: Train,
+    record: "Record",
+    aside: Path,
+) -> None:
+    """One experiment of Ray Tune with the trials that are left."""
+    tasks = {key: trials.task(sweep, trial) for key, trial in left.items()}
+    function = tune.with_parameters(
+        _trainable, tasks=tasks, tally=record.tally, train=train, metric=sweep.metric
+    )
+    tuner = tune.Tuner(
+        tune.with_resources(function, {"cpu": sweep.num_cpus, "gpu": sweep.num_gpus}),
+        param_space={"trial": tune.grid_search(list(left))},
+        tune_config=tune.TuneConfig(scheduler=_scheduler(sweep, unique)),
+        run_config=tune.RunConfig(
+            name=aside.name,
+            storage_path=str(aside.parent),
+            verbose=0,
+            callbacks=[record],
+            # When its process dies, as one short of memory does.
+            failure_config=tune.FailureConfig(max_failures=compare.RETRIES),
+        ),
+    )
+    tuner.fit()
+    for key, trial in record.broken.items():
+        record.fail(key, stage.reason(trial.get_pickled_error()))
+
+
+def _trainable(
+    chosen: Mapping[str, str], *, tasks: Mapping[str, Task], tally: Any, train: Train, metric: str
+) -> None:
+    """A trial as Ray Tune runs it: reports after every epoch that is validated, and at the end."""
+    task = tasks[chosen["trial"]]
+    history: list[dict[str, float]] = []
+    epochs = task.recipe["train"]["epochs"]
+    started = time.monotonic()
+
+    def validate(epoch: int, found: Mapping[str, float]) -> None:
+        history.append({EPOCH: epoch, **{f"{VALIDATION} {name}": found[name] for name in METRICS}})
+        # The last epoch's figures go with those of the test: nothing is left to be stopped.
+        if epoch + 1 < epochs:
+            tune.report({EPOCH: epoch + 1, VALIDATION: found[metric], HISTORY: list(history)})
+
+    def report(batches: int) -> None:
+        tally.set.remote(task.name, batches)
+
+    try:
+        metrics = train(task, report, validate)
+    except ValueError as error:
+        # A training that diverges would do so again; Ray Tune would try.
+        tune.report({FAILED: str(error)})
+        return
+    seconds = round(time.monotonic() - started, 3)
+    last = {VALIDATION: history[-1][f"{VALIDATION} {metric}"]} if history else {}
+    tune.report({EPOCH: epochs, **last, HISTORY: history, "metrics": metrics, "seconds": seconds})
+
+
+def _scheduler(sweep: Sweep, unique: Mapping[str, Trial]) -> TrialScheduler | None:
+    """The scheduler of an attempt; it is told what earlier attempts had seen."""
+    if sweep.scheduler.kind == "none":
+        return None
+    scheduler = ASHAScheduler(
+        time_attr=EPOCH,
+        metric=VALIDATION,
+        mode="max",
+        max_t=max(trial.variant.recipe.train.epochs for trial in unique.values()),
+        grace_period=sweep.scheduler.grace,
+        reduction_factor=sweep.scheduler.reduction,
+        stop_last_trials=False,
+    )
+    controller: Any = None
+    for key, trial in unique.items():
+        past: Any = SimpleNamespace(trial_id=f"past-{key}")
+        if trial.is_over:
+            scheduler.on_trial_add(controller, past)
+            for step in trial.read()[HISTORY]:
+                seen = {EPOCH: step[EPOCH] + 1, VALIDATION: step[f"{VALIDATION} {sweep.metric}"]}
+                scheduler.on_trial_result(controller, past, seen)
+    return scheduler
+
+
+class Record(tune.Callback):
+    """Keeps every trial that ends, at once: a killed sweep does not lose it."""
+
+    def __init__(
+        self, sweep: Sweep, left: Mapping[str, Trial], tracker: Tracker, tally: Any
+    ) -> None:
+        """Watch the trials of an attempt, by key."""
+        self.tally = tally
+        self.failed: dict[str, str] = {}
+        self.broken: dict[str, Any] = {}
+        self._sweep, self._trials, self._tracker = sweep, left, tracker
+        self._last: dict[str, Mapping[str, Any]] = {}
+
+    def on_trial_result(self, *_: Any, **told: Any) -> None:
+        """Keep a result that is whole; remember how far the others are."""
+        key, result = told["trial"].config["trial"], told["result"]
+        self._last[key] = result
+        if FAILED in result:
+            self.fail(key, result[FAILED])
+        elif "metrics" in result:
+            kept = {name: result[name] for name in ("metrics", "seconds", HISTORY)}
+            self._keep(self._trials[key], self._trials[key].file, kept)
+
+    def on_trial_complete(self, *_: Any, **told: Any) -> None:
+        """Keep what the scheduler has stopped."""
+        key = told["trial"].config["trial"]
+        mine = self._trials[key]
+        if key not in self.failed and not mine.file.exists():
+            last = self._last[key]
+            self.tally.set.remote(key, mine.batches)
+            log.info("%s: stopped after epoch %d", mine.name, last[EPOCH])
+            kept = {"metrics": {}, "stopped": last[EPOCH], HISTORY: last[HISTORY]}
+            self._keep(mine, mine.stopped, kept)
+
+    def on_trial_error(self, *_: Any, **told: Any) -> None:
+        """Remember a trial that Ray Tune gave up; its error is not written yet."""
+        self.broken[told["trial"].config["trial"]] = told["trial"]
+
+    def fail(self, key: str, reason: str) -> None:
+        """Say in the log and in MLflow why a trial failed; it leaves no file."""
+        log.warning("%s failed: %s", self._trials[key].name, reason)
+        self.failed[key] = reason
+        with suppress(_FailedError):
+            self._log(self._trials[key], {}, _FailedError(reason))
+
+    def _keep(self, trial: Trial, file: Path, kept: Mapping[str, Any]) -> None:
+        setting = trial.variant.setting
+        values = {"setting": setting.name, "seed": trial.seed, "changes": dict(setting.changes)}
+        # First, so that a result that is kept is in MLflow.
+        self._log(trial, kept)
+        storage.write_text(file, json.dumps({**values, **kept}, indent=2) + "\n")
+
+    def _log(self, trial: Trial, kept: Mapping[str, Any], error: Exception | None = None) -> None:
+        setting = trial.variant.setting
+        name = f"tune-{self._sweep.name}: {setting.name}, seed {trial.seed}"
+        prints = [facts["fingerprint"] for facts in trial.inputs.facts if "fingerprint" in facts]
+        params = {key: sweeps.spell(value) for key, value in setting.changes.items()}
+        metrics = dict(kept.get("metrics", {}))
+        if "stopped" in kept:
+            metrics["stopped_epoch"] = kept["stopped"]
+        facts = {"metrics": metrics, HISTORY: kept.get(HISTORY, [])}
+        with self._tracker.job(name, trial.key, prints) as child:
+            child.log({**facts, "params": {"seed": trial.seed, **params}}, trial.file.parent)
+            if error is not None:
+                raise error
+
+
+class _FailedError(Exception):
+    """Ends the MLflow run of a failed trial."""

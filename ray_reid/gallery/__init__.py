@@ -1,0 +1,1 @@
+"""Galleries: made from embeddings, changed while they are read, and searched."""

@@ -1,0 +1,1 @@
+"""Generated images: adapt, describe, generate, inpaint, review."""

@@ -1,0 +1,208 @@
+"""The generate job: prompts to images to verdicts, one streaming execution on Ray Data.
+
+generator actors -> filters (detector actors, image-text actors) -> encode and write, each pool
+sized by the recipe. Every row is written, dropped ones with their reason.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
+
+from ray_reid import schema, storage
+from ray_reid.generation.adapt import BASE, candidate_names
+from ray_reid.generation.filters import FILTERS
+from ray_reid.generation.filters.colour import COLOURS
+from ray_reid.generation.generators import vehicle_prompts
+from ray_reid.generation.generators.text_to_image import Generate, encode
+from ray_reid.models.pretrained import references
+from ray_reid.models.pretrained.text_to_image import ADAPTER
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime import stage
+from ray_reid.runtime.run import Facts, Work
+from ray_reid.runtime.stage import Step
+
+SOURCE = "vehicle_diff"
+OBSERVATIONS, RAW, ADAPTED = "observations", "raw", "adapted"
+SAMPLES = (RAW, ADAPTED)
+"""Tables of a few whole images that no filter has seen, for comparison."""
+
+
+def generate_job(work: Work) -> Facts:
+    """Write the table `observations`, and the samples `raw` and `adapted` if they are asked for.
+
+    Raises:
+        ValueError: If a filter is unknown, a prompt is impossible or a model cannot be loaded.
+    """
+    recipe, adapted = work.recipe, work.facts["adapt"]
+    adapter = _adapter(work)
+    # Images of the model as it was owe nothing to those that others were adapted to.
+    licence = recipe.generate.licence or (adapted["licence"] if adapter else None)
+    plan = prompts_plan(recipe, generator_name(recipe, adapter), licence)
+    _stream(work, OBSERVATIONS, plan, steps(recipe, adapter))
+    if recipe.generate.raw_images:
+        unadapted = prompts_plan(recipe, generator_name(recipe, None), recipe.generate.licence)
+        for name, rows, of in ((RAW, unadapted, None), (ADAPTED, plan, adapter)):
+            few = rows.slice(0, recipe.generate.raw_images)
+            _stream(work, name, few, steps(recipe, of, filtered=False))
+    out = work.out / OBSERVATIONS
+    kept = storage.read(out, [schema.IDENTITY])
+    return {
+        "candidate": _candidate(work),
+        "generator": generator_name(recipe, adapter),
+        "licence": licence,
+        "counts": {"made": plan.num_rows, "kept": kept.num_rows},
+        "fingerprint": dataclasses.asdict(storage.fingerprint(out, f"generate/{OBSERVATIONS}")),
+    }
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse what cannot be generated, before anything runs.
+
+    Raises:
+        ValueError: If a filter, one of its parameters, a prompt, a candidate or a model is
+            impossible.
+    """
+    filter_steps(recipe)
+    names, wanted_name = candidate_names(recipe), recipe.generate.candidate
+    if wanted_name not in (None, *names):
+        raise ValueError(
+            f"generate.candidate is {wanted_name!r}, which is no candidate; choose from {names}"
+        )
+    references.resolve(recipe.models.text_to_image)
+    wanted = vehicle_prompts.identities(recipe.prompts, recipe.seed)
+    asked = {identity.attributes["colour"] for identity in wanted}
+    for spec in recipe.filters:
+        known = set(spec.params.get("colours", COLOURS)) if spec.name == "colour" else asked
+        if asked - known:
+            raise ValueError(
+                f"prompts ask for the colour {min(asked - known)!r}, which filter colour does not "
+                f"know; add it to its params.colours {sorted(known)}"
+            )
+
+
+def steps(recipe: Recipe, adapter: Path | None, filtered: bool = True) -> list[Step]:
+    """Every stage between a plan and its images: generator, and filters if wanted.
+
+    Raises:
+        ValueError: If a filter or one of its parameters is unknown.
+    """
+    spec = recipe.generate
+    params = {
+        "model": recipe.models.text_to_image,
+        "adapter": None if adapter is None else str(adapter),
+        "precision": recipe.models.precision,
+        "guidance": spec.guidance,
+        "steps": spec.steps,
+        "image_size": spec.image_size,
+        "negative_prompt": spec.negative_prompt,
+    }
+    return [
+        Step(Generate, params, spec.stage),
+        *(filter_steps(recipe) if filtered else ()),
+    ]
+
+
+def filter_steps(recipe: Recipe) -> list[Step]:
+    """The recipe's filters as stages, each with the model of its role.
+
+    Raises:
+        ValueError: If a filter or one of its parameters is unknown.
+    """
+    found = []
+    for spec in recipe.filters:
+        if spec.name not in FILTERS:
+            raise ValueError(f"unknown filter {spec.name!r}; choose from {sorted(FILTERS)}")
+        kind: Any = FILTERS[spec.name]
+        model = getattr(recipe.models, kind.ROLE)
+        params = {"model": model, "precision": recipe.models.precision, **spec.params}
+        stage.check_params(kind, params)
+        _check_types(spec.name, kind, spec.params)
+        references.resolve(model)
+        found.append(Step(kind, params, spec.stage))
+    return found
+
+
+def _check_types(name: str, kind: type[Any], params: Mapping[str, Any]) -> None:
+    """Compare values with the annotations of a filter's constructor.
+
+    Raises:
+        ValueError: Names the first that is of another type.
+    """
+    for key, value in params.items():
+        try:
+            TypeAdapter(inspect.signature(kind).parameters[key].annotation).validate_python(value)
+        except ValidationError as error:
+            rule = error.errors()[0]["msg"]
+            raise ValueError(f"filter {name}: {key} is {value!r}: {rule}") from error
+
+
+def prompts_plan(recipe: Recipe, generator: str, licence: str | None) -> pa.Table:
+    """One row for every image to make; its seed belongs to the row, not to its place.
+
+    Rows go round the identities, so that the first n of them are as many identities as can be.
+    """
+    rows = []
+    wanted = vehicle_prompts.identities(recipe.prompts, recipe.seed)
+    for number in range(recipe.prompts.images_per_identity):
+        for identity in wanted:
+            key = schema.observation_id(recipe.seed, identity.prompt, number)
+            seed = int(key[:15], 16)
+            rows.append({
+                schema.OBSERVATION_ID: schema.observation_id("", identity.prompt, seed, generator),
+                schema.IMAGE: b"",
+                schema.IDENTITY: schema.qualified_identity(SOURCE, identity.name),
+                schema.SOURCE: SOURCE,
+                schema.LICENCE: licence,
+                schema.SPLIT: "train",
+                schema.ORIGIN: "synthetic",
+                schema.PROMPT: identity.prompt,
+                schema.SEED: seed,
+                schema.GENERATOR: generator,
+                schema.ATTRIBUTES: dict(identity.attributes),
+            })  # fmt: skip
+    return schema.observations(rows)
+
+
+def generator_name(recipe: Recipe, adapter: Path | None) -> str:
+    """What makes the images: model, adapter and settings, the first two by their content."""
+    spec, model = recipe.generate, recipe.models.text_to_image
+    parts = [f"{model}@{references.fingerprint(model)}"]
+    if adapter is not None:
+        parts.append(f"adapter@{references.fingerprint(str(adapter / ADAPTER))}")
+    height, width = spec.image_size
+    parts.append(f"guidance={spec.guidance:g},steps={spec.steps},size={height}x{width}")
+    parts.append(f"precision={recipe.models.precision}")
+    if spec.negative_prompt:
+        parts.append(f"not={spec.negative_prompt}")
+    return " ".join(parts)
+
+
+def outside(recipe: Recipe) -> str:
+    """Fingerprint of the models and of the prompt library."""
+    used = [recipe.models.text_to_image]
+    used += [getattr(recipe.models, FILTERS[spec.name].ROLE)  # type: ignore[attr-defined]
+             for spec in recipe.filters if spec.name in FILTERS]  # fmt: skip
+    prompts = [one.prompt for one in vehicle_prompts.identities(recipe.prompts, recipe.seed)]
+    return schema.observation_id(*(references.fingerprint(model) for model in used), *prompts)
+
+
+def _candidate(work: Work) -> str:
+    best: str = work.facts["adapt"]["best"]
+    return work.recipe.generate.candidate or best
+
+
+def _adapter(work: Work) -> Path | None:
+    name = _candidate(work)
+    return None if name == BASE else (work.inputs["adapt"] / "candidates" / name).resolve()
+
+
+def _stream(work: Work, name: str, plan: pa.Table, stages: Sequence[Step]) -> None:
+    last = partial(encode, quality=work.recipe.generate.quality)
+    columns, title = schema.OBSERVATION.names, f"generate {name}"
+    stage.stream(plan, columns, stages, work.out / name, title, encode=last)

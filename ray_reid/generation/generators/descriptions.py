@@ -1,0 +1,228 @@
+"""Descriptions of clothes: answers of a model to one line per clothes id, and whose to wear.
+
+DLCR, section 3.1: an answer for every image, a summary of those of one clothes id, and of each
+part of the body the most frequent description where several are left.
+"""
+
+import random
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from ray_reid import schema
+from ray_reid.recipe.outfits import PARTS
+
+FILE = "descriptions.parquet"
+Answer = tuple[str | None, str | None, str | None]
+"""Upper, lower and footwear as one answer names them; null where it does not see them."""
+
+MAX_WORDS = 8
+SEPARATORS = "/;,&"
+"""What may stand between several garments for one part."""
+_LABEL = re.compile(r"^(upper|lower|footwear|shoes|top|bottom)( body| clothes| clothing)? ?[:=] ?")
+# A tokenizer may put spaces around the hyphen of a t-shirt.
+_HYPHEN = re.compile(r"\s*-\s*")
+_OTHERS = re.compile(r"[/;]| or ")
+_GARMENT = re.compile(rf"[^\W\d_](?:[^\W_]|[ '{SEPARATORS}-])*")
+_NOTHING = re.compile(
+    r"|(none|nothing|unknown|unclear)\b.*|n/?a|(.*\b)?not\b.*"
+    r"|no (\w+|.*\b(visible|shown|seen)\b.*)"
+)
+
+_COLOURS = (
+    "white", "grey", "black", "red", "orange", "yellow", "green", "blue", "purple", "brown",
+    "pink", "beige",
+)  # fmt: skip
+_GARMENTS = {
+    "upper": ("t-shirt", "tank top", "shirt", "jacket", "hoodie", "coat"),
+    "lower": ("trousers", "shorts", "skirt"),
+    "footwear": ("sneakers", "boots", "sandals"),
+}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What one clothes id looks like."""
+
+    clothes: str
+    upper: str
+    lower: str
+    footwear: str
+
+    def prompt(self, template: str) -> str:
+        """What asks a model for these clothes; see `Outfits.template`."""
+        return template.format(upper=self.upper, lower=self.lower, footwear=self.footwear)
+
+
+def parse_answer(text: str) -> Answer | None:
+    """Read an answer of the form `upper | lower | footwear`, strictly.
+
+    Returns:
+        None if it has not three parts, a part is no short phrase, or no part is seen at all.
+    """
+    parts = [_plain(part) for part in text.split("|")]
+    if len(parts) != len(PARTS):
+        return None
+    seen = [part if _seen(part) else None for part in parts]
+    if not any(seen):
+        return None
+    for part in seen:
+        if part is not None and not (
+            _GARMENT.fullmatch(part)
+            and len(part.split()) <= MAX_WORDS
+            # The form that was asked for, repeated.
+            and part not in PARTS
+        ):
+            return None
+    upper, lower, footwear = seen
+    return upper, lower, footwear
+
+
+def first_answer(text: str) -> Answer | None:
+    """The first line of a text that `parse_answer` can read: chat models say more than asked."""
+    parsed = (parse_answer(line) for line in text.splitlines())
+    return next((answer for answer in parsed if answer is not None), None)
+
+
+def _seen(part: str) -> bool:
+    return not _NOTHING.fullmatch(part)
+
+
+def _plain(part: str) -> str:
+    plain = " ".join(part.lower().split()).strip(f" .\"'{SEPARATORS}")
+    return _HYPHEN.sub("-", _LABEL.sub("", plain))
+
+
+def summarise(answers: Sequence[Answer], summary: Answer | None = None) -> Answer:
+    """One description of each part: of those that a summary leaves, the most frequent one.
+
+    Args:
+        answers: Of the images of one clothes id.
+        summary: What a language model made of them; a part may name several, with `/`, `;` or
+            "or" between, or a comma if an answer names what it parts. Null leaves all that the
+            images' answers name.
+
+    Returns:
+        Null for a part that no answer names. Of equally frequent ones the first by name.
+    """
+    found: list[str | None] = []
+    for number in range(len(PARTS)):
+        counts = Counter(part for answer in answers if (part := answer[number]) is not None)
+        named = summary[number] if summary is not None else None
+        left = _several(named or "", counts) or list(counts)
+        found.append(min(left, key=lambda one: (-counts[one], one)) if left else None)
+    upper, lower, footwear = found
+    return upper, lower, footwear
+
+
+def _several(named: str, answered: Mapping[str, int]) -> list[str]:
+    """The garments that a part of a summary names."""
+    pieces: list[str] = []
+    for piece in map(_plain, _OTHERS.split(named)):
+        among = [_plain(one) for one in piece.split(",")]
+        # A comma may also part the adjectives of one garment.
+        apart = piece not in answered and any(one in answered for one in among)
+        pieces += among if apart else [piece]
+    return [piece for piece in pieces if _seen(piece)]
+
+
+def read(path: Path) -> list[Description]:
+    """Read descriptions of a job, or a file of them that somebody edited (`.parquet` or `.csv`).
+
+    Raises:
+        ValueError: If there is no such file, or a column, a description or a clothes id's
+            uniqueness is missing.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file of descriptions {str(path)!r}")
+    wanted = ["clothes", *PARTS]
+    # An id of digits alone keeps its leading zeros.
+    as_text = pyarrow.csv.ConvertOptions(column_types={name: pa.string() for name in wanted})
+    try:
+        table = (
+            pyarrow.csv.read_csv(path, convert_options=as_text)
+            if path.suffix == ".csv"
+            else pq.read_table(path)
+        )
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read: {str(error).splitlines()[0]}") from error
+    missing = [name for name in wanted if name not in table.column_names]
+    if missing:
+        raise ValueError(
+            f"{str(path)!r} has no column {missing[0]!r}; it needs {wanted}, and has "
+            f"{table.column_names}"
+        )
+    rows = table.select(wanted).to_pylist()
+    for number, row in enumerate(rows, start=1):
+        empty = [name for name in wanted if not str(row[name] or "").strip()]
+        if empty:
+            raise ValueError(
+                f"{str(path)!r}, row {number}: {empty[0]!r} of clothes {row['clothes']!r} is empty"
+            )
+    found = [Description(**{name: str(row[name]) for name in wanted}) for row in rows]
+    twice = [name for name, count in Counter(one.clothes for one in found).items() if count > 1]
+    if twice:
+        raise ValueError(f"{str(path)!r} describes the clothes {twice[0]!r} twice")
+    return sorted(found, key=lambda one: one.clothes)
+
+
+def write(
+    path: Path, found: Sequence[Description], counts: Mapping[str, Mapping[str, int]]
+) -> None:
+    """Write descriptions, with counts of the images behind each, as one Parquet file.
+
+    Args:
+        counts: `images` and `unparsable` by clothes id.
+    """
+    rows = [{**asdict(one), **counts.get(one.clothes, {})} for one in found]
+    kind = pa.schema(
+        [(name, pa.string()) for name in ("clothes", *PARTS)]
+        + [(name, pa.int64()) for name in ("images", "unparsable")]
+    )
+    pq.write_table(pa.Table.from_pylist(rows, schema=kind), path)
+
+
+def at_random(number: int, seed: int) -> list[Description]:
+    """Clothes put together from lists of words, which nobody in the training set need wear."""
+    rng = random.Random(seed)
+    return [
+        Description(
+            f"random-{place}",
+            *(f"{rng.choice(_COLOURS)} {rng.choice(_GARMENTS[part])}" for part in PARTS),
+        )
+        for place in range(number)
+    ]
+
+
+def choose(
+    descriptions: Sequence[Description],
+    observation_id: str,
+    own: str | None,
+    number: int,
+    seed: int,
+) -> list[Description]:
+    """Choose the clothes that an image gets, uniformly without replacement (section 3.1).
+
+    The order depends on the seed, the image and each clothes id alone: the first of a larger
+    number are those of a smaller one, and more descriptions change no order.
+
+    Args:
+        own: The clothes id that the image shows, which is left out.
+
+    Raises:
+        ValueError: If there are fewer others.
+    """
+    others = [one for one in descriptions if one.clothes != own]
+    if len(others) < number:
+        raise ValueError(
+            f"{number} outfits of each image are asked for, but there are descriptions of only "
+            f"{len(others)} other clothes; ask for fewer"
+        )
+    order = sorted(others, key=lambda one: schema.observation_id(seed, observation_id, one.clothes))
+    return order[:number]

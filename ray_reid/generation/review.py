@@ -1,0 +1,282 @@
+"""The filter job: what the streaming filters kept and dropped, measured, counted and shown.
+
+The filters mark rows while images are generated; this is the one place that splits by the marks.
+Its table of stages has the shape of Vehicle-Diff's Table VI. No image is copied: training reads
+`generate/observations`, whose dropped rows stay hidden.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ray_reid import images, schema, storage
+from ray_reid.generation import frechet
+from ray_reid.generation.frechet import Extract
+from ray_reid.runtime import figures
+from ray_reid.runtime.figures import Card
+from ray_reid.runtime.run import Facts, Work
+
+log = logging.getLogger(__name__)
+
+TABLE, RAW, ADAPTED, UNGUIDED = "observations", "raw", "adapted", "unguided"
+KEPT, DROPPED = "generated_kept.png", "generated_dropped.png"
+NUM_KEPT, NUM_DROPPED = 48, 8
+"""Most images of the sheet of kept ones, and of each reason on the sheet of dropped ones."""
+BATCH = 32
+COLUMNS = (
+    schema.OBSERVATION_ID,
+    schema.IDENTITY,
+    schema.PROMPT,
+    schema.ATTRIBUTES,
+    schema.SCORES,
+    schema.DROP_REASON,
+)
+REAL = (pc.field(schema.SPLIT) == "train") & (pc.field(schema.ORIGIN) == "real")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some rows of a table on disk."""
+
+    table: Path
+    rows: pa.Table
+    """`COLUMNS`, in the order of their ids."""
+
+    def ids(self) -> list[str]:
+        """Ids of the rows, in order."""
+        found: list[str] = self.rows[schema.OBSERVATION_ID].to_pylist()
+        return found
+
+
+def filter_job(work: Work) -> Facts:
+    """Count what was made and kept, measure each stage against the real images, draw both kinds.
+
+    Raises:
+        ValueError: If nothing was generated, or the extractor's model is missing.
+    """
+    place = work.inputs["generate"] / TABLE
+    made = _select(place, kept_only=False)
+    if not made.rows.num_rows:
+        raise ValueError("nothing was generated: the table generate/observations is empty")
+    kept = Selection(place, made.rows.filter(made.rows[schema.DROP_REASON].is_null()))
+    stages = _stages(work, kept)
+    counts = {
+        "made": made.rows.num_rows,
+        "kept": kept.rows.num_rows,
+        "dropped": dict(Counter(map(_reason, _dropped(made)[schema.DROP_REASON].to_pylist()))),
+    }
+    warnings = [] if counts["kept"] else ["the filters dropped every generated image"]
+    for warning in warnings:
+        log.warning("%s", warning)
+    spec = work.recipe.frechet
+    models = work.recipe.models
+    real = _select(work.inputs["ingest"] / TABLE, REAL)
+    size = common_size([real, *stages.values()], spec.num_images)
+    distances: dict[str, float | None] = dict.fromkeys(stages)
+    is_inception = spec.extractor != frechet.IMAGE_TEXT
+    features = f"{spec.extractor}, {spec.layer} features" if is_inception else spec.extractor
+    if size:
+        extract = frechet.extractor(spec, models.image_text, models.precision)
+        distances = measure(real, stages, size, extract)
+    rows = [
+        _stage(name, made if name == "adapted" else found, distances[name], size, features)
+        for name, found in stages.items()
+    ]
+    captions = draw(made, kept, work.out)
+    figures_of = {f"frechet_{name}": value for name, value in distances.items()}
+    return {
+        "counts": counts,
+        "identities": {"made": _identities(made), "kept": _identities(kept)},
+        "stages": rows,
+        "warnings": warnings,
+        "metrics": {
+            "generated_images": counts["made"],
+            "generated_kept": counts["kept"],
+            **{name: value for name, value in figures_of.items() if value is not None},
+        },
+        "pictures": list(captions),
+        "captions": captions,
+    }
+
+
+def common_size(sets: Sequence[Selection], limit: int) -> int:
+    """Images of each set that are compared: as many as the smallest has, at most `limit`.
+
+    A set of one image or none has no covariance and holds back no other; the first set is the
+    real one, without which there is nothing to compare.
+
+    Returns:
+        0 if nothing can be compared.
+    """
+    sizes = [found.rows.num_rows for found in sets]
+    useful = [size for size in sizes if size >= 2]
+    return min(limit, *useful) if sizes[0] >= 2 and len(useful) > 1 else 0
+
+
+def measure(
+    real: Selection, stages: Mapping[str, Selection], size: int, extract: Extract
+) -> dict[str, float | None]:
+    """Frechet distance of each stage to the real images; null where there are no two images.
+
+    Args:
+        real: Real training images.
+        stages: Generated images by the name of the stage.
+        size: Images of each that are taken, the first in the order of their ids; ids are
+            hashes, so that this is a draw at random, and always the same.
+        extract: Gives the features.
+    """
+    taken = {name: found for name, found in stages.items() if found.rows.num_rows >= 2}
+    total = size * (1 + len(taken))
+    with tqdm(desc="filter", total=total, unit="image", dynamic_ncols=True) as bar:
+        reference = _features(real, size, extract, bar)
+        return {
+            name: frechet.frechet_distance(_features(taken[name], size, extract, bar), reference)
+            if name in taken
+            else None
+            for name in stages
+        }
+
+
+def draw(made: Selection, kept: Selection, out: Path) -> dict[str, str]:
+    """Write the contact sheets into a directory.
+
+    Returns:
+        File name to caption, in the order in which to show them; a sheet without an image is
+        left out.
+    """
+    captions = {}
+    if kept.rows.num_rows:
+        # Sorted by identity, so that evenly spaced rows are of as many identities as there are.
+        order = [(schema.IDENTITY, "ascending"), (schema.OBSERVATION_ID, "ascending")]
+        shown = _spaced(kept.rows.sort_by(order), NUM_KEPT)
+        heading = f"kept: {shown.num_rows} of {kept.rows.num_rows}"
+        cards = _cards(kept.table, shown, _about)
+        figures.save(figures.contact_sheet({heading: cards}), out / KEPT)
+        captions[KEPT] = (
+            "Generated images that passed every filter, evenly spaced in the list of all of them "
+            "sorted by identity; nobody picked them."
+        )
+    dropped = _dropped(made)
+    groups = {}
+    reasons = [_reason(text) for text in dropped[schema.DROP_REASON].to_pylist()]
+    for reason, count in Counter(reasons).most_common():
+        rows = dropped.filter(pa.array([own == reason for own in reasons]))
+        groups[f"{reason}: {count}"] = _cards(made.table, _spaced(rows, NUM_DROPPED), _measured)
+    if groups:
+        figures.save(figures.contact_sheet(groups, NUM_DROPPED), out / DROPPED)
+        captions[DROPPED] = (
+            f"Generated images that were dropped: each reason with its count, and at most "
+            f"{NUM_DROPPED} of its images with what was measured, evenly spaced in the list of "
+            "all of them sorted by id."
+        )
+    return captions
+
+
+def _select(table: Path, where: pc.Expression | None = None, kept_only: bool = True) -> Selection:
+    return Selection(table, storage.read(table, COLUMNS, where, kept_only))
+
+
+def _stages(work: Work, kept: Selection) -> dict[str, Selection]:
+    """What is compared with the real images, by name."""
+    if "adapt" in work.inputs:
+        # Filters may crop, so what they have seen does not say how the images were before.
+        return {"raw": _sample(work, RAW), "adapted": _sample(work, ADAPTED), "filtered": kept}
+    unguided = work.inputs["generate"] / UNGUIDED
+    # Rows that nobody could dress hold their source, which is a real image.
+    without = {UNGUIDED: _select(unguided)} if unguided.is_dir() else {}
+    return {**without, "kept": kept}
+
+
+def _sample(work: Work, name: str) -> Selection:
+    """Whole images without a filter; a recipe need not ask for any."""
+    table = work.inputs["generate"] / name
+    if any(table.glob("**/*.parquet")):
+        return _select(table, kept_only=False)
+    return Selection(table, schema.observations([]).select(list(COLUMNS)))
+
+
+def _stage(
+    name: str, found: Selection, distance: float | None, size: int, extractor: str
+) -> dict[str, Any]:
+    measured = distance is not None
+    return {
+        "stage": name,
+        "identities": _identities(found),
+        "images": found.rows.num_rows,
+        "fid": distance,
+        "num_images": size if measured else None,
+        "extractor": extractor if measured else None,
+    }
+
+
+def _identities(found: Selection) -> int:
+    count: int = pc.count_distinct(found.rows[schema.IDENTITY]).as_py()
+    return count
+
+
+def _features(
+    found: Selection, size: int, extract: Extract, bar: "tqdm[Any]"
+) -> NDArray[np.float32]:
+    """Features (size, D) of the first images of a selection, decoded a batch at a time."""
+    ids = found.ids()[:size]
+    encoded = _encoded(found.table, ids)
+    parts = []
+    for start in range(0, size, BATCH):
+        some = ids[start : start + BATCH]
+        parts.append(extract([images.decode(encoded[key]) for key in some]))
+        bar.update(len(some))
+    return np.concatenate(parts)
+
+
+def _encoded(table: Path, ids: Sequence[str]) -> dict[str, bytes]:
+    wanted = pc.field(schema.OBSERVATION_ID).isin(list(ids))
+    columns = (schema.OBSERVATION_ID, schema.IMAGE)
+    found = storage.read(table, columns, wanted, kept_only=False)
+    return dict(zip(*(found[name].to_pylist() for name in columns), strict=True))
+
+
+def _dropped(made: Selection) -> pa.Table:
+    return made.rows.filter(made.rows[schema.DROP_REASON].is_valid())
+
+
+def _reason(text: str) -> str:
+    """The kind of a reason: filters write `kind: what was measured`."""
+    return text.partition(":")[0].strip()
+
+
+def _spaced(rows: pa.Table, count: int) -> pa.Table:
+    """At most `count` rows, evenly spaced from the first to the last."""
+    places = np.linspace(0, rows.num_rows - 1, min(count, rows.num_rows)).round()
+    return rows.take(pa.array(places.astype(np.int64)))
+
+
+def _cards(table: Path, rows: pa.Table, caption: Callable[[Mapping[str, Any]], str]) -> list[Card]:
+    shown = rows.to_pylist(maps_as_pydicts="strict")
+    encoded = _encoded(table, [row[schema.OBSERVATION_ID] for row in shown])
+    return [Card(images.decode(encoded[row[schema.OBSERVATION_ID]]), caption(row)) for row in shown]
+
+
+def _about(row: Mapping[str, Any]) -> str:
+    """What an image was asked to show."""
+    attributes = [value for value in (row[schema.ATTRIBUTES] or {}).values() if value]
+    return " ".join(attributes) or row[schema.PROMPT] or row[schema.IDENTITY] or ""
+
+
+def _measured(row: Mapping[str, Any]) -> str:
+    """What a filter said of an image; the scores as well where it gave no number."""
+    kind, _, said = row[schema.DROP_REASON].partition(":")
+    if any(sign.isdigit() for sign in said):
+        return str(said).strip()
+    scores = {n: v for n, v in (row[schema.SCORES] or {}).items() if v is not None}
+    own = {name: value for name, value in scores.items() if kind in name}
+    listed = ", ".join(f"{name} {value:.2f}" for name, value in (own or scores).items())
+    return "; ".join(part for part in (said.strip(), listed) if part) or _about(row)

@@ -1,0 +1,265 @@
+"""A model package: one directory with weights, recipe, label map, preprocessing and metrics.
+
+model = ray_reid.load("runs/demo")
+embeddings = model.embed(["query.jpg", "other.jpg"])
+similarity = embeddings @ embeddings.T
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ray_reid import images
+from ray_reid.models import views
+from ray_reid.models.networks import ReidNetwork, side_codes
+from ray_reid.models.networks.precision import autocast, autocast_dtype
+from ray_reid.ranking import open_set
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime import tracking
+
+WEIGHTS, RECIPE, LABELS, PREPROCESSING, METRICS = (
+    "model.safetensors",
+    "recipe.yaml",
+    "labels.json",
+    "preprocessing.json",
+    "metrics.json",
+)
+
+BATCH_SIZE = 128
+Names = Sequence[str | None]
+
+
+class Model:
+    """A trained network with its preprocessing."""
+
+    def __init__(self, path: Path, device: str | None = None) -> None:
+        """Load a package directory onto `device` (default: the GPU if there is one)."""
+        self.path = path
+        self.recipe = recipes.validate(recipes.read_yaml(path / RECIPE))
+        self.identities: list[str] = json.loads((path / LABELS).read_text())
+        metrics = path / METRICS
+        self.metrics: dict[str, Any] = json.loads(metrics.read_text()) if metrics.exists() else {}
+        thresholds = path / open_set.FILE
+        self.thresholds = open_set.parse(thresholds.read_text()) if thresholds.exists() else None
+        """What a similarity means: match, possible or unknown; null if never calibrated."""
+        self.image_size = self.recipe.train.image_size
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        weights = load_file(path / WEIGHTS)
+        self.network = ReidNetwork.restored(self.recipe.train, len(self.identities), weights)
+        self.network.eval().to(self.device).to(memory_format=torch.channels_last)
+
+    def embed(
+        self,
+        inputs: Sequence[Any],
+        flip: bool | None = None,
+        batch_size: int = BATCH_SIZE,
+        scales: Sequence[float] | None = None,
+        sides: tuple[Names, Names] | None = None,
+    ) -> NDArray[np.float32]:
+        """Embed images.
+
+        Args:
+            inputs: Encoded bytes, paths or PIL images.
+            flip: Average with the mirrored image; null does what the recipe says.
+            batch_size: Images decoded and on the device at a time.
+            scales: Average over the input resized by each of these; null does what the recipe says.
+            sides: Cameras (`source:camera`) and views of the images, for a network that learned a
+                vector of each; null, like a camera that it never saw, is unknown.
+
+        Returns:
+            (N, D) float32, unit norm: the dot product is the cosine similarity.
+
+        Raises:
+            ValueError: If an image cannot be decoded, one is given instead of a list, or the
+                backbone takes one size of image and `scales` asks for others.
+        """
+        flip = self.recipe.embed.flip if flip is None else flip
+        scales = self.recipe.embed.scales if scales is None else scales
+        views.check_scales(self.recipe.train.backbone, scales)
+        codes = None
+        if sides is not None and self.network.side is not None:
+            codes = torch.from_numpy(side_codes(*sides, self.network.side.sides)).to(self.device)
+
+        def embeddings(pixels: Tensor, rows: slice) -> Tensor:
+            side = None if codes is None else codes[rows]
+            return views.average(lambda one: self.network.embed(one, side), pixels, flip, scales)
+
+        return self._over(embeddings, inputs, batch_size)
+
+    def activation_maps(
+        self, inputs: Sequence[Any], batch_size: int = BATCH_SIZE
+    ) -> NDArray[np.float32]:
+        """Where the backbone responds: norms of the feature map, (N, h, w) scaled to [0, 1].
+
+        Raises:
+            ValueError: If an image cannot be decoded, or one is given instead of a list.
+        """
+
+        def maps(pixels: Tensor, _: slice) -> Tensor:
+            norms = self.network.feature_map(pixels).float().norm(dim=1)
+            low, high = norms.amin(dim=(1, 2), keepdim=True), norms.amax(dim=(1, 2), keepdim=True)
+            return (norms - low) / (high - low).clamp(min=1e-9)
+
+        return self._over(maps, inputs, batch_size)
+
+    def _over(
+        self, forward: Callable[[Tensor, slice], Tensor], inputs: Sequence[Any], batch_size: int
+    ) -> NDArray[np.float32]:
+        """Apply `forward` to the images of some rows at a time; none give its shape."""
+        if isinstance(inputs, (str, bytes, bytearray, Path, Image.Image)):
+            raise ValueError(f"give a list of images, not one {type(inputs).__name__}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, but must be at least 1")
+        with torch.inference_mode(), self._autocast():
+            starts = range(0, len(inputs), batch_size)
+            parts = [slice(start, min(start + batch_size, len(inputs))) for start in starts]
+            results = [forward(self._pixels(inputs[rows]), rows).cpu() for rows in parts]
+            if not results:
+                black = torch.zeros((0, 3, *self.image_size), device=self.device)
+                results = [forward(black, slice(0, 0)).cpu()]
+        joined: NDArray[np.float32] = torch.cat(results).numpy()
+        return joined
+
+    def _pixels(self, inputs: Sequence[Any]) -> Tensor:
+        batch = np.stack([_decode(item, self.image_size) for item in inputs])
+        tensor = torch.from_numpy(batch).permute(0, 3, 1, 2).to(self.device)
+        return tensor.float() / 255
+
+    def _autocast(self) -> torch.autocast:
+        dtype = autocast_dtype(self.recipe.train.precision, self.device)
+        return autocast(dtype, self.device)
+
+
+class Ensemble:
+    """Several models as one: their embeddings side by side (VehicleNet; Zheng et al., 2020)."""
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        """Join models, which may differ in all but the images that they take.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        if not models:
+            raise ValueError("an ensemble needs one model or more, and none are given")
+        self.models = tuple(models)
+
+    def embed(
+        self,
+        inputs: Sequence[Any],
+        flip: bool | None = None,
+        batch_size: int = BATCH_SIZE,
+        scales: Sequence[float] | None = None,
+        sides: tuple[Names, Names] | None = None,
+    ) -> NDArray[np.float32]:
+        """Embed images as `Model.embed` does, D being the sum of the models' widths."""
+        found = [model.embed(inputs, flip, batch_size, scales, sides) for model in self.models]
+        # Each part has unit norm.
+        joined: NDArray[np.float32] = np.concatenate(found, axis=1) / np.float32(len(found) ** 0.5)
+        return joined
+
+
+@overload
+def load(path: str | Path, device: str | None = None) -> Model: ...
+
+
+@overload
+def load(path: list[Any] | tuple[Any, ...], device: str | None = None) -> Ensemble: ...
+
+
+def load(
+    path: str | Path | list[Any] | tuple[Any, ...], device: str | None = None
+) -> Model | Ensemble:
+    """Load a model package, or several as an ensemble.
+
+    Args:
+        path: A package directory, a run directory, or a registered model `models:/NAME@ALIAS`
+            (in the store of `MLFLOW_TRACKING_URI` or `runs/mlflow.db`); a list of these is an
+            ensemble.
+        device: Default: the GPU if there is one.
+
+    Raises:
+        ValueError: If there is no package.
+    """
+    if isinstance(path, (list, tuple)):
+        return Ensemble([load(one, device) for one in path])
+    if str(path).startswith("models:/"):
+        return Model(tracking.download_model(str(path), Path("runs")), device)
+    return Model(find(path), device)
+
+
+def find(path: str | Path) -> Path:
+    """The package at a path: itself, or that of a run directory.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    root = Path(path)
+    places = [root, root / "evaluate" / "model", root / "train" / "model", root / "model"]
+    for place in places:
+        if (place / WEIGHTS).is_file():
+            return place
+    raise ValueError(
+        f"no model package at {str(root)!r}: none of {[str(p) for p in places]} is one"
+    )
+
+
+def recipe_of(path: str | Path) -> Recipe:
+    """The recipe of a package, without its weights.
+
+    Raises:
+        ValueError: If there is no package.
+    """
+    return recipes.validate(recipes.read_yaml(find(path) / RECIPE))
+
+
+def save(
+    path: Path, recipe: Recipe, identities: Sequence[str], weights: Mapping[str, Tensor]
+) -> None:
+    """Write a package directory, replacing what a killed attempt left there."""
+    path.mkdir(exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path / WEIGHTS)
+    (path / RECIPE).write_text(recipes.dump(recipe))
+    (path / LABELS).write_text(json.dumps(list(identities)) + "\n")
+    preprocessing = {
+        "size": list(recipe.train.image_size),
+        "resize": "bilinear",
+        "channels": "RGB",
+        "scale": 1 / 255,
+        "mean": _numbers(weights["mean"]),
+        "std": _numbers(weights["std"]),
+    }
+    (path / PREPROCESSING).write_text(json.dumps(preprocessing, indent=2) + "\n")
+
+
+def unsaved(
+    recipe: Recipe, identities: Sequence[str], weights: Mapping[str, Tensor], device: str
+) -> Model:
+    """The model that a package of these weights would be: what is measured is what is served."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "model"
+        save(path, recipe, identities, weights)
+        return load(path, device)
+
+
+def _numbers(values: Tensor) -> list[float]:
+    """The values as a person would write them: 0.485, not 0.48500001430511475."""
+    return [float(str(value)) for value in values.float().cpu().numpy().ravel()]
+
+
+def _decode(item: Any, size: tuple[int, int]) -> images.Pixels:
+    if isinstance(item, (str, Path)):
+        return images.read(Path(item), size)
+    if isinstance(item, Image.Image):
+        resized = item.convert("RGB").resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        return np.asarray(resized)
+    return images.decode(item, size)

@@ -1,0 +1,1 @@
+"""Pretrained models by role; a reference is a hub id, a local folder, or `miniature:NAME`."""

@@ -1,0 +1,186 @@
+"""References to pretrained models: where they lie, what they are, how a wrong one is refused."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
+
+log = logging.getLogger(__name__)
+
+MINIATURE = "miniature:"
+HUB = "hf-hub:"
+"""Begins the hub ids of open_clip."""
+HUB_SECONDS = 10.0
+WEIGHTS = Path(__file__).resolve().parent.parent.parent / "miniature" / "weights"
+
+
+def resolve(reference: str) -> str:
+    """The local folder of a reference, or the hub id as it is.
+
+    Raises:
+        ValueError: If a miniature model or a folder is named that does not exist.
+    """
+    if reference.startswith(MINIATURE):
+        name = reference.removeprefix(MINIATURE)
+        names = sorted(path.name for path in WEIGHTS.iterdir() if path.is_dir())
+        if name not in names:
+            raise ValueError(
+                f"unknown model {reference!r}; choose from {[MINIATURE + n for n in names]}"
+            )
+        return str(WEIGHTS / name)
+    path = Path(reference).expanduser()
+    if path.exists():
+        return str(path.resolve())
+    is_path = reference.startswith(("/", "./", "../", "~")) or reference.count("/") > 1
+    # Weights of ultralytics are a file that a person fetched; the hub has folders only.
+    if is_path or (reference.endswith(".pt") and "/" not in reference):
+        raise ValueError(f"model {reference!r} is not there; give a local path or a hub id")
+    return reference
+
+
+@contextmanager
+def refusing(role: str, reference: str) -> Iterator[None]:
+    """Turn what loaders raise for a wrong or unreachable model into one sentence.
+
+    Raises:
+        ValueError: In place of whatever the loader raised.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        where = "" if Path(resolve(reference)).exists() else (
+            "; it is no local folder, so it was looked for on the hub: without a network, give a "
+            "local folder"
+        )  # fmt: skip
+        raise ValueError(
+            f"models.{role} {reference!r} cannot be loaded: {lines[0]}{where}"
+        ) from error
+
+
+def knock(found: str) -> None:
+    """Ask the hub once for a model that is neither here nor cached: loaders ask for minutes.
+
+    Args:
+        found: What `resolve` gave.
+
+    Raises:
+        ValueError: If the hub does not answer. What it answers is for the loader to say.
+    """
+    if not Path(found).exists() and not constants.HF_HUB_OFFLINE and _cached(found) is None:
+        _ask(found)
+
+
+def _ask(hub_id: str) -> str | None:
+    """The commit that the hub would give now; null if it answers that it gives none.
+
+    Raises:
+        ValueError: If it does not answer.
+    """
+    try:
+        return HfApi().model_info(hub_id, timeout=HUB_SECONDS).sha
+    except HfHubHTTPError:
+        return None
+    except Exception as error:
+        # Of the HTTP library that the client uses, which changes with its version.
+        raise ValueError(f"the hub does not answer ({error})") from error
+
+
+def _cached(hub_id: str) -> str | None:
+    """A file of a model in the hub's cache on this machine."""
+    for name in ("model_index.json", "config.json", "open_clip_config.json"):
+        cached = try_to_load_from_cache(hub_id, name)
+        if isinstance(cached, str):
+            return cached
+    return None
+
+
+def fingerprint(reference: str) -> str:
+    """Name a model by its content: a digest of a local one, the commit of a hub id.
+
+    `unknown` is what neither this machine's cache nor the hub knows.
+    """
+    found = Path(resolve(reference))
+    if found.is_dir():
+        return digest(sorted(file for file in found.rglob("*") if file.is_file()), found)
+    if found.is_file():
+        return digest([found], found.parent)
+    hub_id = reference.removeprefix(HUB)
+    cached = _cached(hub_id)
+    return _commit_on_hub(hub_id) if cached is None else Path(cached).parent.name[:12]
+
+
+@lru_cache
+def _commit_on_hub(hub_id: str) -> str:
+    """A model's name must be the same before and after it is fetched."""
+    if constants.HF_HUB_OFFLINE:
+        return "unknown"
+    try:
+        commit = _ask(hub_id)
+    except ValueError as error:
+        # Whoever loads the model says so; it may lie in the caches of other machines.
+        log.debug("%s: %s", hub_id, error)
+        return "unknown"
+    return (commit or "unknown")[:12]
+
+
+def digest(files: list[Path], root: Path) -> str:
+    """Hash names and contents of files: 12 hexadecimal digits."""
+    total = hashlib.blake2b(digest_size=6)
+    for file in files:
+        total.update(file.relative_to(root).as_posix().encode())
+        with file.open("rb") as opened:
+            while part := opened.read(1 << 20):
+                total.update(part)
+    return total.hexdigest()
+
+
+def device() -> torch.device:
+    """The GPU of this process, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def dtype(precision: str) -> torch.dtype:
+    """Number type of a model's weights; `auto` is bf16 on a GPU and fp32 on a CPU."""
+    named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision in named:
+        return named[precision]
+    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+
+
+def load_pipeline(kind: Any, role: str, reference: str, precision: str) -> Any:
+    """Load a pipeline of diffusers onto this process's device.
+
+    Args:
+        kind: The automatic class that knows pipelines for a task.
+        role: What the recipe calls the model.
+
+    Raises:
+        ValueError: If there is no such model, or it does not do the task.
+    """
+    quiet()
+    found = resolve(reference)
+    with refusing(role, reference):
+        knock(found)
+        pipeline = kind.from_pretrained(found, dtype=dtype(precision), use_safetensors=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device())
+
+
+def quiet() -> None:
+    """Keep the model libraries' bars and advice off the terminal."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()

@@ -1,0 +1,79 @@
+"""Text-to-image models of diffusers: Stable Diffusion 1, 2 and XL, with or without an adapter."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoPipelineForText2Image
+
+from ray_reid.images import Pixels
+from ray_reid.models.pretrained import references
+
+ADAPTER = "pytorch_lora_weights.safetensors"
+
+
+def load_pipeline(reference: str, precision: str = "auto") -> Any:
+    """Load a pipeline onto this process's device.
+
+    Raises:
+        ValueError: If there is no such model, or it makes no images from text.
+    """
+    return references.load_pipeline(
+        AutoPipelineForText2Image, "text_to_image", reference, precision
+    )
+
+
+def load_adapter(pipeline: Any, adapter: Path) -> None:
+    """Merge low-rank weights into the UNet: generation costs no more than without them.
+
+    Raises:
+        ValueError: If there are none, or they were made for another model.
+    """
+    if not (adapter / ADAPTER).is_file():
+        raise ValueError(f"no adapter in {str(adapter)!r}: it has no {ADAPTER}")
+    try:
+        pipeline.load_lora_weights(str(adapter), weight_name=ADAPTER, adapter_name="street")
+        pipeline.fuse_lora(components=["unet"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        what = type(pipeline.unet).__name__
+        raise ValueError(
+            f"adapter {str(adapter)!r} does not fit the {what} of models.text_to_image: it was "
+            "made for another model; run the adapt job with this one"
+        ) from error
+    pipeline.unload_lora_weights()
+
+
+def generate(
+    pipeline: Any,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    guidance: float,
+    steps: int,
+    image_size: tuple[int, int],
+    negative_prompt: str = "",
+) -> list[Pixels]:
+    """Generate one image a prompt; it depends on its own prompt and seed alone.
+
+    Args:
+        pipeline: From `load_pipeline`.
+        seeds: One a prompt; the noise is drawn on the CPU, so it is the same everywhere.
+        guidance: Scale of classifier-free guidance; 1 is none.
+        image_size: Height and width in pixels.
+
+    Returns:
+        (H, W, 3) uint8 each.
+    """
+    height, width = image_size
+    made = pipeline(
+        list(prompts),
+        negative_prompt=[negative_prompt] * len(prompts) if guidance > 1 else None,
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        guidance_scale=guidance,
+        num_inference_steps=steps,
+        height=height,
+        width=width,
+        output_type="np",
+    ).images
+    return [(image * 255.0).round().clip(0, 255).astype("uint8") for image in made]

@@ -1,0 +1,1 @@
+"""Mathematics of ranking: metrics, protocols, re-ranking, refinement, open-set thresholds."""

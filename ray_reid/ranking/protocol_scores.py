@@ -1,0 +1,230 @@
+"""Cases of a protocol to metrics: their items, post-processed or refined, and what they score.
+
+A case is one ranking experiment; see `protocols`. Each is post-processed by itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_reid.ranking import doubt, metrics, postprocess
+from ray_reid.ranking.doubt import Margins
+from ray_reid.ranking.metrics import AveragePrecision, Metrics
+from ray_reid.ranking.protocols import Case, Labels, Rows, cases
+from ray_reid.ranking.refine import Rule, refine
+from ray_reid.recipe.postprocess import Step
+
+RANKS = (1, 5, 10)
+
+
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """Queries in other clothes, and how they vote; see `refine`."""
+
+    variants: NDArray[np.float32]
+    """(Q, L, D) of the first Q rows of a test set; a query of zero rows has none, and keeps the
+    ranking that it has alone."""
+    m: int
+    rule: Rule
+
+
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """What the queries of a case score alone and with their variants."""
+
+    plain: Metrics
+    refined: Metrics
+    margin: Margins
+    """(Q,) how sure the first place is alone; see `doubt`."""
+    identity: Sequence[Any]
+    """(Q,) of the queries."""
+    made: NDArray[np.bool_]
+    """(Q,) True where a query has variants."""
+
+
+def run(
+    protocol: str,
+    labels: Labels,
+    embedding: NDArray[Any],
+    average_precision: AveragePrecision = "rectangle",
+    steps: Sequence[Step] = (),
+    camera_embedding: NDArray[Any] | None = None,
+) -> dict[str, list[Metrics]]:
+    """Score (N, D) embeddings of a test set.
+
+    Args:
+        protocol: Its name in `PROTOCOLS`.
+        labels: Of the test set.
+        embedding: (N, D)
+        average_precision: Which of the two definitions.
+        steps: Post-processing of each case's queries and gallery, in order.
+        camera_embedding: (N, C) what a camera classifier makes of the images, if a step needs it.
+
+    Returns:
+        The metrics of every draw by case, the headline first. `ap` has one entry a query of the
+        case, in the order of its rows; `changes` one a step.
+
+    Raises:
+        ValueError: If the protocol is unknown, its labels are missing, nothing can be scored, or
+            a step lacks what it needs.
+    """
+    return {
+        name: [
+            _score(case, labels, embedding, average_precision, steps, camera_embedding)
+            for case in draws
+        ]
+        for name, draws in cases(protocol, labels).items()
+    }
+
+
+def run_refined(
+    protocol: str,
+    labels: Labels,
+    embedding: NDArray[Any],
+    refinement: Refinement,
+    average_precision: AveragePrecision = "rectangle",
+) -> dict[str, list[Refined]]:
+    """Score (N, D) embeddings of a test set with variants of its queries and without; see `run`.
+
+    What is junk for a query is in none of its lists, as in the released code of DLCR: otherwise
+    the images that a protocol leaves out because they are easy would decide the vote.
+    """
+    return {
+        name: [_refined(case, labels, embedding, refinement, average_precision) for case in draws]
+        for name, draws in cases(protocol, labels).items()
+    }
+
+
+def figures(found: Mapping[str, Sequence[Metrics]]) -> dict[str, float]:
+    """Name the figures: those of the headline plainly, those of other cases with their name.
+
+    Means over the draws, and their standard deviations (`mAP_std`) where there are several.
+    """
+    flat: dict[str, float] = {}
+    for number, (name, draws) in enumerate(found.items()):
+        columns: dict[str, list[float]] = {"mAP": [one.mAP for one in draws]}
+        columns |= {f"rank-{k}": [one.rank(k) for one in draws] for k in RANKS}
+        columns["mINP"] = [one.mINP for one in draws]
+        prefix = f"{name}_" if number else ""
+        for figure, values in columns.items():
+            flat[f"{prefix}{figure}"] = float(np.mean(values))
+            if len(values) > 1:
+                flat[f"{prefix}{figure}_std"] = float(np.std(values))
+    return flat
+
+
+def _score(
+    case: Case,
+    labels: Labels,
+    embedding: NDArray[Any],
+    average_precision: AveragePrecision,
+    steps: Sequence[Step],
+    camera_embedding: NDArray[Any] | None,
+) -> Metrics:
+    asked, query = _items(case, case.query, labels, embedding)
+    answering, gallery = _items(case, case.gallery, labels, embedding)
+    known = _known(case, labels, query, gallery, average_precision)
+    if not steps:
+        return metrics.evaluate(asked, answering, **known)
+    of_steps: dict[str, Any] = {}
+    for side, rows, all_rows in (
+        ("query", query, case.query),
+        ("gallery", gallery, case.gallery),
+    ):
+        for name in ("camera", "time", "source"):
+            if getattr(labels, name) is not None:
+                of_steps[f"{side}_{name}"] = labels.take(name, rows)
+        if camera_embedding is not None:
+            found, _ = _items(case, all_rows, labels, camera_embedding)
+            of_steps[f"{side}_camera_embedding"] = found
+    state, changes = postprocess.apply(steps, postprocess.Retrieval(asked, answering, **of_steps))
+    if state.similarity is None and state.excluded is None:
+        scored = metrics.evaluate(state.query, state.gallery, **known)
+    else:
+        scored = metrics.evaluate_similarity(state.scores(), excluded=state.excluded, **known)
+    return replace(scored, changes=changes)
+
+
+def _refined(
+    case: Case,
+    labels: Labels,
+    embedding: NDArray[Any],
+    refinement: Refinement,
+    average_precision: AveragePrecision,
+) -> Refined:
+    asked, query = _items(case, case.query, labels, embedding)
+    answering, gallery = _items(case, case.gallery, labels, embedding)
+    known = _known(case, labels, query, gallery, average_precision)
+    plain = metrics.evaluate(asked, answering, **known)
+    columns = [
+        {name: known[f"{side}_{name}"] for name in ("identity", "camera", "clothes")}
+        for side in ("query", "gallery")
+    ]
+    hidden = doubt.junk(case.rule, *columns)
+    identity = known["gallery_identity"]
+    variants = _of_items(case, labels, refinement.variants)
+    similarity = refine(
+        asked, variants, answering, identity, refinement.m, refinement.rule, hidden=hidden
+    )
+    made = np.asarray(variants.any(axis=(1, 2)))
+    return Refined(
+        plain,
+        metrics.chosen(plain, metrics.evaluate_similarity(similarity, **known), made),
+        doubt.margins(asked, answering, identity, hidden),
+        known["query_identity"],
+        made,
+    )
+
+
+def _of_items(case: Case, labels: Labels, variants: NDArray[Any]) -> NDArray[Any]:
+    """(Q, L, D) variants of what asks in a case."""
+    if case.tracks != "mean":
+        return variants[case.query]
+    # Rows that are zero add nothing to the mean of their track.
+    outfits = variants[case.query].swapaxes(0, 1)
+    return np.stack([_mean_of_tracks(one, case.query, labels)[0] for one in outfits], axis=1)
+
+
+def _known(
+    case: Case, labels: Labels, query: Rows, gallery: Rows, average_precision: AveragePrecision
+) -> dict[str, Any]:
+    """What `metrics` is told of a case, besides embeddings or similarities."""
+    clothes = case.rule != "market"
+    return {
+        "query_identity": labels.take("identity", query),
+        "gallery_identity": labels.take("identity", gallery),
+        "query_camera": labels.take(case.apart, query),
+        "gallery_camera": labels.take(case.apart, gallery),
+        "query_clothes": labels.take("clothes", query) if clothes else None,
+        "gallery_clothes": labels.take("clothes", gallery) if clothes else None,
+        "protocol": case.rule,
+        "average_precision": average_precision,
+        "gallery_track": labels.take("track", gallery) if case.tracks == "nearest" else None,
+    }
+
+
+def _items(
+    case: Case, rows: Rows, labels: Labels, embedding: NDArray[Any]
+) -> tuple[NDArray[Any], Rows]:
+    """Embeddings of what asks or answers, and a row of each for its labels."""
+    if case.tracks == "mean":
+        return _mean_of_tracks(embedding[rows], rows, labels)
+    return embedding[rows], rows
+
+
+def _mean_of_tracks(
+    embedding: NDArray[Any], rows: Rows, labels: Labels
+) -> tuple[NDArray[np.float64], Rows]:
+    """Mean of the unit embeddings of each track, and the first row of each for its labels."""
+    tracks = zip(labels.take("track", rows), rows.tolist(), strict=True)
+    # An image without a track is one of its own.
+    names = [(track, None if track is not None else row) for track, row in tracks]
+    number = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    group = np.array([number[name] for name in names])
+    _, first = np.unique(group, return_index=True)
+    total = np.zeros((len(number), embedding.shape[1]))
+    np.add.at(total, group, metrics.unit(embedding, "tracked"))
+    return total / np.bincount(group)[:, None], rows[first]

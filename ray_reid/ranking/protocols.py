@@ -1,0 +1,225 @@
+"""Protocols of the field's data sets: which images ask, which answer, and by which rule.
+
+A protocol is a function from the labels of a test set to its cases; it never sees an embedding:
+`protocol_scores` scores them. Where a protocol draws at random, it does so ten times with the seeds
+0 to 9, and its figures are mean and standard deviation.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_reid.ranking import metrics
+
+DRAWS = 10
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """What is known of every image of a test set, queries and gallery together; null is None."""
+
+    is_query: NDArray[np.bool_]
+    """(N,) as the data set divides them."""
+    identity: Sequence[Hashable]
+    camera: Sequence[Hashable]
+    clothes: Sequence[Hashable]
+    track: Sequence[Hashable]
+    time: Sequence[float | None] | None = None
+    source: Sequence[Hashable] | None = None
+
+    def take(self, name: str, rows: Rows) -> list[Hashable]:
+        """One label of some rows."""
+        values: Sequence[Hashable] = getattr(self, name)
+        return [values[row] for row in rows]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One ranking experiment: row numbers of the queries and of the gallery."""
+
+    query: Rows
+    gallery: Rows
+    rule: metrics.Protocol = "market"
+    apart: Literal["camera", "track"] = "camera"
+    """What of the query's identity is junk by the Market rule: its camera, or its track."""
+    tracks: Literal["none", "mean", "nearest"] = "none"
+    """`mean`: a query or gallery item is the mean of a track's embeddings. `nearest`: a gallery
+    item is a track, as similar as its nearest image."""
+
+
+Cases = Mapping[str, Sequence[Case]]
+"""Each experiment by its name, once or with every draw; the first one is the headline."""
+
+
+def cases(protocol: str, labels: Labels) -> Cases:
+    """What a protocol asks of a test set.
+
+    Raises:
+        ValueError: If the protocol is unknown, or the test set lacks what it needs.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}; choose from {list(PROTOCOLS)}")
+    found = PROTOCOLS[protocol](labels)
+    for name, draws in found.items():
+        for case in draws:
+            if not (len(case.query) and len(case.gallery)):
+                raise ValueError(
+                    f"protocol {protocol!r}: case {name!r} has {len(case.query)} queries and "
+                    f"{len(case.gallery)} gallery images; is this the data set it is made for?"
+                )
+    return found
+
+
+def _market(labels: Labels) -> Cases:
+    return {"standard": [Case(*_sides(labels))]}
+
+
+def _track(labels: Labels) -> Cases:
+    """DeepChange and OML: a match from the same camera counts if it is of another track."""
+    _need(labels, "track", "track")
+    return {"standard": [Case(*_sides(labels), apart="track")]}
+
+
+def _image_to_track(labels: Labels) -> Cases:
+    """VeRi-776: every query image against the tracks of the gallery."""
+    _need(labels, "track", "image_to_track")
+    return {"standard": [Case(*_sides(labels), tracks="nearest")]}
+
+
+def _clothes(labels: Labels, tracks: Literal["none", "mean"] = "none") -> Cases:
+    """LTCC: the Market rule, then same clothes and clothes-changing over all images."""
+    _need(labels, "clothes", "clothes")
+    query, gallery = _sides(labels)
+    rules: tuple[metrics.Protocol, ...] = ("market", "sc", "cc")
+    names = ("standard", "sc", "cc")
+    return {
+        name: [Case(query, gallery, rule, tracks=tracks)]
+        for name, rule in zip(names, rules, strict=True)
+    }
+
+
+def _clothes_changing(labels: Labels) -> Cases:
+    """The same, with the clothes-changing case as the headline."""
+    found = _clothes(labels)
+    return {name: found[name] for name in ("cc", "sc", "standard")}
+
+
+def _ccvid(labels: Labels) -> Cases:
+    """CCVID: as LTCC, but an item is the mean of a tracklet's frames."""
+    _need(labels, "track", "ccvid")
+    return _clothes(labels, "mean")
+
+
+def _prcc(labels: Labels) -> Cases:
+    """PRCC, multi-shot: queries in other clothes than the gallery's (camera C), then in the same.
+
+    The usual reading (CAL, DLCR): every image of camera A answers.
+    """
+    changed, same, gallery = _by_clothes(labels)
+    return {"cc": [Case(changed, gallery)], "sc": [Case(same, gallery)]}
+
+
+def _prcc_single_shot(labels: Labels) -> Cases:
+    """PRCC as its authors have it: one random image of each person answers, ten times."""
+    changed, same, gallery = _by_clothes(labels)
+    drawn = [_one_each(labels, gallery, seed) for seed in range(DRAWS)]
+    return {
+        "cc": [Case(changed, one) for one in drawn],
+        "sc": [Case(same, one) for one in drawn],
+    }
+
+
+def _vc_clothes(labels: Labels) -> Cases:
+    """VC-Clothes: all cameras; cameras 2 and 3, same clothes; cameras 3 and 4, changed clothes."""
+    query, gallery = _sides(labels)
+
+    def under(rows: Rows, cameras: tuple[int, int]) -> Rows:
+        return rows[[_number(one) in cameras for one in labels.take("camera", rows)]]
+
+    pairs = {"sc": (2, 3), "cc": (3, 4)}
+    parts = {name: [Case(under(query, two), under(gallery, two))] for name, two in pairs.items()}
+    return {"all": [Case(query, gallery)], **parts}
+
+
+def _vehicleid(labels: Labels) -> Cases:
+    """PKU VehicleID: one random image of each vehicle is the gallery, all others ask."""
+    return {"standard": [Case(rest, one) for one, rest in _draws(labels)]}
+
+
+def _vehicleid_inverse(labels: Labels) -> Cases:
+    """The older reading: one random image of each vehicle asks, all others are the gallery."""
+    return {"standard": [Case(one, rest) for one, rest in _draws(labels)]}
+
+
+def _cuhk03_classic(labels: Labels) -> Cases:
+    """CUHK03, 1,367 / 100: one random gallery image of each person, ten times; look at the CMC."""
+    query, gallery = _sides(labels)
+    drawn = [_one_each(labels, gallery, seed) for seed in range(DRAWS)]
+    return {"standard": [Case(query, one) for one in drawn]}
+
+
+PROTOCOLS: Mapping[str, Callable[[Labels], Cases]] = {
+    "market": _market,
+    "track": _track,
+    "image_to_track": _image_to_track,
+    "clothes": _clothes,
+    "clothes_changing": _clothes_changing,
+    "ccvid": _ccvid,
+    "prcc": _prcc,
+    "prcc_single_shot": _prcc_single_shot,
+    "vc_clothes": _vc_clothes,
+    "vehicleid": _vehicleid,
+    "vehicleid_inverse": _vehicleid_inverse,
+    "cuhk03_classic": _cuhk03_classic,
+}
+"""VIPeR and PRID2011 are `market` on each of ten seeded splits of their source."""
+
+
+def _sides(labels: Labels) -> tuple[Rows, Rows]:
+    return np.flatnonzero(labels.is_query), np.flatnonzero(~labels.is_query)
+
+
+def _by_clothes(labels: Labels) -> tuple[Rows, Rows, Rows]:
+    """Queries in clothes that the gallery does not have, queries in clothes it has, gallery."""
+    _need(labels, "clothes", "prcc")
+    query, gallery = _sides(labels)
+    known = set(labels.take("clothes", gallery)) - {None}
+    same = np.array([one in known for one in labels.take("clothes", query)], dtype=bool)
+    return query[~same], query[same], gallery
+
+
+def _draws(labels: Labels) -> Iterator[tuple[Rows, Rows]]:
+    """Ten times one random image of each identity, and all others."""
+    known = np.array([name is not None for name in labels.identity])
+    rows = np.flatnonzero(known)
+    for seed in range(DRAWS):
+        one = _one_each(labels, rows, seed)
+        yield one, np.setdiff1d(rows, one)
+
+
+def _one_each(labels: Labels, rows: Rows, seed: int) -> Rows:
+    """One random row of each identity among `rows`, in the order of the rows."""
+    of: dict[Hashable, list[int]] = {}
+    for row, name in zip(rows.tolist(), labels.take("identity", rows), strict=True):
+        if name is not None:
+            of.setdefault(name, []).append(row)
+    rng = np.random.default_rng(seed)
+    # By name, so that a draw depends on the images of a set and not on who comes first.
+    return np.sort([of[name][rng.integers(len(of[name]))] for name in sorted(of, key=str)])
+
+
+def _need(labels: Labels, name: str, protocol: str) -> None:
+    assert name in {field.name for field in fields(labels)}
+    if all(value is None for value in getattr(labels, name)):
+        raise ValueError(
+            f"protocol {protocol!r} needs the column {name!r}, which is null in every test image"
+        )
+
+
+def _number(camera: Hashable) -> int | None:
+    digits = str(camera).lstrip("c")
+    return int(digits) if digits.isdecimal() else None

@@ -1,0 +1,1 @@
+"""What a person may write: a recipe, a frozen model for each of its sections, and sweeps."""

@@ -1,0 +1,325 @@
+"""The part of a recipe that says what is trained and how."""
+
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from ray_reid.recipe import keys
+from ray_reid.recipe.base import Frozen, Side
+from ray_reid.recipe.sampler import Sampler
+
+
+class Augment(Frozen):
+    """Random changes of a training image; all zero trains on the images as they are."""
+
+    flip: float = Field(0.5, ge=0, le=1)
+    """Probability of a horizontal flip."""
+    scale: float = Field(0.1, ge=0, lt=1)
+    """Zoom drawn from [1 - scale, 1 + scale], independently for height and width."""
+    translate: float = Field(0.08, ge=0, lt=1)
+    """Largest shift as a share of the image side."""
+    rotate: float = Field(0.0, ge=0, le=45)
+    """Largest rotation in degrees."""
+    brightness: float = Field(0.2, ge=0, lt=1)
+    contrast: float = Field(0.2, ge=0, lt=1)
+    saturation: float = Field(0.2, ge=0, lt=1)
+    """Factors drawn from [1 - value, 1 + value]."""
+    hue: float = Field(0.0, ge=0, le=0.5)
+    """Largest rotation of the colour circle; 0.5 is half of it."""
+    erase: float = Field(0.3, ge=0, le=1)
+    """Probability of Random Erasing (Zhong et al., 2017): 2 to 25 % of the area."""
+    pad: int = Field(0, ge=0)
+    """Black pixels put around the image before a random crop of its own size."""
+    rand_augment: int = Field(0, ge=0)
+    """Operations of RandAugment (Cubuk et al., 2020) on every image, before all else."""
+    rand_augment_magnitude: int = Field(9, ge=0, le=30)
+    """Their strength, of 30."""
+    mixup: float = Field(0.0, ge=0)
+    """Alpha of Mixup (Zhang et al., 2018): pairs of images and of their labels are blended."""
+    cutmix: float = Field(0.0, ge=0)
+    """Alpha of CutMix (Yun et al., 2019); with `mixup`, a batch has either, as a coin falls."""
+
+
+class Loss(Frozen):
+    """Cross-entropy on the head plus a metric loss on the features."""
+
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    metric: Literal["triplet", "circle", "supcon", "none"] = "triplet"
+    weight: float = Field(1.0, ge=0)
+    """Weight of the metric loss."""
+    auxiliary: float = Field(0.0, ge=0)
+    """Weight of the same losses on an auxiliary classifier, which sees the backbone's last but
+    one feature map (Vehicle-Diff, section III-D); 0 builds none."""
+    margin: float = Field(0.3, gt=0)
+    """Margin of the triplet (distance) or circle (similarity) loss."""
+    gamma: float = Field(64.0, gt=0)
+    """Scale of the circle loss."""
+    temperature: float = Field(0.1, gt=0)
+    """Of the supcon loss (Khosla et al., 2020); lower weighs the nearest images more."""
+    gather: bool = False
+    """Whether the metric loss compares the images of all workers, not of each by itself."""
+
+
+class Clothes(Frozen):
+    """The clothes-based adversarial loss, against features that know clothes (CAL)."""
+
+    weight: float = Field(0.0, ge=0)
+    """Weight of the loss, 1 in CAL (Gu et al., CVPR 2022); 0 builds no classifier of clothes."""
+    scale: float = Field(16.0, gt=0)
+    """Of the classifier's cosines."""
+    epsilon: float = Field(0.1, ge=0, le=1)
+    """Share of the target that all clothes of an identity have in common; the rest is that of the
+    clothes which the image shows."""
+    start_epoch: int = Field(0, ge=0)
+    """First epoch of the classifier and of the loss, counted from 0; 25 of 60 in CAL."""
+    classifier_rate: float = Field(1.0, gt=0)
+    """The classifier's share of the learning rate; it has neither warm-up nor schedule."""
+    synthetic: Literal["identity_only", "all"] = "identity_only"
+    """Losses of the generated images: the cross-entropy of identities alone (DLCR), or the metric
+    loss and those of clothes too."""
+
+
+class Semantic(Frozen):
+    """What an image-text model sees, beside the backbone (CLIP-SENet, sections III-B and III-C)."""
+
+    encoder: str | None = None
+    """Its image encoder: `miniature:NAME`, a folder, a hub id of transformers (`hf-hub:` before
+    it for open_clip), or `NAME/PRETRAINED` of open_clip's own list; null builds none."""
+    width: int = Field(2048, ge=8)
+    """Width of the fused feature f_fuse."""
+    groups: int | None = Field(32, ge=1)
+    """Groups of the adaptive fine-grained enhancement (AFEM), a divisor of the encoder's width;
+    null leaves it out."""
+    group_weights: Literal["element", "group"] = "element"
+    """What AFEM learns: a weight for each element of every group, which makes any number of groups
+    the same network, or one for a whole group."""
+
+
+class TrainStage(Frozen):
+    """One of several trainings in a row."""
+
+    name: str = Field(pattern=r"[A-Za-z0-9][\w.-]*")
+    changes: dict[str, Any] = Field(default_factory=dict)
+    """Keys of `train`, dotted where they lie deeper, and what they are in this stage."""
+
+
+class Train(Frozen):
+    """Images and labels to a model package."""
+
+    stages: tuple[TrainStage, ...] = ()
+    """Trainings one after the other, each from the weights of the one before, with classifiers of
+    its own (VehicleNet, section III-C); empty is a single one."""
+    sources: tuple[str, ...] = ()
+    """Names of the sources to train on; empty takes all."""
+    target: Literal["identity", "camera"] = "identity"
+    """What is learned to be told apart. `camera` makes the classifier of `embed.camera_model`:
+    images without a camera are left out, and the package's labels are cameras."""
+
+    backbone: str = "resnet18"
+    """Any timm model name."""
+    pretrained: bool = False
+    """Take timm's weights for the backbone; needs the hub or its local cache."""
+    backbone_params: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of timm.create_model."""
+    ibn: Literal["a"] | None = None
+    """IBN-a in a residual backbone (Pan et al., 2018); with `pretrained` the norms that it splits
+    keep their weights."""
+    ibn_weights: str | None = None
+    """File of the weights that IBN-Net's authors publish, `.pth` or `.safetensors`."""
+    last_stride: Literal[1, 2] = 2
+    """Stride of a ResNet's last stage; 1 doubles the feature map without the dilation that timm's
+    `output_stride: 16` brings (the strong baseline; Luo et al., 2019)."""
+    stem_pool: Literal["padded", "ceil"] = "padded"
+    """First max-pooling of a ResNet: timm's, or fast-reid's, which has no padding."""
+    window_pad: Literal["after_shift", "before_shift"] = "after_shift"
+    """When a Swin transformer pads its maps to whole windows: as timm does, or as SOLIDER."""
+    pooling: Literal["avg", "gem", "max_avg", "token"] = "avg"
+    """`token` takes the class token of a vision transformer."""
+    semantic: Semantic = Semantic()
+    head: Literal["bnneck", "vehiclenet"] = "bnneck"
+    """What makes embeddings of features: the strong baseline's BNNeck (Luo et al., 2019), or a
+    fully connected layer with a batch norm (VehicleNet, section IV-A)."""
+    embedding_dim: int | None = Field(None, ge=8)
+    """Width of the embedding; null keeps the backbone's, or with `vehiclenet` takes 512."""
+    side_weight: float = Field(0.0, ge=0)
+    """Weight of a learned vector per camera and view, which is added to the feature (TransReID);
+    0 builds none."""
+    image_size: tuple[Side, Side] = (64, 64)
+    """Height and width of the network's input in pixels."""
+    sampler: Sampler = Sampler()
+    augment: Augment = Augment()
+    loss: Loss = Loss()
+    clothes: Clothes = Clothes()
+    mixing: Literal["real", "synthetic", "shuffled", "balanced"] = "real"
+    """Which images are trained on. Of both kinds, `shuffled` (D of Vehicle-Diff) draws identities
+    regardless of origin; `balanced` (B) fills half of every batch with either."""
+    real_fraction: float = Field(1.0, gt=0, le=1)
+    """Share of the real training images that is used (Vehicle-Diff, Fig. 5); a smaller share is
+    part of every larger one."""
+    real_fraction_of: Literal["identities", "images"] = "identities"
+    """Whether whole identities or single images are left out."""
+    synthetic_fraction: float = Field(1.0, gt=0, le=1)
+    """Share of the synthetic images that is used, taken from every identity (Table VII)."""
+    validation: float = Field(0.0, ge=0, le=0.5)
+    """Share of the real training identities (of the last stage's sources) that no stage trains on;
+    their real images are searched among each other after each epoch. 0 holds out none."""
+    keep: Literal["best", "last"] = "best"
+    """Which epoch's weights the next stage and the model package take: that of the validation with
+    the highest mAP, the earlier of equal ones, or the last. Without a validation it is the last."""
+    epochs: int = Field(12, ge=1)
+    batches_per_epoch: int | None = Field(None, ge=1)
+    """Batches of an epoch, so that trainings on unlike amounts of data take equally many steps;
+    null passes over the images `repeats` times."""
+    repeats: int = Field(1, ge=1)
+    """Passes over the images in one epoch: fewer, longer epochs for small sets."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    backbone_rate: float = Field(1.0, ge=0)
+    """The backbone's share of the learning rate; below 1 where it brings weights of its own."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Of SGD."""
+    weight_decay: float = Field(5e-4, ge=0)
+    warmup_epochs: float = Field(1.0, ge=0)
+    """Linear warm-up, stepped every batch; then the schedule."""
+    schedule: Literal["cosine", "multistep"] = "cosine"
+    """A cosine to zero, stepped every batch; or `decay` at each of the milestones."""
+    milestones: tuple[float, ...] = ()
+    """Epochs after which the learning rate of `multistep` is multiplied with `decay`."""
+    decay: float = Field(0.1, gt=0, lt=1)
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest norm of the gradient; a larger one is scaled down to it."""
+    accumulate: int = Field(1, ge=1)
+    """Parts of a worker's batch that are computed one after the other, for want of memory. A
+    metric loss and batch norm see one part at a time; an identity is never divided."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of autocast; auto takes bf16 where the hardware multiplies it natively."""
+    channels_last: bool = True
+    """Pixels of an image side by side, not its channels: what most hardware convolves faster."""
+    compile: bool = False
+    """torch.compile the network; its first batches take minutes."""
+    num_workers: int = Field(1, ge=1)
+    """Workers of Ray Train; the batch is shared among them."""
+    cpus_per_worker: float = Field(1.0, gt=0)
+    use_gpu: bool = False
+    loader_processes: int = Field(0, ge=0)
+    """Processes that decode images beside each worker; 0 decodes in the worker."""
+    loader: Literal["local", "ray_data"] = "local"
+    """Who decodes the planned images: each worker's own cores, or any free CPUs of the cluster
+    through Ray Data. The batches are the same; `compare` is always local."""
+    checkpoint_batches: int | None = Field(None, ge=1)
+    """Also checkpoint every so many batches; null does at the end of each epoch only."""
+    max_failures: int = Field(2, ge=0)
+    """Restarts after a lost worker, from the last checkpoint."""
+
+    def trainings(self) -> list[tuple[str, "Train"]]:
+        """Every stage by name, as a training of its own; without stages this one alone.
+
+        Raises:
+            ValueError: If a stage breaks a rule, or would need another network.
+        """
+        found = []
+        for number, stage in enumerate(self.stages):
+            shared = sorted(NETWORK & {key.partition(".")[0] for key in stage.changes})
+            if shared:
+                raise ValueError(
+                    f"stage {stage.name!r} changes {shared[0]!r}, but all stages train one network"
+                )
+            if "validation" in stage.changes:
+                raise ValueError(
+                    f"stage {stage.name!r} changes 'validation', but all stages hold out the same "
+                    "identities; set it beside the stages"
+                )
+            values = self.model_dump(mode="json") | {"stages": []}
+            for key, value in stage.changes.items():
+                keys.assign(values, key, value)
+            if number:
+                # The weights come from the stage before.
+                values |= {"pretrained": False, "ibn_weights": None}
+            try:
+                found.append((stage.name, Train.model_validate(values)))
+            except ValidationError as error:
+                raise ValueError(f"stage {stage.name!r}: {keys.sentence(error, Train)}") from error
+        return found or [("", self)]
+
+    @model_validator(mode="after")
+    def _stages_can_be_trained(self) -> "Train":
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages {names} need names of their own")
+        if self.stages:
+            self.trainings()
+        return self
+
+    @model_validator(mode="after")
+    def _target(self) -> "Train":
+        if self.target == "camera" and self.validation:
+            raise ValueError(
+                f"validation {self.validation:g} searches identities, which a training with target "
+                "'camera' does not learn; set it to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _schedule(self) -> "Train":
+        if (self.schedule == "multistep") != bool(self.milestones):
+            raise ValueError(
+                f"milestones {list(self.milestones)} with schedule {self.schedule!r}: "
+                "multistep needs milestones, and nothing else has them"
+            )
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones {list(self.milestones)} must increase")
+        return self
+
+    @model_validator(mode="after")
+    def _mixing_labels(self) -> "Train":
+        mixed = self.augment.mixup or self.augment.cutmix
+        if mixed and self.loss.metric != "none":
+            raise ValueError(
+                f"augment.mixup and cutmix blend labels, which loss.metric {self.loss.metric!r} "
+                "cannot compare; set it to none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _clothes_can_be_learned(self) -> "Train":
+        if not self.clothes.weight:
+            return self
+        weight = f"clothes.weight {self.clothes.weight:g}"
+        if self.target == "camera":
+            raise ValueError(
+                f"{weight} needs identities, which a training with target 'camera' does not "
+                "learn; set it to 0"
+            )
+        if self.augment.mixup or self.augment.cutmix:
+            raise ValueError(f"{weight} needs whole clothes, which mixup and cutmix blend; set 0")
+        if self.clothes.start_epoch >= self.epochs:
+            raise ValueError(
+                f"clothes.start_epoch {self.clothes.start_epoch} must be less than epochs "
+                f"{self.epochs}, or its loss never begins"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batches_can_be_made(self) -> "Train":
+        self.sampler.check_workers(
+            self.num_workers, self.accumulate, alone=self.loss.metric == "none" or self.loss.gather
+        )
+        self.sampler.check_mixing(self.mixing)
+        return self
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> "Train":
+        if self.ibn_weights is not None and (self.ibn is None or self.pretrained):
+            raise ValueError(
+                f"ibn_weights {self.ibn_weights!r} need ibn 'a' and pretrained false, but they are "
+                f"{self.ibn!r} and {str(self.pretrained).lower()}"
+            )
+        return self
+
+
+# What makes the network: the same in all stages.
+NETWORK = frozenset({
+    "stages", "backbone", "backbone_params", "ibn", "ibn_weights", "pretrained", "pooling",
+    "semantic", "head", "embedding_dim", "side_weight", "image_size", "last_stride", "stem_pool",
+    "window_pad",
+})  # fmt: skip

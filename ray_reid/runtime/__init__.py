@@ -1,0 +1,1 @@
+"""What runs the jobs: run directories, stages on Ray Data, the cluster, MLflow, progress."""

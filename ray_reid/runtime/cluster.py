@@ -1,0 +1,139 @@
+"""The Ray that a job runs on: one that it joins, or a local instance of its own."""
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+
+from ray_reid.recipe.resources import Resources
+
+log = logging.getLogger(__name__)
+
+TOKEN = Path.home() / ".ray" / "auth_token"
+# Without a dashboard nobody reads them, and they take a twentieth of a small machine's cores.
+UNSEEN = {"enable_metrics_collection": False, "task_events_report_interval_ms": 0}
+
+
+class Cluster:
+    """Ray for the length of a `with`: started at the first need, stopped at the end."""
+
+    def __init__(self, resources: Resources, address: str | None = None) -> None:
+        """Plan to join `address` or `RAY_ADDRESS`; without either, to start a local instance."""
+        self._resources = resources
+        self._address = address or os.environ.get("RAY_ADDRESS")
+        self._started = False
+
+    def start(self) -> None:
+        """Start or join, once.
+
+        Raises:
+            ValueError: If the cluster does not answer.
+        """
+        if not ray.is_initialized():
+            _connect(self._resources, self._address)
+            self._started = True
+        configure()
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._started:
+            ray.shutdown()
+
+
+def check_capacity(name: str, count: int, num_cpus: float, num_gpus: float) -> None:
+    """Compare what `count` workers need with what Ray has, which would wait for it for ever.
+
+    A cluster of several nodes may grow: there it is only said if no node is large enough yet.
+
+    Raises:
+        ValueError: If one machine is not enough; `name` is the recipe's key of the count.
+    """
+    nodes: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]
+    has: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    for kind, each in (("CPU", num_cpus), ("GPU", num_gpus)):
+        if len(nodes) > 1 and all(each > node["Resources"].get(kind, 0.0) for node in nodes):
+            log.warning("%s no node has %g %ss; waiting for one to join", name, each, kind)
+        if len(nodes) == 1 and count * each > has.get(kind, 0.0):
+            raise ValueError(
+                f"{name} {count} of {each:g} {kind}s each needs more than the "
+                f"{has.get(kind, 0.0):g} {kind}s that Ray has; lower one of them"
+            )
+
+
+def configure() -> None:
+    """Set Ray Data's ways of working in this process."""
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.print_on_execution_start = False
+    context.enable_operator_progress_bars = False
+    # The bar is ours (progress.py): Ray's prints five lines every ten seconds into a log file.
+    context.enable_progress_bars = False
+    # It logs the traceback of what it raises as well.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def _connect(resources: Resources, address: str | None) -> None:
+    # What workers print is in Ray's log folder; their errors come back to the driver anyway.
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None or address == "local":
+        # Threads that spin while they wait take the cores from the other processes.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        store = resources.object_store_mb
+        with _without_core_messages():
+            ray.init(
+                address="local",
+                num_cpus=resources.num_cpus,
+                object_store_memory=store * 2**20 if store else None,
+                include_dashboard=False,
+                _system_config=UNSEEN,
+                **quiet,
+            )
+        return
+    if "RAY_AUTH_MODE" not in os.environ and TOKEN.exists():
+        # A head started where this file exists asks for its token, but clients do not look.
+        os.environ["RAY_AUTH_MODE"] = "token"
+    _check_answers(address)
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError) as error:
+        raise ValueError(f"no Ray cluster answers at {address!r}: {error}") from error
+
+
+def _check_answers(address: str) -> None:
+    """Knock at `host:port` first: Ray would try for minutes where nobody listens."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ValueError(f"no Ray cluster answers at {address!r}: {reason}") from error
+
+
+@contextmanager
+def _without_core_messages() -> Iterator[None]:
+    """Keep Ray's C++ core off the terminal: it warns of what only its developers can mend.
+
+    Its log files and the exceptions of `ray.init` are not touched.
+    """
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        # It announces the level itself, below Python's sys.stderr.
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

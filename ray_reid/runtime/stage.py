@@ -1,0 +1,325 @@
+"""Stages on Ray Data: plain classes run over a table, streaming, in pools of actors.
+
+A stage is `__init__(**params)`, which loads its model once per actor, and `__call__(batch)`,
+which maps a dict of column arrays to another (DESIGN: five ideas, 2).
+"""
+
+import inspect
+import logging
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import floor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import ray
+import ray.data
+import ray.exceptions
+from ray.data.exceptions import ExecutionTimeoutError, SystemException
+from ray.data.expressions import Expr
+from ray.data.expressions import col as column
+
+from ray_reid import schema, storage
+from ray_reid.recipe.resources import StageSpec
+from ray_reid.runtime.cluster import check_capacity
+from ray_reid.runtime.progress import watched
+from ray_reid.schema import Batch
+
+__all__ = [
+    "Step",
+    "apply",
+    "check_params",
+    "column",
+    "stream",
+    "tasks",
+]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage class, the arguments of its constructor, and its resources."""
+
+    stage: type[Any]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    spec: StageSpec = field(default_factory=StageSpec)
+
+
+def apply(dataset: "ray.data.Dataset", step: Step, at_once: bool = False) -> "ray.data.Dataset":
+    """Run a stage over a data set in a pool of actors, started `at_once` or grown from one.
+
+    Raises:
+        ValueError: If a parameter is not one of the stage's constructor.
+    """
+    check_params(step.stage, step.params)
+    actors = step.spec.actors
+    return dataset.map_batches(
+        _Adapter,
+        fn_constructor_kwargs={"stage": step.stage, "params": dict(step.params)},
+        batch_size=step.spec.batch_size,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ray.data.ActorPoolStrategy(min_size=actors if at_once else 1, max_size=actors),
+        num_cpus=step.spec.num_cpus,
+        num_gpus=step.spec.num_gpus or None,
+    )
+
+
+def stream(
+    source: Path | pa.Table,
+    columns: Sequence[str],
+    steps: Sequence[Step],
+    out: Path,
+    name: str,
+    where: Expr | None = None,
+    encode: Callable[[Batch], Batch] | None = None,
+    through: "Callable[[ray.data.Dataset], ray.data.Dataset] | None" = None,
+    block_rows: int | None = None,
+) -> None:
+    """Stream a table through stages into the new table `out`; a killed stream resumes.
+
+    `source` is a table on disk, which workers read, or a small one in memory, such as a plan.
+    Rows are known by `observation_id`, which must be unique and pass through every stage: what
+    a killed attempt had written is kept, and its rows are not computed again. `where` says
+    which rows to stream, and may use columns that are not in `columns`. `encode` is a function
+    that the tasks that write apply to their rows: it needs no actors of its own. `through` is what
+    somebody else makes of the stream after the stages. Blocks have `block_rows` rows, by default
+    as many as the first stage says.
+
+    Raises:
+        ValueError: If a worker refuses its input or cannot write.
+    """
+    # Ray Data's own checkpoints would do this too, but their filter is an actor that holds a
+    # whole CPU and 1 GiB: on two cores a resumed stream waits for ever.
+    _adopt(out)
+    done = _written(out)
+    whole = storage.dataset(source) if isinstance(source, Path) else pads.dataset(source)
+    total = whole.count_rows(filter=None if where is None else where.to_pyarrow())
+    if len(done) == total > 0:
+        return
+    if len(done):
+        log.info("%d rows were written before and are kept", len(done))
+    # Pools start with one actor each at least, all at once.
+    check_capacity(f"{name}: num_gpus:", 1, 0.0, sum(step.spec.num_gpus for step in steps))
+    dataset = _rows(source, columns, where, done, block_rows or steps[0].spec.block_rows)
+    dataset.set_name(name)
+    fitted = _fitted(steps)
+    at_once = _fit_at_once(fitted)
+    for step in fitted:
+        check_capacity(f"{name}, one actor:", 1, step.spec.num_cpus, step.spec.num_gpus)
+        dataset = apply(dataset, step, at_once)
+    if through is not None:
+        dataset = through(dataset)
+    if encode is not None:
+        # Ray Data fuses this with the writing.
+        last: Any = partial(_on_arrow, encode)
+        dataset = dataset.map_batches(
+            last, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+        )
+    # A name of its own: workers of a killed driver may live on for a moment and write.
+    aside = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
+    with watched(name, "row", _progress(aside, len(done), total)):
+        try:
+            dataset.write_parquet(str(aside.resolve()), **storage.PARQUET)
+        except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
+            raise ValueError(f"{name}: {reason(error).removeprefix('ValueError: ')}") from error
+    _adopt(out)
+
+
+def _progress(aside: Path, before: int, total: int) -> Callable[[], tuple[int, int]]:
+    """What counts the rows of an attempt that are written, and those `before` it."""
+    counted: dict[Path, int] = {}
+
+    def progress() -> tuple[int, int]:
+        for file in aside.glob("*.parquet"):
+            if file not in counted and _is_whole(file):
+                counted[file] = pq.read_metadata(file).num_rows
+        return before + sum(counted.values()), total
+
+    return progress
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong in a worker, in one line: the first cause that is not one of Ray's own."""
+    told = re.findall(rf"{StageError.__name__}: (.+)", str(error))
+    if told:
+        return str(told[-1])
+    # Ray Data blames itself in `__cause__` for whatever it does not know.
+    behind = None if isinstance(error.__cause__, SystemException) else error.__cause__
+    cause = getattr(error, "cause", None) or behind
+    if isinstance(error, ray.exceptions.RayError) and isinstance(cause, BaseException):
+        return reason(cause)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1].strip()}"
+
+
+def _rows(
+    source: Path | pa.Table,
+    columns: Sequence[str],
+    where: Expr | None,
+    done: pa.Array,
+    block_rows: int,
+) -> "ray.data.Dataset":
+    """The rows that are left to stream, in blocks."""
+    rest: Any = partial(_without, done=done)
+    if not isinstance(source, Path):
+        chosen = source if where is None else source.filter(where.to_pyarrow())
+        table = rest(chosen.select(list(columns)))
+        # One block at least, which tells the columns of a table without rows.
+        starts = range(0, max(table.num_rows, 1), block_rows)
+        return ray.data.from_arrow([table.slice(start, block_rows) for start in starts])
+    dataset = ray.data.read_parquet(str(source.resolve()))
+    if where is not None:
+        dataset = dataset.filter(expr=where)
+    dataset = dataset.select_columns(list(columns))
+    if len(done):
+        dataset = dataset.map_batches(rest, batch_size=None, batch_format="pyarrow")
+    # read_parquet coalesces small files into one block, which would run on one core.
+    return dataset.repartition(target_num_rows_per_block=block_rows)
+
+
+def tasks(
+    name: str,
+    function: Callable[..., Any],
+    arguments: Sequence[Mapping[str, Any]],
+    num_cpus: float,
+    num_gpus: float = 0.0,
+) -> Iterator[tuple[int, Any]]:
+    """Call a function with each of `arguments` in workers; yield (position, result) as they end.
+
+    As many run at once as the resources allow.
+
+    Raises:
+        ValueError: If one of them fails, with its reason.
+    """
+    remote: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(function)
+    started = {remote.remote(**values): place for place, values in enumerate(arguments)}
+    while started:
+        (done,), _ = ray.wait(list(started), num_returns=1)
+        place = started.pop(done)
+        try:
+            yield place, ray.get(done)
+        except ray.exceptions.RayError as error:
+            for other in started:
+                ray.cancel(other, force=True)
+            raise ValueError(f"{name}: {reason(error).removeprefix('ValueError: ')}") from error
+
+
+def check_params(stage: type[Any], params: Mapping[str, Any]) -> None:
+    """Compare parameters with a stage's constructor before an actor starts.
+
+    Raises:
+        ValueError: If one is unknown or missing.
+    """
+    signature = inspect.signature(stage)
+    unknown = sorted(params.keys() - signature.parameters.keys())
+    if unknown:
+        choices = list(signature.parameters)
+        raise ValueError(f"{stage.__name__} has no parameter {unknown[0]!r}; choose from {choices}")
+    required = (p for p in signature.parameters.values() if p.default is inspect.Parameter.empty)
+    for parameter in required:
+        if parameter.name not in params:
+            raise ValueError(f"{stage.__name__} needs the parameter {parameter.name!r}")
+
+
+def _fitted(steps: Sequence[Step]) -> list[Step]:
+    """Shrink the CPUs that pools ask for where they would leave none to read and write with.
+
+    Two pools of one CPU each would hold both cores of a small machine and wait for ever for the
+    task that reads. A cluster of several nodes, which may grow, is left alone.
+    """
+    asked = sum(step.spec.num_cpus for step in steps)
+    nodes: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]
+    total: float = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
+    free = max(total - 1.0, 0.0)
+    if len(nodes) > 1 or asked <= free:
+        return list(steps)
+    log.info(
+        "%d stages ask for %g CPUs; they share the %g beside the reader", len(steps), asked, free
+    )
+    # Ray counts CPUs in ten-thousandths.
+    shares = [floor(step.spec.num_cpus * free / asked * 1e4) / 1e4 for step in steps]
+    return [
+        replace(step, spec=step.spec.model_copy(update={"num_cpus": share}))
+        for step, share in zip(steps, shares, strict=True)
+    ]
+
+
+def _fit_at_once(steps: Sequence[Step]) -> bool:
+    """Whether all actors, and a task that reads or writes, find room: then none starts late."""
+    has: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus = sum(step.spec.actors * step.spec.num_cpus for step in steps)
+    gpus = sum(step.spec.actors * step.spec.num_gpus for step in steps)
+    return cpus + 1.0 <= has.get("CPU", 0.0) and gpus <= has.get("GPU", 0.0)
+
+
+def _adopt(out: Path) -> None:
+    """Move the finished files of every attempt into the table; unfinished ones are removed."""
+    out.mkdir(parents=True, exist_ok=True)
+    for attempt in sorted(out.parent.glob(f".{out.name}-*")):
+        for file in sorted(attempt.glob("*.parquet")):
+            # Parquet's footer comes last, so half a file is never mistaken for a whole one.
+            if _is_whole(file):
+                file.rename(out / file.name)
+        shutil.rmtree(attempt)
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        pq.read_metadata(file)
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return True
+
+
+def _written(out: Path) -> pa.Array:
+    """Ids of the rows in a table."""
+    files = sorted(out.glob("*.parquet"))
+    columns = [pq.read_table(file, columns=[schema.OBSERVATION_ID]).column(0) for file in files]
+    chunks = [chunk for column in columns for chunk in column.chunks]
+    return pa.concat_arrays(chunks) if chunks else pa.array([], pa.string())
+
+
+def _without(table: pa.Table, done: pa.Array) -> pa.Table:
+    return table.filter(pc.invert(pc.is_in(table[schema.OBSERVATION_ID], value_set=done)))
+
+
+class StageError(Exception):
+    """What went wrong in a stage, in one line: Ray hands on the text, not the exception."""
+
+
+class _Adapter:
+    """A stage as an actor; see `_on_arrow`."""
+
+    def __init__(self, stage: type[Any], params: Mapping[str, Any]) -> None:
+        # Aside, so that the models of all pools load at once, and what a stage refuses is told by
+        # its first call: what the constructor of an actor raises, Ray prints with its traceback.
+        self._stage = ThreadPoolExecutor(1).submit(stage, **params)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return _on_arrow(lambda batch: self._stage.result()(batch), table)
+
+
+def _on_arrow(stage: Callable[[Batch], Batch], table: pa.Table) -> pa.Table:
+    """Arrow blocks in and out of a stage; columns it passes on unchanged are not converted."""
+    batch = schema.to_batch(table)
+    try:
+        result = stage(batch)
+    except Exception as error:
+        raise StageError(reason(error)) from error
+    same = {n for n in result if n in batch and result[n] is batch[n]}
+    changed = schema.to_table({n: v for n, v in result.items() if n not in same})
+    columns = {n: table[n] if n in same else changed[n] for n in result}
+    return pa.table(columns)

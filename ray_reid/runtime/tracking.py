@@ -1,0 +1,383 @@
+"""MLflow: one parent run per pipeline, a child per job. The only module that imports mlflow.
+
+A job's facts say what is logged: `params` (name to value), `metrics` (name to number), `history`
+(one mapping per epoch), `fingerprint` (of the table it published), `pictures` (file names) and
+`model` (a directory).
+"""
+
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ray_reid import storage
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+PARENT_TAG = "mlflow.parentRunId"
+# MLflow reserves "latest".
+ALIAS = "newest"
+# MLflow's own defaults call home, and wait for minutes when a server does not answer.
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+# MLflow's server has no authentication.
+HOST = "127.0.0.1"
+
+
+def store(runs: Path) -> str:
+    """The tracking URI: `MLFLOW_TRACKING_URI`, else a SQLite file beside the run directories."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.resolve() / 'mlflow.db'}"
+
+
+def model_name(recipe: str) -> str:
+    """Name under which a recipe's models are registered."""
+    return f"ray-reid-{recipe}"
+
+
+class Child:
+    """The MLflow run of one job."""
+
+    def __init__(self, client: "MlflowClient", run_id: str, model: str) -> None:
+        self._client = client
+        self._run = run_id
+        self._model = model
+
+    def log(self, facts: Mapping[str, Any], out: Path) -> None:
+        """Log a job's facts; file names in them are relative to `out`.
+
+        Raises:
+            ValueError: If the store no longer takes them.
+        """
+        with _explained(self._client.tracking_uri):
+            self._log(facts, out)
+
+    def log_input(self, fingerprint: Mapping[str, Any]) -> None:
+        """Log a table that the job reads, by its fingerprint.
+
+        Raises:
+            ValueError: If the store no longer takes it.
+        """
+        with _explained(self._client.tracking_uri):
+            self._log_dataset(fingerprint, "input")
+
+    def _log(self, facts: Mapping[str, Any], out: Path) -> None:
+        for name, value in facts.get("params", {}).items():
+            self._client.log_param(self._run, name, value)
+        for name, value in facts.get("metrics", {}).items():
+            self._client.log_metric(self._run, _metric(name), float(value))
+        for step in facts.get("history", []):
+            for name, value in step.items():
+                if name != "epoch":
+                    self._client.log_metric(
+                        self._run, _metric(name), float(value), step=step["epoch"]
+                    )
+        for picture in facts.get("pictures", []):
+            self._client.log_artifact(self._run, str(out / picture), "pictures")
+        if "fingerprint" in facts:
+            self._log_dataset(facts["fingerprint"], "published")
+        if "model" in facts:
+            self._register(out / facts["model"])
+
+    def _log_dataset(self, fingerprint: Mapping[str, Any], context: str) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=fingerprint["table"],
+            digest=(fingerprint["images"] or fingerprint["ids"])[:32],
+            source_type="local",
+            source=json.dumps({"table": fingerprint["table"]}),
+            profile=json.dumps(dict(fingerprint)),
+        )
+        tag = InputTag(key="mlflow.data.context", value=context)
+        self._client.log_inputs(self._run, [DatasetInput(dataset=dataset, tags=[tag])])
+
+    def _register(self, model: Path) -> None:
+        from mlflow.exceptions import MlflowException
+
+        self._client.log_artifacts(self._run, str(model), "model")
+        source = f"{self._client.get_run(self._run).info.artifact_uri}/model"
+        try:
+            self._client.create_registered_model(self._model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        version = self._client.create_model_version(self._model, source, run_id=self._run)
+        self._client.set_registered_model_alias(self._model, ALIAS, version.version)
+        log.info("registered models:/%s@%s (version %s)", self._model, ALIAS, version.version)
+
+
+class Tracker:
+    """The MLflow run of a run directory; a rerun after a kill goes on in the same one."""
+
+    def __init__(self, run: Path, recipe: Recipe) -> None:
+        """Connect to the store and find or make the recipe's experiment; `open` uses it."""
+        runs = run.resolve().parent
+        self._uri = store(runs)
+        with _explained(self._uri):
+            _check(self._uri)
+            self._client = _client(self._uri)
+            self._experiment = _experiment(self._client, recipe.name, runs)
+        self._recipe = recipe
+        self._state = run / ".work" / "mlflow.json"
+        self._runs = _remembered(self._state)
+        self._parent = ""
+
+    @classmethod
+    @contextmanager
+    def open(cls, run: Path, recipe: Recipe) -> Iterator["Tracker"]:
+        """Open or reopen the parent run of a run directory and end it with the right status.
+
+        Raises:
+            ValueError: If the store cannot be reached or written.
+        """
+        tracker = cls(run, recipe)
+        with tracker._run("pipeline", run.resolve().name) as tracker._parent:
+            with _explained(tracker._uri):
+                tracker._log_recipe()
+            yield tracker
+
+    @contextmanager
+    def job(self, name: str, key: str, inputs: Iterable[Mapping[str, Any]]) -> Iterator[Child]:
+        """Open the child run of a job, or reopen that of an earlier attempt with the same key.
+
+        Args:
+            key: Hash of what the job is made from; another key is another child run.
+            inputs: Fingerprints of the tables that it reads.
+        """
+        with self._run(f"{name}-{key}", name, {PARENT_TAG: self._parent}) as run_id:
+            child = Child(self._client, run_id, model_name(self._recipe.name))
+            for fingerprint in inputs:
+                child.log_input(fingerprint)
+            yield child
+
+    def artifact(self, file: Path) -> None:
+        """Attach a file to the parent run."""
+        with _explained(self._uri):
+            self._client.log_artifact(self._parent, str(file))
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """Log the pipeline's own figures to the parent run."""
+        with _explained(self._uri):
+            for name, value in values.items():
+                self._client.log_metric(self._parent, _metric(name), float(value))
+
+    @contextmanager
+    def _run(self, key: str, name: str, tags: dict[str, str] | None = None) -> Iterator[str]:
+        with _explained(self._uri):
+            run_id = self._reopened(key) or self._created(key, name, tags)
+        status = "FAILED"
+        try:
+            yield run_id
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            self._end(run_id, status)
+
+    def _reopened(self, key: str) -> str | None:
+        """Id of the run remembered under `key`, running again; none if the store lost it."""
+        from mlflow.exceptions import MlflowException
+
+        run_id = self._runs.get(key)
+        if run_id is None:
+            return None
+        try:
+            if self._client.get_run(run_id).info.lifecycle_stage == "active":
+                self._client.update_run(run_id, status="RUNNING")
+                return run_id
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        log.warning("the store no longer has run %s; a new one is made", run_id)
+        return None
+
+    def _created(self, key: str, name: str, tags: dict[str, str] | None) -> str:
+        created = self._client.create_run(self._experiment, run_name=name, tags=tags)
+        self._runs[key] = str(created.info.run_id)
+        storage.write_text(self._state, json.dumps(self._runs))
+        return self._runs[key]
+
+    def _end(self, run_id: str, status: str) -> None:
+        try:
+            with _explained(self._uri):
+                self._client.set_terminated(run_id, status)
+        except ValueError as error:
+            if status == "FINISHED":
+                raise
+            # The mistake that ended the run is the one to be told.
+            log.warning("%s", error)
+
+    def _log_recipe(self) -> None:
+        from mlflow.entities import Param
+
+        known = self._client.get_run(self._parent).data.params
+        flat = _flatten(self._recipe.model_dump(mode="json"))
+        # MLflow's parameters are write-once; a changed recipe in the same run is a tag.
+        params = [Param(key, value) for key, value in flat.items() if key not in known]
+        self._client.log_batch(self._parent, params=params)
+        for key in (key for key in flat if key in known and known[key] != flat[key]):
+            self._client.set_tag(self._parent, f"changed.{key}", flat[key])
+        self._client.log_text(self._parent, recipes.dump(self._recipe), "recipe.yaml")
+
+
+def server_command(runs: Path, port: int) -> tuple[str, list[str], dict[str, str]]:
+    """Program, arguments and environment of an MLflow server on the store of `runs`.
+
+    Raises:
+        ValueError: If there is no store yet.
+    """
+    uri = _existing(store(runs))
+    server = ["server", "--backend-store-uri", uri, "--host", HOST, "--port", str(port)]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = [sys.executable, "-m", "mlflow", *server, "--workers", "1"]
+    return sys.executable, command, {**os.environ, **quiet}
+
+
+def download_model(uri: str, runs: Path) -> Path:
+    """Fetch a registered model (`models:/NAME@ALIAS`) and return its local directory.
+
+    Raises:
+        ValueError: If there is no store yet, it cannot be reached, or has no such model.
+    """
+    tracking = _existing(store(runs))
+    with _explained(tracking):
+        _check(tracking)
+        _client(tracking)
+        import mlflow
+
+        mlflow.set_tracking_uri(tracking)
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+
+
+def _existing(uri: str) -> str:
+    file = _sqlite_file(uri)
+    if file is not None and not file.exists():
+        raise ValueError(f"no MLflow store at {uri!r} yet: run a recipe first, or give --runs")
+    return uri
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """Turn the trouble of MLflow or its database into one sentence that names the store."""
+    # Read when MLflow is imported, which happens nowhere before.
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
+        raise ValueError(_sentence(uri, str(error))) from error
+
+
+def _sentence(uri: str, reason: str) -> str:
+    # Of the nested exceptions of an HTTP request the innermost says what happened; of those of a
+    # database the first line; both after names of classes.
+    innermost = reason.strip().rpartition("(Caused by ")[2].removesuffix('"))')
+    first = re.sub(r"^(\(\S+\)|\w+\(\"\w+\(.*?\):) ", "", innermost.partition("\n")[0])
+    named = "of MLFLOW_TRACKING_URI " if os.environ.get("MLFLOW_TRACKING_URI") else ""
+    said = f"cannot use the MLflow store {named}{uri!r}: {first}"
+    # Without the user and password of an address.
+    return re.sub(r"//[^/@\s]*@", "//", said)
+
+
+def _check(uri: str) -> None:
+    """Find at once what MLflow would retry for minutes: a database that cannot be used."""
+    from sqlalchemy import create_engine
+
+    try:
+        urlsplit(uri)
+        if not uri.startswith(DATABASES):
+            return
+        file = _sqlite_file(uri)
+        if file is not None:
+            _check_writable(file)
+            file.parent.mkdir(parents=True, exist_ok=True)
+        create_engine(uri).connect().close()
+    except (ImportError, OSError, ValueError) as error:
+        raise ValueError(_sentence(uri, str(error))) from error
+
+
+def _check_writable(file: Path) -> None:
+    """Refuse a file or folder that SQLite could not write: its journal lies beside the file."""
+    there = next(path for path in (file, *file.parents) if path.exists())
+    for path in (there, there.parent) if there == file else (there,):
+        # To root everything is writable; a folder without any write bit is so on purpose.
+        if not path.stat().st_mode & 0o222 or not os.access(path, os.W_OK):
+            raise PermissionError(f"{str(path)!r} is not writable")
+
+
+def _remembered(state: Path) -> dict[str, str]:
+    """Ids of the MLflow runs of earlier attempts; a damaged file counts as empty."""
+    if not state.exists():
+        return {}
+    try:
+        return {str(key): str(run_id) for key, run_id in json.loads(state.read_text()).items()}
+    except (ValueError, AttributeError, OSError) as error:
+        log.warning("%s is unreadable (%s); new MLflow runs are made", state, error)
+        return {}
+
+
+def _experiment(client: "MlflowClient", name: str, runs: Path) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        if found.lifecycle_stage == "deleted":
+            log.warning("the experiment %s was deleted from the store; it is restored", name)
+            client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+    local = client.tracking_uri.startswith("sqlite:")
+    location = (runs / "mlartifacts").as_uri() if local else None
+    return str(client.create_experiment(name, artifact_location=location))
+
+
+def _client(uri: str) -> "MlflowClient":
+    from mlflow import MlflowClient
+
+    # Creating the SQLite schema logs a hundred migration lines that tell a user nothing.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    # Each try to reach a server is a line; what the last one met is told anyway.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _metric(name: str) -> str:
+    """MLflow allows letters, digits and `_-./ ` in names."""
+    return name.replace("@", "_at_")
+
+
+def _flatten(values: Any, prefix: str = "") -> dict[str, str]:
+    items: Iterable[tuple[str, Any]]
+    if isinstance(values, dict):
+        items = values.items()
+    elif isinstance(values, list) and any(isinstance(value, (dict, list)) for value in values):
+        items = ((str(position), value) for position, value in enumerate(values))
+    else:
+        return {prefix: str(values)}
+    flat: dict[str, str] = {}
+    for name, value in items:
+        flat |= _flatten(value, f"{prefix}.{name}" if prefix else name)
+    return flat

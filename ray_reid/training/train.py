@@ -1,0 +1,353 @@
+"""The train job: `fit.Fit` on Ray Train workers, checkpoints, a model package at the end."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+import ray.train
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
+
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.train import Train
+from ray_reid.runtime import stage
+from ray_reid.runtime.cluster import check_capacity
+from ray_reid.runtime.progress import metered
+from ray_reid.runtime.run import Facts, Work
+
+# Ray Train's controller imports this module too; it has no use for torch and waits for it.
+if TYPE_CHECKING:
+    from ray_reid.training.fit import Fit, Progress
+    from ray_reid.training.loader import Labels, Rows
+    from ray_reid.training.validation import Validation
+
+log = logging.getLogger(__name__)
+
+STATE, START = "state.pt", "weights.pt"
+RAY_RUN, SCORE = "ray", "score"
+
+
+def train_job(work: Work) -> Facts:
+    """Train on the ingested and the generated table and write the model package `model/`.
+
+    Raises:
+        ValueError: If a stage cannot be trained.
+    """
+    from ray_reid.models import package
+    from ray_reid.training import loader, remote_loader, validation
+
+    spec = work.recipe.train
+    check_network(spec)
+    tables = training_tables(work)
+    search = validation.of_recipe(work.recipe, tables)
+    held_out = search.held_out if search else frozenset()
+    stages = [
+        (name, recipe, loader.labels(tables, recipe.train, held_out))
+        for name, recipe in stages_of(work.recipe)
+    ]
+    for _, recipe, chosen in stages:
+        check_plan(recipe, chosen, recipe.train.num_workers)
+    check_capacity("train.num_workers", spec.num_workers, spec.cpus_per_worker, spec.use_gpu)
+    if spec.loader == "ray_data":
+        remote_loader.check_free(spec)
+    history: list[dict[str, float]] = []
+    told, state, before = [], {}, None
+    for number, (name, recipe, chosen) in enumerate(stages):
+        place = work.out.resolve() / RAY_RUN / str(number)
+        state = _train(recipe, tables, held_out, place, name, before)
+        before = place / START
+        own = state["progress"]["history"]
+        # Epochs count on, so that one curve shows all stages.
+        history += [entry | {"epoch": len(history) + entry["epoch"]} for entry in own]
+        told.append({"name": name, "epochs": len(own), **_count(chosen)})
+    _, recipe, chosen = stages[-1]
+    assert before is not None, "every training has a stage"
+    package.save(work.out / "model", recipe, chosen.identities, _load(before))
+    taken = history[validation.kept(own, recipe.train.keep) - len(own)]
+    return {
+        "history": history,
+        "validation": _validated(search, taken, len(history)) if search else None,
+        "stages": told if spec.stages else [],
+        "counts": _count(chosen),
+        "metrics": {f"final_{name}": history[-1][name] for name in ("loss", "accuracy")},
+        "precision": state["precision"],
+    }
+
+
+def _validated(search: "Validation", taken: Mapping[str, float], epochs: int) -> dict[str, float]:
+    """What was searched, and what the epoch found whose weights the package has."""
+    from ray_reid.training import validation
+
+    found = {name: taken[f"{validation.PREFIX}{name}"] for name in validation.NOTED}
+    counts = search.counts()
+    log.info(
+        "train: took the weights of epoch %d of %d, mAP %.1f %% among %d identities held out",
+        *(taken["epoch"] + 1, epochs, 100 * found["mAP"], counts["identities"]),
+    )
+    return {**counts, "epoch": taken["epoch"], **found}
+
+
+def _count(chosen: "Labels") -> dict[str, Any]:
+    return {
+        "images": len(chosen.labels),
+        "identities": len(chosen.identities),
+        "by_origin": chosen.counts(),
+    }
+
+
+def stages_of(recipe: Recipe) -> list[tuple[str, Recipe]]:
+    """Every stage of a training by its name, as a recipe of its own."""
+    return [
+        (name, recipe.model_copy(update={"train": own})) for name, own in recipe.train.trainings()
+    ]
+
+
+def num_batches(recipe: Recipe, tables: Sequence[Path], held_out: Collection[str] = ()) -> int:
+    """Batches of all stages and epochs on one worker.
+
+    Raises:
+        ValueError: If the rows of a stage cannot fill a batch.
+    """
+    from ray_reid.training import loader
+
+    return sum(
+        check_plan(own, loader.labels(tables, own.train, held_out)) * own.train.epochs
+        for _, own in stages_of(recipe)
+    )
+
+
+def training_tables(work: Work) -> list[Path]:
+    """The tables that may be trained on: what was ingested and, if it was, what was generated."""
+    jobs = [name for name in ("ingest", "generate") if name in work.inputs]
+    return [(work.inputs[name] / "observations").resolve() for name in jobs]
+
+
+def check_network(spec: Train) -> None:
+    """Build the network once here: a mistake in it would fail in every worker, again and again.
+
+    Raises:
+        ValueError: If timm or PyTorch refuses it.
+    """
+    from ray_reid.models.networks import ReidNetwork
+
+    try:
+        ReidNetwork(spec.model_copy(update={"pretrained": False}), num_classes=2)
+    except (TypeError, RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"train.backbone {spec.backbone!r} cannot be built with backbone_params "
+            f"{spec.backbone_params} for image_size {list(spec.image_size)}: "
+            f"{stage.reason(error)}"
+        ) from error
+
+
+def check_plan(recipe: Recipe, chosen: "Labels", world_size: int = 1) -> int:
+    """Plan an epoch here, where a refusal is one sentence; returns its number of batches.
+
+    Raises:
+        ValueError: If the rows cannot fill a batch, or the workers cannot share it.
+    """
+    from ray_reid.training import fit
+
+    try:
+        return len(fit.plan(recipe, chosen, 0, world_size))
+    except ValueError as error:
+        raise ValueError(f"train.sampler: {error}") from error
+
+
+def _train(
+    recipe: Recipe,
+    tables: Sequence[Path],
+    held_out: Collection[str],
+    place: Path,
+    stage_name: str,
+    before: Path | None,
+) -> dict[str, Any]:
+    """Run or resume one Ray Train run under `place`; returns its last checkpoint's state.
+
+    What comes after starts from the weights that it leaves there, those of `train.keep`.
+    """
+    done = place / STATE
+    if done.is_file():
+        return load_state(place)
+    state, weights = _run(recipe, tables, held_out, place, stage_name, before)
+    place.mkdir(parents=True, exist_ok=True)
+    aside = place / f".{STATE}"
+    _save(state, aside)
+    _save(weights, place / START)
+    aside.rename(done)
+    return state
+
+
+def _run(
+    recipe: Recipe,
+    tables: Sequence[Path],
+    held_out: Collection[str],
+    place: Path,
+    stage_name: str,
+    before: Path | None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The last checkpoint's state, and the weights to keep."""
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    # The controller polls its workers this often; the default of 2 s delays every report.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
+    spec = recipe.train
+    arguments = {
+        "recipe": recipe.model_dump(mode="json"),
+        "tables": list(map(str, tables)),
+        "held_out": sorted(held_out),
+        "start": None if before is None else str(before),
+    }
+    with metered(f"train {stage_name}".strip(), "batch") as meter:
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={**arguments, "meter": meter},
+            torch_config=TorchConfig(backend="nccl" if spec.use_gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=spec.num_workers,
+                use_gpu=spec.use_gpu,
+                resources_per_worker={"CPU": spec.cpus_per_worker, "GPU": int(spec.use_gpu)},
+            ),
+            run_config=_run_config(place, spec),
+        )
+        try:
+            result = trainer.fit()
+        except TrainingFailedError as error:
+            raise ValueError(f"train: {_reason(error)}") from error
+    assert result.checkpoint is not None, "a finished training has a checkpoint"
+    assert result.best_checkpoints, "and one that has scored best"
+    state = _read(result.checkpoint)
+    if spec.keep == "last":
+        return state, state["network"]
+    return state, _read(result.best_checkpoints[-1][0])["network"]
+
+
+def _run_config(place: Path, spec: Train) -> RunConfig:
+    return RunConfig(
+        # The same name under the same path resumes from the last checkpoint.
+        name=place.name,
+        storage_path=str(place.parent),
+        failure_config=FailureConfig(max_failures=spec.max_failures),
+        # One by its score; beside it Ray Train always keeps the last.
+        checkpoint_config=CheckpointConfig(
+            num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="max"
+        ),
+    )
+
+
+def _read(checkpoint: Checkpoint) -> dict[str, Any]:
+    with checkpoint.as_directory() as directory:
+        return load_state(Path(directory))
+
+
+def _reason(error: TrainingFailedError) -> str:
+    """One line on why the workers failed, where Ray Train knows it."""
+    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
+    return stage.reason(next(iter(failures.values()), error))
+
+
+def train_worker(arguments: Mapping[str, Any]) -> None:
+    """One worker of Ray Train: restore the last checkpoint, then train and report."""
+    from ray.train.torch import get_device, prepare_model
+
+    from ray_reid.training import validation
+    from ray_reid.training.fit import Fit
+
+    recipe = recipes.validate(arguments["recipe"])
+    tables, held_out = arguments["tables"], arguments["held_out"]
+    context = ray.train.get_context()
+    fit = Fit(
+        recipe,
+        open_rows(tables, recipe.train, held_out),
+        device=get_device(),
+        worker=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        wrap=prepare_model,
+        start=None if arguments["start"] is None else _load(Path(arguments["start"])),
+    )
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        fit.restore(_read(checkpoint))
+        log.info("resumed at epoch %d, batch %d", fit.progress.epoch, fit.progress.batch)
+    leader = context.get_world_rank() == 0
+    search = None
+    if leader and held_out:
+        search = validation.Validation(tables[0], held_out, recipe.evaluate)
+    for progress in fit.run():
+        if search is not None and progress.batch == 0:
+            # The others wait for the leader's report.
+            search.follow(fit)
+        if leader:
+            total = fit.spec.epochs * fit.batches_per_epoch
+            note = validation.note(progress.history)
+            arguments["meter"].set.remote(fit.batches_done, total, note)
+        if _is_due(fit, progress):
+            _report(fit, leader)
+
+
+def open_rows(tables: Sequence[str | Path], spec: Train, held_out: Collection[str]) -> "Rows":
+    """The rows to train on, decoded where `train.loader` says."""
+    from ray_reid.training import loader, remote_loader
+
+    kinds: dict[str, Callable[..., Rows]] = {
+        "local": loader.TrainingRows,
+        "ray_data": remote_loader.RemoteRows,
+    }
+    return kinds[spec.loader](tables, spec, held_out)
+
+
+def load_state(directory: Path) -> dict[str, Any]:
+    """Read a checkpoint; tensors and plain values only, never arbitrary pickles."""
+    return _load(directory / STATE)
+
+
+def _load(file: Path) -> dict[str, Any]:
+    import torch
+
+    found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    return found
+
+
+def _save(values: Mapping[str, Any], file: Path) -> None:
+    import torch
+
+    torch.save(dict(values), file)
+
+
+def _is_due(fit: "Fit", progress: "Progress") -> bool:
+    every = fit.spec.checkpoint_batches
+    return progress.batch == 0 or (every is not None and progress.batch % every == 0)
+
+
+def _score(progress: "Progress") -> int:
+    """Puts the checkpoint to keep above all others: that of an epoch as good as none before it.
+
+    Without a validation that is every epoch, so the last.
+    """
+    from ray_reid.training import validation
+
+    finished = progress.batch == 0 and progress.epoch > 0
+    best = finished and validation.kept(progress.history, "best") == progress.epoch - 1
+    return progress.epoch if best else 0
+
+
+def _report(fit: "Fit", leader: bool) -> None:
+    progress = fit.progress
+    metrics = {"epoch": progress.epoch, "batch": progress.batch, SCORE: _score(progress)}
+    if not leader:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        _save(fit.state(), Path(directory) / STATE)
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(directory))
