@@ -15,7 +15,9 @@ def ray_local() -> Iterator[None]:
 
     # Workers unpickle stages that tests define, so they must find the test modules.
     known = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), known]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(Path(__file__).parents[1]), known])
+    )
     ray.init(
         address="local",
         num_cpus=2,

@@ -9,7 +9,7 @@ import pytest
 from ray_reid.ranking import refine as module
 from ray_reid.ranking.refine import refine
 
-REFERENCES = Path(__file__).resolve().parent.parent / "benchmarks" / "support" / "references.py"
+REFERENCES = Path(__file__).resolve().parents[2] / "benchmarks" / "support" / "references.py"
 
 
 @pytest.fixture(scope="module")

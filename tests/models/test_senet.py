@@ -9,7 +9,6 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_models import image_text
 from torch import nn
 from transformers import (
     CLIPImageProcessor,
@@ -26,6 +25,7 @@ from ray_reid.models.networks.encoders import load_encoder
 from ray_reid.models.networks.senet import FineGrainedEnhancement
 from ray_reid.recipe import recipes
 from ray_reid.recipe.train import Train
+from tests.tiny_models import image_text
 
 VISION: dict[str, Any] = {
     "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,

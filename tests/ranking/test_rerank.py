@@ -9,7 +9,7 @@ import pytest
 
 from ray_reid.ranking import neighbours, rerank
 
-REFERENCES = Path(__file__).resolve().parent.parent / "benchmarks" / "support" / "references.py"
+REFERENCES = Path(__file__).resolve().parents[2] / "benchmarks" / "support" / "references.py"
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,7 @@ def test_importing_the_mathematics_loads_neither_numba_nor_torch():
     import subprocess
 
     code = (
-        "import sys, ray_reid.rerank, ray_reid.refine;"
+        "import sys, ray_reid.ranking.rerank, ray_reid.ranking.refine;"
         "print({'numba', 'torch', 'faiss', 'scipy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

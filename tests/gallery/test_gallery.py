@@ -204,7 +204,7 @@ def test_a_gallery_that_is_missing_or_broken_is_refused(tmp_path: Path) -> None:
 def test_an_empty_gallery_is_refused_with_the_choices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("test_gallery.SPLIT", ["gallery"] * NUM)
+    monkeypatch.setattr(f"{__name__}.SPLIT", ["gallery"] * NUM)
     with pytest.raises(ValueError, match=re.escape("index.splits ['query']; add the other")):
         gallery.index_job(work_on(tmp_path, ("query",)))
 

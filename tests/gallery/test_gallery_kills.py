@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gallery_writer
 import numpy as np
 import pytest
-from gallery_writer import DIMENSION, MODEL, vector
 
 from ray_reid.gallery.embedded.store import Reader
 from ray_reid.gallery.embedded.where import Where
 from ray_reid.gallery.embedded.writer import Writer
+from tests.gallery import gallery_writer
+from tests.gallery.gallery_writer import DIMENSION, MODEL, vector
 
 State = dict[str, tuple[int, str, bytes]]
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 from numpy.typing import NDArray
 
 from ray_reid import images, schema
@@ -14,6 +13,7 @@ from ray_reid.generation.filters.colour import COLOURS, ColourFilter
 from ray_reid.generation.filters.detection import DetectionFilter
 from ray_reid.images import Pixels
 from ray_reid.models.pretrained.detector import Box
+from tests import tiny_models
 
 SIDE = 1024
 """The image side of which the paper gives its smallest box."""

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-import tiny_models
 import torch
 
 from jobs import pipeline
@@ -22,6 +21,7 @@ from ray_reid.models import package
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.run import Job, Work, content_key
+from tests import tiny_models
 
 CPU = torch.device("cpu")
 VARIANTS = 3

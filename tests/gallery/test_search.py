@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_gallery import publish
 
 from ray_reid import images, schema
 from ray_reid.gallery import search
@@ -21,6 +20,7 @@ from ray_reid.ranking import doubt
 from ray_reid.ranking.doubt import Gate
 from ray_reid.ranking.refine import refine
 from ray_reid.recipe.refine import Refine
+from tests.gallery.test_gallery import publish
 
 NUM, DIMENSION, PEOPLE, VARIANTS = 200, 12, 25, 4
 RNG = np.random.default_rng(5)

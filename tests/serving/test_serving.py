@@ -21,7 +21,6 @@ from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.types import Message
-from test_gallery import publish
 
 from ray_reid import images, schema, storage
 from ray_reid.gallery import gallery
@@ -36,6 +35,7 @@ from ray_reid.recipe.serve import Dressers, Serve
 from ray_reid.runtime.run import Work
 from ray_reid.serving import app
 from ray_reid.serving.api import UnavailableError, create_api
+from tests.gallery.test_gallery import publish
 
 JPEG = images.encode(np.full((16, 8, 3), 200, np.uint8))
 PNG_START = b"\x89PNG"

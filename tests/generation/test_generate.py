@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 
 from ray_reid import cli, images, schema, storage
 from ray_reid.generation import adapt, generate
@@ -14,6 +13,7 @@ from ray_reid.models.pretrained.text_to_image import ADAPTER
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.schema import Batch
+from tests import tiny_models
 
 LIBRARY = "brand,model,body_style,years,colours\n"
 SETTINGS: dict[str, Any] = {

@@ -5,10 +5,10 @@ import re
 from dataclasses import asdict
 
 import pytest
-from test_evaluate import FakeModel, make_run, publish, recipe_of
 
 from ray_reid.evaluation import evaluate, report
 from ray_reid.runtime.run import Manifest
+from tests.evaluation.test_evaluate import FakeModel, make_run, publish, recipe_of
 
 
 @pytest.fixture(autouse=True)

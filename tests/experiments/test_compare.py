@@ -223,8 +223,8 @@ KILLED = """
 import sys
 from pathlib import Path
 import ray
-from ray_reid import compare
-from test_compare import _work
+from ray_reid.experiments import compare
+from tests.experiments.test_compare import _work
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
 home = Path(sys.argv[1])
 inputs = {name: home / name for name in ("ingest", "generate")}
@@ -237,7 +237,7 @@ def test_a_killed_comparison_keeps_its_finished_trials(
     inputs: dict[str, Path], tmp_path: Path, ray_local: None
 ) -> None:
     out = tmp_path / "out"
-    known = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    known = str(Path(__file__).parents[2])
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(inputs["ingest"].parent), str(out)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": known},

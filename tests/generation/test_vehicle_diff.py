@@ -13,7 +13,6 @@ from typing import Any
 
 import psutil
 import pytest
-import tiny_models
 import torch
 
 from jobs import adapt as adapt_script
@@ -25,6 +24,7 @@ from ray_reid.models.pretrained.text_to_image import ADAPTER
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.run import read_manifest
+from tests import tiny_models
 
 # The paper's whole path takes minutes: `make slow` runs it.
 pytestmark = pytest.mark.slow
@@ -339,7 +339,7 @@ def _start(home: Path, path: Path) -> "subprocess.Popen[bytes]":
             [*command, *_options(home, path, *LONG)],
             stdout=log,
             stderr=log,
-            cwd=Path(__file__).parent.parent,
+            cwd=Path(__file__).parents[2],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
 

@@ -182,7 +182,7 @@ def test_a_driver_killed_while_it_paints_ends_with_the_same_images(
         process = subprocess.Popen(
             [sys.executable, "-m", "jobs.redress", "--recipe", "dlcr", "--profile", "miniature",
              "--run", str(path), *options],
-            stdout=log, stderr=log, cwd=Path(__file__).parent.parent,
+            stdout=log, stderr=log, cwd=Path(__file__).parents[2],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
     total = _facts(whole, "generate")["counts"]["made"]

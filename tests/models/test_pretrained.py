@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 
 from ray_reid.images import Pixels
@@ -15,6 +14,7 @@ from ray_reid.models.pretrained import detector, references
 from ray_reid.models.pretrained.captioner import Captioner
 from ray_reid.models.pretrained.image_text import ImageText
 from ray_reid.models.pretrained.text_to_image import ADAPTER, generate, load_adapter, load_pipeline
+from tests import tiny_models
 
 SMALL = {"guidance": 3.0, "steps": 2, "image_size": (16, 24)}
 

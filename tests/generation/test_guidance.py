@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from diffusers import (
     AutoPipelineForInpainting,
@@ -26,6 +25,7 @@ from ray_reid.generation import guidance
 from ray_reid.generation.guidance import Discriminator, guide, train_discriminator
 from ray_reid.recipe import recipes
 from ray_reid.recipe.guidance import Guidance
+from tests import tiny_models
 
 SHAPE = (2, 4, 4)
 # Means of the real and the generated latents, both of variance 1 and independent elements.

@@ -158,10 +158,13 @@ def test_a_stream_killed_midway_goes_on_without_repeating_a_row(
     ray_local: None, tmp_path: Path
 ) -> None:
     storage.write(tmp_path / "in", table(96))
-    script = f"import pathlib, test_stage; test_stage.slow_stream(pathlib.Path({str(tmp_path)!r}))"
+    script = (
+        "import pathlib; from tests.runtime import test_stage; "
+        f"test_stage.slow_stream(pathlib.Path({str(tmp_path)!r}))"
+    )
     driver = subprocess.Popen(
         [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_evaluate import FakeModel, make_run, publish
 
 import ray_reid
 from ray_reid.evaluation import evaluate, report
@@ -14,6 +13,7 @@ from ray_reid.models.networks import ReidNetwork
 from ray_reid.ranking import open_set
 from ray_reid.ranking.open_set import Level, Side, Thresholds, calibrate, half, parse
 from ray_reid.recipe import recipes
+from tests.evaluation.test_evaluate import FakeModel, make_run, publish
 
 
 def sides(

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file
@@ -24,6 +23,7 @@ from ray_reid.models.pretrained.text_to_image import ADAPTER, generate, load_ada
 from ray_reid.recipe import recipes
 from ray_reid.recipe.adapt import Lora
 from ray_reid.recipe.recipe import Recipe
+from tests import tiny_models
 
 SMALL: dict[str, Any] = {"guidance": 3.0, "steps": 2, "image_size": (16, 16)}
 MODELS = ("sd", "sdxl", "v")

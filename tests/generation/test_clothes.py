@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from numpy.typing import NDArray
 
@@ -23,6 +22,7 @@ from ray_reid.recipe import recipes
 from ray_reid.recipe.outfits import Outfits
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import run
+from tests import tiny_models
 
 RNG = np.random.default_rng(0)
 WORN = [Description(f"c{n}", f"red {n}", "jeans", "boots") for n in range(4)]
