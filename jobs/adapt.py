@@ -1,27 +1,11 @@
-"""Unlabelled images of the target cameras to an adapter of the text-to-image model."""
+"""Adapt the text-to-image model to the target cameras (Vehicle-Diff, section III-B).
+
+In: a few real training images of `ingest/observations`; their labels are not read.
+Out: `adapt/candidates`, low-rank adapters with what they scored, and the name of the best.
+Why: a model that has seen the web draws showroom photographs. Its images help training only once
+they look like those of the street cameras.
+"""
 
 from ray_reid.cli import job_main
-from ray_reid.generation.adapt import STATES, adapt_job, check, outside
-from ray_reid.runtime.run import Job
 
-JOB = Job(
-    "adapt",
-    adapt_job,
-    needs=("ingest",),
-    sections=(
-        "seed",
-        "models",
-        "prompts.template",
-        "adapt",
-        "generate.guidance",
-        "generate.steps",
-        "generate.image_size",
-        "generate.negative_prompt",
-    ),
-    check=check,
-    outside=outside,
-    scratch=("images", STATES),
-)
-
-if __name__ == "__main__":
-    job_main(JOB)
+job_main("adapt")

@@ -1,22 +1,10 @@
-"""Training images to one description of every set of clothes."""
+"""Describe every set of clothes in words (DLCR, section 3.1).
+
+In: the real training images of `ingest/observations` that know their clothes.
+Out: `describe/descriptions.parquet`, one description a clothes id, which a person may edit.
+Why: the descriptions are the prompts of the clothes that `inpaint` paints on other people.
+"""
 
 from ray_reid.cli import job_main
-from ray_reid.generation.describe import check, describe_job, outside
-from ray_reid.runtime.run import Job
 
-JOB = Job(
-    "describe",
-    describe_job,
-    needs=("ingest",),
-    sections=(
-        "describe",
-        "models.describer",
-        "models.summariser",
-        "models.precision",
-    ),
-    check=check,
-    outside=outside,
-)
-
-if __name__ == "__main__":
-    job_main(JOB)
+job_main("describe")

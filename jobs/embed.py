@@ -1,17 +1,10 @@
-"""Query and gallery images to embeddings."""
+"""Embed the query and gallery images with the trained model.
+
+In: `ingest/observations`, the package of `train` and, where queries are refined, `variants`.
+Out: `embed/embeddings`, unit-norm vectors beside a colour histogram, the floor without learning.
+Why: embeddings are made once; figures and galleries are made of them many times.
+"""
 
 from ray_reid.cli import job_main
-from ray_reid.evaluation.embed import check, embed_job, outside
-from ray_reid.runtime.run import Job
 
-JOB = Job(
-    "embed",
-    embed_job,
-    needs=("ingest", "train"),
-    sections=("embed",),
-    check=check,
-    outside=outside,
-)
-
-if __name__ == "__main__":
-    job_main(JOB)
+job_main("embed")

@@ -1,10 +1,11 @@
-"""Embeddings to metrics, pictures and the stamped model package."""
+"""Score the embeddings by the protocol of the recipe.
+
+In: `embed/embeddings` and the images that the pictures show.
+Out: `evaluate/metrics.json` with the protocol stamp, pictures, and `evaluate/model`, the package
+with its card, figures and thresholds.
+Why: figures without their protocol do not compare.
+"""
 
 from ray_reid.cli import job_main
-from ray_reid.evaluation.evaluate import evaluate_job
-from ray_reid.runtime.run import Job
 
-JOB = Job("evaluate", evaluate_job, needs=("ingest", "train", "embed"), sections=("evaluate",))
-
-if __name__ == "__main__":
-    job_main(JOB)
+job_main("evaluate")

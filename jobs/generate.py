@@ -1,17 +1,11 @@
-"""Prompts to images to verdicts, in one stream."""
+"""Generate labelled vehicles from prompts, filtered in the same stream (Vehicle-Diff).
+
+In: the best adapter of `adapt`, and the prompt library, whose combinations of attributes are the
+identities.
+Out: `generate/observations`; dropped images stay in the table with the reason of the filter.
+Why: images with labels that nobody had to give.
+"""
 
 from ray_reid.cli import job_main
-from ray_reid.generation.generate import check, generate_job, outside
-from ray_reid.runtime.run import Job
 
-JOB = Job(
-    "generate",
-    generate_job,
-    needs=("adapt",),
-    sections=("seed", "models", "prompts", "generate", "filters"),
-    check=check,
-    outside=outside,
-)
-
-if __name__ == "__main__":
-    job_main(JOB)
+job_main("generate")

@@ -1,10 +1,10 @@
-"""Embeddings to a searchable gallery."""
+"""Make a searchable gallery of the embeddings.
+
+In: `embed/embeddings` and the images of `ingest/observations`.
+Out: `index/`, a gallery that `ray-reid search` and `ray-reid serve` open.
+Why: a service answers from it without the tables of the run.
+"""
 
 from ray_reid.cli import job_main
-from ray_reid.gallery.gallery import index_job
-from ray_reid.runtime.run import Job
 
-JOB = Job("index", index_job, needs=("ingest", "embed"), sections=("index",), uses_ray=False)
-
-if __name__ == "__main__":
-    job_main(JOB)
+job_main("index")

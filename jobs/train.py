@@ -1,10 +1,10 @@
-"""Observations to a model package."""
+"""Train a network on labelled images, real and generated, into a model package.
+
+In: `ingest/observations` and, where the recipe has them, the generated images.
+Out: `train/model`, a package that `ray_reid.load` reads, and the history of the training.
+Why: this is what everything before was made for.
+"""
 
 from ray_reid.cli import job_main
-from ray_reid.runtime.run import Job
-from ray_reid.training.train import train_job
 
-JOB = Job("train", train_job, needs=("ingest",), sections=("seed", "train"), scratch=("ray",))
-
-if __name__ == "__main__":
-    job_main(JOB)
+job_main("train")

@@ -8,20 +8,18 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from ray_reid import __version__
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
-
-if TYPE_CHECKING:
-    from ray_reid.runtime.run import Job
 
 INTERRUPTED = 130
 MISTAKE = 2
 UNFIT = 1
 """Exit code of a doctor who says that training may not start."""
 PEERS = ("fastreid", "torchreid", "transreid", "clipreid", "solider", "cal")
+TABLES = ("generate", "inpaint", "ingest")
 LAYOUTS = ("vehiclex", "market1501", "imagefolder", "parquet")
 
 
@@ -42,33 +40,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _guarded(lambda: options.command(options), options.traceback)
 
 
-def job_main(job: "Job", arguments: Sequence[str] | None = None) -> None:
-    """The main of a script in `jobs/`: one job of a run, its inputs already published there."""
-    parser = Parser(description=f"Run the job {job.name!r} of a recipe.")
+def job_main(name: str, arguments: Sequence[str] | None = None) -> None:
+    """Run one job of a run, its inputs already published there: the main of a script in `jobs/`."""
+    parser = Parser(description=f"Run the job {name!r} of a recipe.")
     parser.add_argument("--recipe", help="name or .yaml file (default: that of the run)")
     _add_run_options(parser)
     _add_traceback(parser)
     options = parser.parse_args(arguments)
 
     def command() -> None:
-        from jobs import pipeline
+        from ray_reid import pipelines
 
         own = options.run / "recipe.yaml"
         if options.recipe is None:
             options.recipe = str(own) if own.is_file() else "baseline"
-        recipe = _recipe(options)
-        # What a job needs may depend on the pipeline that it is in.
-        own_jobs = pipeline.PIPELINES.get(recipe.name, ())
-        chosen = next((one for one in own_jobs if one.name == job.name), job)
-        pipeline.perform(recipe, options.run, [chosen], options.address)
+        pipelines.run_job(name, _recipe(options), options.run, options.address)
 
     sys.exit(_guarded(command, options.traceback))
 
 
 def _guarded(command: Callable[[], int | None], traceback: bool) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    for ours in ("ray_reid", "jobs"):
-        logging.getLogger(ours).setLevel(logging.INFO)
+    logging.getLogger("ray_reid").setLevel(logging.INFO)
     try:
         return command() or 0
     except KeyboardInterrupt:
@@ -122,7 +115,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_tune(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", help="name in jobs/sweeps (backbones) or .yaml file")
+    parser.add_argument("sweep", help="name (backbones) or .yaml file")
     _add_run_options(parser)
 
 
@@ -174,7 +167,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("folder", type=Path, help="new folder")
     parser.add_argument("--layout", choices=LAYOUTS, required=True)
-    parser.add_argument("--table", choices=("generate", "ingest"), help="default: the first it has")
+    parser.add_argument("--table", choices=TABLES, help="default: the first it has")
     parser.add_argument(
         "--splits",
         nargs="+",
@@ -246,15 +239,16 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 def _run(options: argparse.Namespace) -> None:
     recipe = _recipe(options)
 
-    from jobs import pipeline
+    from ray_reid import pipelines
 
-    pipeline.run(recipe, options.run, options.address)
+    pipelines.run(recipe, options.run, options.address)
 
 
 def _tune(options: argparse.Namespace) -> None:
-    from jobs import tune
+    from ray_reid import pipelines
 
-    tune.run(options.sweep, options.run, options.profile, _overrides(options), options.address)
+    overrides = _overrides(options)
+    pipelines.run_sweep(options.sweep, options.run, options.profile, overrides, options.address)
 
 
 def _doctor(options: argparse.Namespace) -> int:

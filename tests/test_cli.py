@@ -95,16 +95,16 @@ def test_options_typed_wrong_are_one_line(
 def test_a_job_alone_needs_what_it_needs_in_the_pipeline_of_its_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobs import pipeline, train
+    from ray_reid import pipelines
     from ray_reid.runtime.run import Job
 
     def needs(recipe: str) -> tuple[str, ...]:
         with pytest.raises(SystemExit):
-            cli.job_main(train.JOB, ["--run", str(tmp_path), "--recipe", recipe])
+            cli.job_main("train", ["--run", str(tmp_path), "--recipe", recipe])
         return performed.pop().needs
 
     performed: list[Job] = []
-    monkeypatch.setattr(pipeline, "perform", lambda _, __, jobs, ___: performed.extend(jobs))
+    monkeypatch.setattr(pipelines, "perform", lambda _, __, jobs, ___: performed.extend(jobs))
     assert needs("baseline") == ("ingest",)
     assert needs("vehicle_diff") == ("ingest", "generate")
 

@@ -19,8 +19,7 @@ import pytest
 import safetensors.numpy
 
 import ray_reid
-from jobs import pipeline
-from ray_reid import cli, schema, storage
+from ray_reid import cli, pipelines, schema, storage
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.run import read_manifest
@@ -47,7 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(home: Path, ray_local: None) -> Path:
     """An undisturbed run of the whole pipeline."""
     path = home / "whole"
-    pipeline.run(_recipe(), path)
+    pipelines.run(_recipe(), path)
     return path
 
 
@@ -76,7 +75,7 @@ def test_a_run_leaves_what_was_promised(run: Path) -> None:
 
 def test_a_second_run_skips_every_job(run: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in run.glob("*/manifest.json")}
-    pipeline.run(_recipe(), run)
+    pipelines.run(_recipe(), run)
     assert len(before) == 5
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
@@ -86,7 +85,7 @@ def test_two_workers_train_the_same_number_of_batches(run: Path, home: Path) -> 
     shutil.copytree(run / "ingest", path / "ingest")
     shared = ("train.num_workers=2", "train.cpus_per_worker=0.5", "train.loader=ray_data")
     recipe = _recipe(*shared, "train.epochs=1")
-    pipeline.perform(recipe, path, pipeline.PIPELINES["baseline"][:2])
+    pipelines.perform(recipe, path, pipelines.PIPELINES["baseline"][:2])
     one, two = (read_manifest(at, "train").facts for at in (run, path))
     assert len(two["history"]) == 1
     assert one["counts"] == two["counts"]
@@ -172,7 +171,7 @@ def test_a_run_killed_in_train_and_in_embed_ends_like_an_undisturbed_one(
     process.wait()
     assert not (path / "embed").exists()
     assert 0 < len(list(path.glob(".work/embed-*/.embeddings-*/*.parquet"))) < 12
-    pipeline.run(_recipe(), path)
+    pipelines.run(_recipe(), path)
     assert _prints(path) == _prints(run)
     _check_same_training(path, run)
     whole, killed = (json.loads((at / "metrics.json").read_text()) for at in (run, path))

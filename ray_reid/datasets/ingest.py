@@ -22,7 +22,7 @@ from ray_reid.datasets.reading import LOCATOR
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.sources import FolderSource, MiniatureSource, Source
 from ray_reid.runtime import stage
-from ray_reid.runtime.run import Work
+from ray_reid.runtime.run import Job, Work
 from ray_reid.schema import Batch
 
 log = logging.getLogger(__name__)
@@ -178,3 +178,6 @@ def _counts(kept: pa.Table) -> dict[str, dict[str, int]]:
 def _dropped(table: pa.Table) -> Mapping[str, int]:
     reasons = table[schema.DROP_REASON].drop_null().to_pylist()
     return dict(Counter(reason.partition(":")[0] for reason in reasons))
+
+
+JOB = Job("ingest", ingest_job, sections=("ingest",), outside=outside, scratch=("plan",))

@@ -13,7 +13,7 @@ from ray_reid.recipe.embed import Embed as EmbedSpec
 from ray_reid.recipe.models import Models
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import stage
-from ray_reid.runtime.run import Facts, Work
+from ray_reid.runtime.run import Facts, Job, Work
 from ray_reid.schema import Batch
 
 COLUMNS = (
@@ -174,3 +174,13 @@ def _embed_variants(work: Work, step: stage.Step) -> int:
 
 def _without_image(batch: Batch) -> dict[str, NDArray[Any]]:
     return {name: values for name, values in batch.items() if name != schema.IMAGE}
+
+
+JOB = Job(
+    "embed",
+    embed_job,
+    needs=("ingest", "train"),
+    sections=("embed",),
+    check=check,
+    outside=outside,
+)

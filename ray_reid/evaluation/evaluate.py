@@ -25,7 +25,7 @@ from ray_reid.recipe import recipes
 from ray_reid.recipe.postprocess import describe
 from ray_reid.recipe.refine import Refine
 from ray_reid.runtime import figures
-from ray_reid.runtime.run import MANIFEST, Facts, Work, read_manifest
+from ray_reid.runtime.run import MANIFEST, Facts, Job, Work, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -300,3 +300,6 @@ def _link(source: str, target: str) -> None:
     except OSError:
         # Another file system, or one without hard links.
         shutil.copy2(source, target)
+
+
+JOB = Job("evaluate", evaluate_job, needs=("ingest", "train", "embed"), sections=("evaluate",))

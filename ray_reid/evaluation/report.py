@@ -18,7 +18,7 @@ from ray_reid.runtime.run import MANIFEST, Manifest, read_manifest
 
 OUTSIDE = "outside"
 TEMPLATE = "report.html.j2"
-SHOWN = ("ingest", "adapt", "generate", "filter", "compare", "evaluate")
+SHOWN = ("ingest", "adapt", "generate", "review", "compare", "evaluate")
 DRAWN = "Drawn images: shows the mechanism, not state of the art."
 MODEL, FLOOR = "model", "colour histogram (no learning)"
 
@@ -65,8 +65,8 @@ def tables(run: Path) -> list[Table]:
         report_tables.candidates(
             jobs["adapt"].get("candidates", []), jobs["generate"].get("candidate")
         ),
-        report_tables.stages(jobs["filter"].get("stages", []), drawn),
-        report_tables.reasons(jobs["filter"].get("counts", {})),
+        report_tables.stages(jobs["review"].get("stages", []), drawn),
+        report_tables.reasons(jobs["review"].get("counts", {})),
         report_tables.compared(jobs["compare"].get("table", []), drawn),
         report_tables.refined(jobs["evaluate"].get("refinement"), drawn),
     ]

@@ -82,7 +82,7 @@ def candidates(candidates: Sequence[Mapping[str, Any]], taken: str | None) -> Ta
 
 
 def stages(stages: Sequence[Mapping[str, Any]], drawn: str) -> Table | None:
-    """The filter job's `stages`, as Table VI of Vehicle-Diff lays them out."""
+    """The review job's `stages`, as Table VI of Vehicle-Diff lays them out."""
     if not stages:
         return None
     rows = tuple(
@@ -110,7 +110,7 @@ def stages(stages: Sequence[Mapping[str, Any]], drawn: str) -> Table | None:
 
 
 def reasons(counts: Mapping[str, Any]) -> Table | None:
-    """The filter job's `counts`: made, kept, and how many were dropped for each reason."""
+    """The review job's `counts`: made, kept, and how many were dropped for each reason."""
     made = counts.get("made")
     if not made:
         return None

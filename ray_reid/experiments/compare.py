@@ -26,7 +26,7 @@ from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import figures, stage
 from ray_reid.runtime.cluster import check_capacity
 from ray_reid.runtime.progress import watched
-from ray_reid.runtime.run import Facts, Work
+from ray_reid.runtime.run import Facts, Job, Work
 from ray_reid.training import validation
 from ray_reid.training.train import check_network, num_batches, stages_of, training_tables
 
@@ -314,3 +314,13 @@ def _caption(seeds: Sequence[int]) -> str:
         f"Trainings that differ in the recipe only, scored alike: bars are means over {len(seeds)} "
         "seeds, lines their standard deviation, dots the single seeds."
     )
+
+
+JOB = Job(
+    "compare",
+    compare_job,
+    needs=("ingest", "generate"),
+    sections=("seed", "train", "embed", "evaluate", "compare"),
+    check=check,
+    outside=outside,
+)

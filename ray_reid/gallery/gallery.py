@@ -26,7 +26,7 @@ from ray_reid.gallery.embedded.store import Manifest, Reader
 from ray_reid.gallery.embedded.where import Where
 from ray_reid.gallery.embedded.writer import Writer
 from ray_reid.ranking.open_set import Decision, Thresholds
-from ray_reid.runtime.run import Work, read_manifest
+from ray_reid.runtime.run import Job, Work, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -450,3 +450,6 @@ def _remove(path: Path) -> None:
 def _counts(table: pa.Table) -> dict[str, int]:
     names = {"gallery_identities": schema.IDENTITY, "gallery_cameras": schema.CAMERA}
     return {name: pc.count_distinct(table[column]).as_py() for name, column in names.items()}
+
+
+JOB = Job("index", index_job, needs=("ingest", "embed"), sections=("index",), uses_ray=False)

@@ -27,7 +27,7 @@ from ray_reid.runtime import figures, stage
 from ray_reid.runtime.cluster import check_capacity
 from ray_reid.runtime.figures import Card
 from ray_reid.runtime.progress import metered
-from ray_reid.runtime.run import Facts, Work
+from ray_reid.runtime.run import Facts, Job, Work
 from ray_reid.schema import Batch
 
 log = logging.getLogger(__name__)
@@ -243,3 +243,23 @@ def _sheet(out: Path, candidates: Sequence[Mapping[str, Any]], best: str, recipe
         "with the image-text model. The best score is taken unless generate.candidate names "
         "another."
     )
+
+
+JOB = Job(
+    "adapt",
+    adapt_job,
+    needs=("ingest",),
+    sections=(
+        "seed",
+        "models",
+        "prompts.template",
+        "adapt",
+        "generate.guidance",
+        "generate.steps",
+        "generate.image_size",
+        "generate.negative_prompt",
+    ),
+    check=check,
+    outside=outside,
+    scratch=("images", STATES),
+)

@@ -16,7 +16,7 @@ from ray_reid.generation.generators.descriptions import Answer, Description
 from ray_reid.models.pretrained import references
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import stage
-from ray_reid.runtime.run import Facts, Work
+from ray_reid.runtime.run import Facts, Job, Work
 from ray_reid.schema import Batch
 
 log = logging.getLogger(__name__)
@@ -262,3 +262,18 @@ def _summaries(work: Work, read: Mapping[str, Sequence[Answer]]) -> dict[str, An
             len(unreadable), len(parsed), texts[unreadable[0]][:80],
         )  # fmt: skip
     return {name: answer for name, answer in parsed.items() if answer is not None}
+
+
+JOB = Job(
+    "describe",
+    describe_job,
+    needs=("ingest",),
+    sections=(
+        "describe",
+        "models.describer",
+        "models.summariser",
+        "models.precision",
+    ),
+    check=check,
+    outside=outside,
+)

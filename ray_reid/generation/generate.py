@@ -24,7 +24,7 @@ from ray_reid.models.pretrained import references
 from ray_reid.models.pretrained.text_to_image import ADAPTER
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import stage
-from ray_reid.runtime.run import Facts, Work
+from ray_reid.runtime.run import Facts, Job, Work
 from ray_reid.runtime.stage import Step
 
 SOURCE = "vehicle_diff"
@@ -206,3 +206,13 @@ def _stream(work: Work, name: str, plan: pa.Table, stages: Sequence[Step]) -> No
     last = partial(encode, quality=work.recipe.generate.quality)
     columns, title = schema.OBSERVATION.names, f"generate {name}"
     stage.stream(plan, columns, stages, work.out / name, title, encode=last)
+
+
+JOB = Job(
+    "generate",
+    generate_job,
+    needs=("adapt",),
+    sections=("seed", "models", "prompts", "generate", "filters"),
+    check=check,
+    outside=outside,
+)

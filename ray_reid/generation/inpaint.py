@@ -24,7 +24,7 @@ from ray_reid.models.pretrained import references
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import figures, stage
 from ray_reid.runtime.figures import Card
-from ray_reid.runtime.run import Facts, Work
+from ray_reid.runtime.run import Facts, Job, Work
 from ray_reid.runtime.stage import Step
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def redress_job(work: Work) -> Facts:
+def inpaint_job(work: Work) -> Facts:
     """Write the table `observations`: `outfits.num_outfits` images of each real training image.
 
     Raises:
@@ -56,7 +56,7 @@ def redress_job(work: Work) -> Facts:
         guide = _guide(work, table, plan)
         plan = outfits_plan(recipe, table, found, generator_name(recipe, guide))
     out = work.out / OBSERVATIONS
-    _stream(recipe, plan, steps(recipe, table, guide), out, "generate")
+    _stream(recipe, plan, steps(recipe, table, guide), out, "inpaint")
     made = storage.read(out, [schema.DROP_REASON, schema.PARENT], kept_only=False)
     reasons = Counter(
         reason.partition(":")[0]
@@ -76,7 +76,7 @@ def redress_job(work: Work) -> Facts:
         "metrics": {"generated_images": made.num_rows - reasons.total()},
         "pictures": list(captions),
         "captions": captions,
-        "fingerprint": dataclasses.asdict(storage.fingerprint(out, f"generate/{OBSERVATIONS}")),
+        "fingerprint": dataclasses.asdict(storage.fingerprint(out, f"inpaint/{OBSERVATIONS}")),
     }
 
 
@@ -354,3 +354,25 @@ def _painted(source: Pixels, dressed: Sequence[Pixels]) -> Pixels:
 def _images(table: Path, column: str, wanted: Sequence[str]) -> dict[str, bytes]:
     found = storage.read(table, [column, schema.IMAGE], pc.field(column).isin(list(wanted)))
     return dict(zip(*(found[name].to_pylist() for name in (column, schema.IMAGE)), strict=True))
+
+
+JOB = Job(
+    "inpaint",
+    inpaint_job,
+    needs=("ingest", "describe"),
+    sections=(
+        "seed",
+        "models.parser",
+        "models.inpainting",
+        "models.precision",
+        "outfits",
+        "generate.guidance",
+        "generate.image_size",
+        "generate.negative_prompt",
+        "generate.steps",
+        "guidance",
+        "filters",
+    ),
+    check=check,
+    outside=outside,
+)

@@ -1,4 +1,4 @@
-"""The filter job: what the streaming filters kept and dropped, measured, counted and shown.
+"""The review job: what the streaming filters kept and dropped, measured, counted and shown.
 
 The filters mark rows while images are generated; this is the one place that splits by the marks.
 Its table of stages has the shape of Vehicle-Diff's Table VI. No image is copied: training reads
@@ -23,7 +23,7 @@ from ray_reid.generation import frechet
 from ray_reid.generation.frechet import Extract
 from ray_reid.runtime import figures
 from ray_reid.runtime.figures import Card
-from ray_reid.runtime.run import Facts, Work
+from ray_reid.runtime.run import Facts, Job, Work
 
 log = logging.getLogger(__name__)
 
@@ -57,16 +57,16 @@ class Selection:
         return found
 
 
-def filter_job(work: Work) -> Facts:
+def review_job(work: Work) -> Facts:
     """Count what was made and kept, measure each stage against the real images, draw both kinds.
 
     Raises:
         ValueError: If nothing was generated, or the extractor's model is missing.
     """
-    place = work.inputs["generate"] / TABLE
+    place = _generated(work) / TABLE
     made = _select(place, kept_only=False)
     if not made.rows.num_rows:
-        raise ValueError("nothing was generated: the table generate/observations is empty")
+        raise ValueError("nothing was generated: the table of generated images is empty")
     kept = Selection(place, made.rows.filter(made.rows[schema.DROP_REASON].is_null()))
     stages = _stages(work, kept)
     counts = {
@@ -136,7 +136,7 @@ def measure(
     """
     taken = {name: found for name, found in stages.items() if found.rows.num_rows >= 2}
     total = size * (1 + len(taken))
-    with tqdm(desc="filter", total=total, unit="image", dynamic_ncols=True) as bar:
+    with tqdm(desc="review", total=total, unit="image", dynamic_ncols=True) as bar:
         reference = _features(real, size, extract, bar)
         return {
             name: frechet.frechet_distance(_features(taken[name], size, extract, bar), reference)
@@ -181,6 +181,11 @@ def draw(made: Selection, kept: Selection, out: Path) -> dict[str, str]:
     return captions
 
 
+def _generated(work: Work) -> Path:
+    """Return the directory of the job that made the images."""
+    return next(work.inputs[name] for name in ("generate", "inpaint") if name in work.inputs)
+
+
 def _select(table: Path, where: pc.Expression | None = None, kept_only: bool = True) -> Selection:
     return Selection(table, storage.read(table, COLUMNS, where, kept_only))
 
@@ -190,7 +195,7 @@ def _stages(work: Work, kept: Selection) -> dict[str, Selection]:
     if "adapt" in work.inputs:
         # Filters may crop, so what they have seen does not say how the images were before.
         return {"raw": _sample(work, RAW), "adapted": _sample(work, ADAPTED), "filtered": kept}
-    unguided = work.inputs["generate"] / UNGUIDED
+    unguided = _generated(work) / UNGUIDED
     # Rows that nobody could dress hold their source, which is a real image.
     without = {UNGUIDED: _select(unguided)} if unguided.is_dir() else {}
     return {**without, "kept": kept}
@@ -198,7 +203,7 @@ def _stages(work: Work, kept: Selection) -> dict[str, Selection]:
 
 def _sample(work: Work, name: str) -> Selection:
     """Whole images without a filter; a recipe need not ask for any."""
-    table = work.inputs["generate"] / name
+    table = _generated(work) / name
     if any(table.glob("**/*.parquet")):
         return _select(table, kept_only=False)
     return Selection(table, schema.observations([]).select(list(COLUMNS)))
@@ -280,3 +285,13 @@ def _measured(row: Mapping[str, Any]) -> str:
     own = {name: value for name, value in scores.items() if kind in name}
     listed = ", ".join(f"{name} {value:.2f}" for name, value in (own or scores).items())
     return "; ".join(part for part in (said.strip(), listed) if part) or _about(row)
+
+
+JOB = Job(
+    "review",
+    review_job,
+    needs=("ingest", "adapt", "generate"),
+    sections=("seed", "models", "frechet"),
+    check=lambda recipe: frechet.check(recipe.frechet),
+    uses_ray=False,
+)

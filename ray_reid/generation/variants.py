@@ -26,7 +26,7 @@ from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.refine import Refine
 from ray_reid.runtime import stage
-from ray_reid.runtime.run import Facts, Work
+from ray_reid.runtime.run import Facts, Job, Work
 from ray_reid.schema import Batch
 
 SECONDS = "seconds"
@@ -234,3 +234,31 @@ def _models(recipe: Recipe) -> dict[str, Any]:
 
 def _encode(batch: Batch) -> dict[str, NDArray[Any]]:
     return {**clothes.encode(batch), schema.NUMBER: batch[schema.NUMBER], SECONDS: batch[SECONDS]}
+
+
+JOB = Job(
+    "variants",
+    variants_job,
+    needs=("ingest", "describe"),
+    sections=(
+        "seed",
+        "refine.num_variants",
+        "refine.steps",
+        "refine.scale",
+        "models.parser",
+        "models.inpainting",
+        "models.precision",
+        "outfits.clothes",
+        "outfits.method",
+        "outfits.strength",
+        "outfits.template",
+        "outfits.margin",
+        "outfits.min_mask",
+        "outfits.max_mask",
+        "generate.guidance",
+        "generate.image_size",
+        "generate.negative_prompt",
+    ),
+    check=check,
+    outside=outside,
+)

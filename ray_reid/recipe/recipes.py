@@ -16,9 +16,8 @@ from pydantic import (
 
 from ray_reid.recipe import keys
 from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.shipped import RECIPES
 from ray_reid.recipe.sources import Source
-
-RECIPES = Path(__file__).resolve().parent.parent.parent / "jobs" / "recipes"
 
 
 def load(recipe: str, profile: str | None = None, overrides: Sequence[str] = ()) -> Recipe:

@@ -17,8 +17,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ray_reid.recipe import recipes
 from ray_reid.recipe.base import Frozen
+from ray_reid.recipe.shipped import SWEEPS
 
-SWEEPS = recipes.RECIPES.parent / "sweeps"
 TABLE, CSV, PICTURE = "table.json", "table.csv", "sweep.png"
 """What a sweep leaves in its folder `tune-NAME` of the run directory."""
 Metric = Literal["mAP", "rank-1", "rank-5", "mINP"]

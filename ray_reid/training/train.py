@@ -24,7 +24,7 @@ from ray_reid.recipe.train import Train
 from ray_reid.runtime import stage
 from ray_reid.runtime.cluster import check_capacity
 from ray_reid.runtime.progress import metered
-from ray_reid.runtime.run import Facts, Work
+from ray_reid.runtime.run import Facts, Job, Work
 
 # Ray Train's controller imports this module too; it has no use for torch and waits for it.
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def num_batches(recipe: Recipe, tables: Sequence[Path], held_out: Collection[str
 
 def training_tables(work: Work) -> list[Path]:
     """The tables that may be trained on: what was ingested and, if it was, what was generated."""
-    jobs = [name for name in ("ingest", "generate") if name in work.inputs]
+    jobs = [name for name in ("ingest", "generate", "inpaint") if name in work.inputs]
     return [(work.inputs[name] / "observations").resolve() for name in jobs]
 
 
@@ -351,3 +351,6 @@ def _report(fit: "Fit", leader: bool) -> None:
     with tempfile.TemporaryDirectory() as directory:
         _save(fit.state(), Path(directory) / STATE)
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(directory))
+
+
+JOB = Job("train", train_job, needs=("ingest",), sections=("seed", "train"), scratch=("ray",))

@@ -358,7 +358,8 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
         pq.write_table(schema.observations(rows), file, **storage.PARQUET)
     # A process of its own, because Arrow remembers the highest use of this one.
     probe = (
-        "import sys; from pathlib import Path; import pyarrow as pa; from ray_reid.datasets import export\n"
+        "import sys; from pathlib import Path; import pyarrow as pa\n"
+        "from ray_reid.datasets import export\n"
         "done = export.write_vehiclex(Path(sys.argv[1]), Path(sys.argv[2]))\n"
         "print(done.images, pa.default_memory_pool().max_memory())\n"
     )

@@ -102,7 +102,7 @@ GENERATED = {
         ]
     },
     "generate": {"candidate": "0-<100>"},
-    "filter": {
+    "review": {
         "counts": {"made": 50, "kept": 40, "dropped": {"colour": 3, "confidence": 7}},
         "stages": [
             {"stage": "raw", "identities": 0, "images": 0, "fid": None}
@@ -172,6 +172,6 @@ def test_the_tables_of_generation_are_on_the_page_and_on_the_console(tmp_path):
 
 def test_tables_of_jobs_that_rest_on_older_ones_are_left_out(tmp_path):
     publish_generated(
-        tmp_path, filter={"adapt": "key-older"}, compare={"filter": "key-filter", "outside": "x"}
+        tmp_path, review={"adapt": "key-older"}, compare={"review": "key-review", "outside": "x"}
     )
     assert [table.title for table in report.tables(tmp_path)] == ["Adaptation"]

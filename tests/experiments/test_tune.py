@@ -19,10 +19,8 @@ import numpy as np
 import pytest
 import yaml
 
-from jobs import embed, evaluate, train
-from jobs import tune as tune_script
-from ray_reid import cli, schema, storage
-from ray_reid.evaluation import report, report_tables
+from ray_reid import cli, pipelines, schema, storage
+from ray_reid.evaluation import embed, evaluate, report, report_tables
 from ray_reid.experiments import figures_tune, in_process, sweep_table, trials, tune
 from ray_reid.miniature import street_observations
 from ray_reid.models import package
@@ -31,6 +29,7 @@ from ray_reid.recipe import recipes, sweeps
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.sweeps import Sweep
 from ray_reid.runtime.run import Facts, Job, Run, Work, open_run
+from ray_reid.training import train
 
 SMALL = (
     "ingest.sources=[{reader: miniature, num_train: 8, num_test: 6}]",
@@ -561,13 +560,13 @@ def _small_file(tmp_path: Path, rates: list[float], **overrides: Any) -> str:
 @pytest.mark.slow
 def test_a_real_sweep_ends_in_a_table_and_a_report(tmp_path: Path, ray_local: None) -> None:
     file, path = _small_file(tmp_path, [1e-3, 1e-2]), tmp_path / "runs" / "r"
-    tune_script.run(file, path)
+    pipelines.run_sweep(file, path)
     table = json.loads((path / "tune-mine" / "table.json").read_text())
     assert [0 < row["mAP"]["mean"] <= 1 for row in table["rows"]] == [True, True]
     assert "Sweep mine" in (path / "report.html").read_text()
     times = {one: one.stat().st_mtime_ns for one in path.glob("tune-mine/trials/*.json")}
     assert len(times) == 2
-    tune_script.run(file, path)
+    pipelines.run_sweep(file, path)
     assert {one: one.stat().st_mtime_ns for one in times} == times
 
 
@@ -598,7 +597,7 @@ def test_an_interrupted_sweep_keeps_its_finished_trials_and_goes_on(
     kept = {one: one.stat().st_mtime_ns for one in path.glob("tune-mine/trials/*.json")}
     assert 0 < len(kept) < 3
     assert not (path / "tune-mine" / "table.json").exists()
-    tune_script.run(file, path)
+    pipelines.run_sweep(file, path)
     assert {one: one.stat().st_mtime_ns for one in kept} == kept
     table = json.loads((path / "tune-mine" / "table.json").read_text())
     assert [row["seeds"] for row in table["rows"]] == [[0], [0], [0]]

@@ -10,12 +10,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from jobs.redress import JOB
 from ray_reid import images, schema, storage
 from ray_reid.generation import inpaint
 from ray_reid.generation.filters.clothes import ClothesFilter
 from ray_reid.generation.generators import clothes
 from ray_reid.generation.generators.descriptions import Description
+from ray_reid.generation.inpaint import JOB
 from ray_reid.models.pretrained import inpainting, parser, summariser
 from ray_reid.models.pretrained.describer import Describer
 from ray_reid.recipe import recipes
@@ -261,7 +261,7 @@ def test_a_plan_dresses_every_image_in_other_clothes_and_keeps_the_person(tmp_pa
 
 def test_what_changes_no_image_paints_none_anew() -> None:
     def key(*overrides: str) -> str:
-        return run.content_key("generate", _recipe(*overrides), JOB.sections, {})
+        return run.content_key("inpaint", _recipe(*overrides), JOB.sections, {})
 
     assert key() == key("models.image_text=other", "generate.quality=50", "train.epochs=9")
     assert key() == key("outfits.parse_stage.batch_size=3", "generate.stage.batch_size=3")

@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs import pipeline
-from jobs import redress as redress_script
-from ray_reid import cli, images, schema, storage
+from ray_reid import cli, images, pipelines, schema, storage
 from ray_reid.generation import inpaint
 from ray_reid.generation.generators import descriptions
 from ray_reid.recipe import recipes
@@ -26,7 +24,7 @@ from ray_reid.runtime.run import read_manifest
 # The whole path takes minutes: `make slow` runs it.
 pytestmark = pytest.mark.slow
 
-JOBS = [job.name for job in pipeline.PIPELINES["dlcr"]]
+JOBS = [job.name for job in pipelines.PIPELINES["dlcr"]]
 PEOPLE = (
     "{reader: miniature, kind: pedestrian, num_train: 6, num_test: 6, images_per_camera: 2, "
     "cameras_per_identity: 3, image_size: [96, 48]}"
@@ -51,7 +49,7 @@ SMALL = (
 def run(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
     """An undisturbed run of the whole pipeline."""
     path = tmp_path_factory.mktemp("dlcr") / "whole"
-    pipeline.run(_recipe(), path)
+    pipelines.run(_recipe(), path)
     return path
 
 
@@ -78,7 +76,7 @@ def test_every_job_publishes_and_the_report_shows_the_outfits(run: Path) -> None
 
 def test_people_keep_all_that_is_not_clothes_to_the_bit(run: Path) -> None:
     sources = {row["observation_id"]: row for row in _rows(run / "ingest" / "observations")}
-    made = _rows(run / "generate" / "observations")
+    made = _rows(run / "inpaint" / "observations")
     train = [row for row in sources.values() if row["split"] == "train"]
     assert len(made) == 3 * len(train)
     assert set(Counter(row["parent"] for row in made).values()) == {3}
@@ -115,7 +113,7 @@ def test_most_clothes_are_described_as_they_were_drawn(run: Path) -> None:
 
 def test_generated_images_are_trained_on_and_queries_have_variants(run: Path) -> None:
     counts = _facts(run, "train")["counts"]["by_origin"]
-    assert counts["synthetic"]["images"] == _facts(run, "generate")["counts"]["kept"]
+    assert counts["synthetic"]["images"] == _facts(run, "inpaint")["counts"]["kept"]
     variants = _rows(run / "variants" / "observations")
     queries = {
         row["observation_id"]
@@ -129,7 +127,7 @@ def test_generated_images_are_trained_on_and_queries_have_variants(run: Path) ->
 def test_a_second_run_skips_every_job(run: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in run.glob("*/manifest.json")}
     assert len(before) == len(JOBS)
-    pipeline.run(_recipe("generate.stage.actors=2", "outfits.parse_stage.batch_size=5"), run)
+    pipelines.run(_recipe("generate.stage.actors=2", "outfits.parse_stage.batch_size=5"), run)
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
@@ -139,11 +137,11 @@ def test_a_guided_generation_keeps_its_unguided_sample(run: Path, tmp_path: Path
         "outfits.num_outfits=1",
         "guidance={weight: 1.0, num_images: 12, steps: 30, channels: [8, 8], batch_size: 8}",
     )
-    pipeline.perform(_recipe(*more), path, [redress_script.JOB])
-    guided = {row["parent"]: row for row in _rows(path / "generate" / "observations")}
-    unguided = _rows(path / "generate" / inpaint.UNGUIDED)
+    pipelines.perform(_recipe(*more), path, [inpaint.JOB])
+    guided = {row["parent"]: row for row in _rows(path / "inpaint" / "observations")}
+    unguided = _rows(path / "inpaint" / inpaint.UNGUIDED)
     assert len(unguided) == 12
-    assert "guided=1@" in _facts(path, "generate")["generator"]
+    assert "guided=1@" in _facts(path, "inpaint")["generator"]
     assert any(row["image"] != guided[row["parent"]]["image"] for row in unguided)
     assert all(row["seed"] == guided[row["parent"]]["seed"] for row in unguided)
 
@@ -168,7 +166,7 @@ def _copied(run: Path, path: Path) -> Path:
 
 def _fingerprint(capsys: pytest.CaptureFixture[str], path: Path) -> str:
     capsys.readouterr()
-    assert cli.main(["fingerprint", str(path / "generate")]) == 0
+    assert cli.main(["fingerprint", str(path / "inpaint")]) == 0
     return capsys.readouterr().out
 
 
@@ -176,7 +174,7 @@ def test_a_driver_killed_while_it_paints_ends_with_the_same_images(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, path = (_copied(run, tmp_path / name) for name in ("undisturbed", "killed"))
-    pipeline.perform(_recipe(*LONG), whole, [redress_script.JOB])
+    pipelines.perform(_recipe(*LONG), whole, [inpaint.JOB])
     options = [part for override in (*SMALL, *LONG) for part in ("--set", override)]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -185,7 +183,7 @@ def test_a_driver_killed_while_it_paints_ends_with_the_same_images(
             stdout=log, stderr=log, cwd=Path(__file__).parents[2],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
-    total = _facts(whole, "generate")["counts"]["made"]
+    total = _facts(whole, "inpaint")["counts"]["made"]
     pattern = ".work/generate-*/.observations-*/*.parquet"
     deadline = time.monotonic() + 240
     while len(list(path.glob(pattern))) < 2:
@@ -194,9 +192,9 @@ def test_a_driver_killed_while_it_paints_ends_with_the_same_images(
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (path / "generate").exists()
+    assert not (path / "inpaint").exists()
     written = {file.name for file in path.glob(pattern)}
     assert 0 < 6 * len(written) < total
-    pipeline.perform(_recipe(*LONG), path, [redress_script.JOB])
-    assert written & {file.name for file in (path / "generate" / "observations").iterdir()}
+    pipelines.perform(_recipe(*LONG), path, [inpaint.JOB])
+    assert written & {file.name for file in (path / "inpaint" / "observations").iterdir()}
     assert _fingerprint(capsys, path) == _fingerprint(capsys, whole)

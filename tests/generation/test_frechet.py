@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from jobs import pipeline
+from ray_reid import pipelines
 from ray_reid.generation.frechet import extractor, frechet_distance
 from ray_reid.recipe import recipes
 from ray_reid.recipe.frechet import Frechet
@@ -71,7 +71,9 @@ def test_an_unknown_extractor_is_named_with_the_choices_before_anything_runs(tmp
     with pytest.raises(ValueError, match=r"unknown frechet\.extractor 'incepton'; choose from"):
         extractor(Frechet(extractor="incepton"), "miniature:image_text")
     with pytest.raises(ValueError, match=r"unknown frechet\.extractor 'incepton'; choose from"):
-        pipeline.run(recipes.load("vehicle_diff", "miniature", ["frechet.extractor=incepton"]), run)
+        pipelines.run(
+            recipes.load("vehicle_diff", "miniature", ["frechet.extractor=incepton"]), run
+        )
     assert not run.exists()
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs import adapt, compare, filter, generate, pipeline
-from ray_reid import schema, storage
+from ray_reid import pipelines, schema, storage
+from ray_reid.experiments import compare
+from ray_reid.generation import adapt, generate, review
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.resources import StageSpec
@@ -62,7 +63,7 @@ def _key(job: Job, *overrides: str) -> str:
             ("prompts.num_identities=8", "generate.quality=80", "filters.0.params.threshold=0.5"),
             ("frechet.num_images=8", "train.epochs=2", "compare.seeds=[5]"),
         ),
-        (filter.JOB, ("frechet.num_images=8", "models.image_text=other"), ("train.epochs=2",)),
+        (review.JOB, ("frechet.num_images=8", "models.image_text=other"), ("train.epochs=2",)),
         (compare.JOB, ("compare.seeds=[5]", "train.epochs=2"), ("serve.port=99",)),
     ],
     ids=lambda value: value.name if isinstance(value, Job) else "",
@@ -87,7 +88,7 @@ def test_resources_within_lists_and_beside_results_do_not_redo_a_job() -> None:
         "compare.num_cpus=3",
         "resources.num_cpus=1",
     )
-    for job in pipeline.PIPELINES["vehicle_diff"]:
+    for job in pipelines.PIPELINES["vehicle_diff"]:
         assert _key(job, *faster) == _key(job), job.name
 
 
@@ -100,7 +101,7 @@ def test_the_manifest_names_single_entries_as_the_job_does() -> None:
 
 
 def test_jobs_come_after_those_they_need() -> None:
-    for jobs in pipeline.PIPELINES.values():
+    for jobs in pipelines.PIPELINES.values():
         done: set[str] = set()
         for job in jobs:
             assert set(job.needs) <= done, job.name
@@ -124,14 +125,14 @@ def test_every_check_is_made_before_the_first_job_and_leaves_no_run(tmp_path: Pa
     first = Job("first", work, uses_ray=False)
     last = Job("last", work, check=refuse, uses_ray=False)
     with pytest.raises(ValueError, match="no vehicle_diff"):
-        pipeline.perform(_recipe(), tmp_path / "r", [first, last])
+        pipelines.perform(_recipe(), tmp_path / "r", [first, last])
     assert not seen
     assert not (tmp_path / "r").exists()
 
 
 def test_the_training_of_vehicle_diff_reads_what_was_generated() -> None:
-    jobs = {job.name: job for job in pipeline.PIPELINES["vehicle_diff"]}
-    (plain,) = [job for job in pipeline.PIPELINES["baseline"] if job.name == "train"]
+    jobs = {job.name: job for job in pipelines.PIPELINES["vehicle_diff"]}
+    (plain,) = [job for job in pipelines.PIPELINES["baseline"] if job.name == "train"]
     assert jobs["train"] == replace(plain, needs=("ingest", "generate"))
 
 

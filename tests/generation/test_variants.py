@@ -9,8 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from jobs import pipeline
-from ray_reid import images, schema, storage
+from ray_reid import images, pipelines, schema, storage
 from ray_reid.evaluation import embed
 from ray_reid.experiments import compare, in_process, trials
 from ray_reid.generation import variants
@@ -200,7 +199,7 @@ def test_how_variants_vote_does_not_make_them_anew(published: dict[str, Path]) -
 
 
 def job_of(name: str) -> Job:
-    return next(job for job in pipeline.PIPELINES["dlcr"] if job.name == name)
+    return next(job for job in pipelines.PIPELINES["dlcr"] if job.name == name)
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +281,7 @@ def test_an_arm_that_needs_other_variants_is_refused(
 
 def test_refinement_goes_with_a_pipeline_that_makes_variants(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="makes no variants of queries: refine goes with 'dlcr'"):
-        pipeline.run(recipes.load("baseline", None, ["refine={}"]), tmp_path / "run")
+        pipelines.run(recipes.load("baseline", None, ["refine={}"]), tmp_path / "run")
 
 
 def test_a_tailor_makes_the_same_variants_of_the_same_image(published: dict[str, Path]) -> None:
@@ -314,9 +313,9 @@ def test_a_tailor_needs_the_section_and_descriptions_enough(published: dict[str,
 
 
 def test_the_trials_of_a_sweep_rest_on_the_variants_but_their_trainings_do_not() -> None:
-    jobs = pipeline.PIPELINES["dlcr"]
+    jobs = pipelines.PIPELINES["dlcr"]
     names = [job.name for job in trials.prerequisites(jobs)]
-    assert names == ["ingest", "describe", "generate", "variants"]
-    assert job_of("train").needs == ("ingest", "generate")
+    assert names == ["ingest", "describe", "inpaint", "variants"]
+    assert job_of("train").needs == ("ingest", "inpaint")
     assert "refine" in trials._sections(jobs)
-    assert "refine" not in trials._sections(pipeline.PIPELINES["baseline"])
+    assert "refine" not in trials._sections(pipelines.PIPELINES["baseline"])

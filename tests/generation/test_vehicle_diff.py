@@ -15,10 +15,8 @@ import psutil
 import pytest
 import torch
 
-from jobs import adapt as adapt_script
-from jobs import generate as generate_script
-from jobs import pipeline
-from ray_reid import cli, images, schema, storage
+from ray_reid import cli, images, pipelines, schema, storage
+from ray_reid.generation import adapt, generate
 from ray_reid.models.pretrained import references
 from ray_reid.models.pretrained.text_to_image import ADAPTER
 from ray_reid.recipe import recipes
@@ -29,7 +27,7 @@ from tests import tiny_models
 # The paper's whole path takes minutes: `make slow` runs it.
 pytestmark = pytest.mark.slow
 
-JOBS = [job.name for job in pipeline.PIPELINES["vehicle_diff"]]
+JOBS = [job.name for job in pipelines.PIPELINES["vehicle_diff"]]
 # Of these colours the untrained image-text model sees the first in nearly every image.
 LIBRARY = """brand,model,body_style,years,colours
 Orvella,Pim,hatchback,2004;2011,orange
@@ -88,7 +86,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(home: Path, ray_local: None) -> Path:
     """An undisturbed run of the whole pipeline."""
     path = home / "whole"
-    pipeline.run(_recipe(home), path)
+    pipelines.run(_recipe(home), path)
     return path
 
 
@@ -175,7 +173,7 @@ def test_rejects_are_kept_with_a_reason_and_whole_and_hidden_from_readers(run: P
         assert scores["colour"] == scores["best_colour"]
     seen = storage.read(run / "generate" / "observations", [schema.OBSERVATION_ID])
     assert seen.num_rows == len(kept)
-    counts = _facts(run, "filter")["counts"]
+    counts = _facts(run, "review")["counts"]
     assert counts == {"made": 24, "kept": len(kept), "dropped": dict(kinds)}
 
 
@@ -192,8 +190,8 @@ def test_raw_images_come_from_the_model_as_it_was(run: Path, home: Path) -> None
 
 
 def test_the_facts_of_the_filter_job_are_the_rows_of_table_six(run: Path) -> None:
-    stages = {stage["stage"]: stage for stage in _facts(run, "filter")["stages"]}
-    kept = _facts(run, "filter")["counts"]["kept"]
+    stages = {stage["stage"]: stage for stage in _facts(run, "review")["stages"]}
+    kept = _facts(run, "review")["counts"]["kept"]
     assert {name: stage["images"] for name, stage in stages.items()} == {
         "raw": 6, "adapted": 24, "filtered": kept,
     }  # fmt: skip
@@ -227,7 +225,7 @@ def test_another_candidate_is_taken_without_training_anything_again(
     path = _copied(run, tmp_path / "run", "ingest", "adapt")
     before = (path / "adapt" / "manifest.json").stat().st_mtime_ns
     recipe = _recipe(home, "generate.candidate=none", "generate.raw_images=0")
-    pipeline.perform(recipe, path, [adapt_script.JOB, generate_script.JOB])
+    pipelines.perform(recipe, path, [adapt.JOB, generate.JOB])
     assert (path / "adapt" / "manifest.json").stat().st_mtime_ns == before
     facts = _facts(path, "generate")
     # The licence of the street images does not bind a model that has not seen them.
@@ -237,7 +235,7 @@ def test_another_candidate_is_taken_without_training_anything_again(
 
 def test_generated_images_reach_the_training(run: Path) -> None:
     counts = _facts(run, "train")["counts"]["by_origin"]
-    kept = _facts(run, "filter")["counts"]["kept"]
+    kept = _facts(run, "review")["counts"]["kept"]
     assert counts["synthetic"]["images"] == kept
     assert counts["synthetic"]["identities"] >= 2
     assert counts["real"]["identities"] == 10
@@ -253,7 +251,7 @@ def test_a_second_run_skips_every_job(run: Path, home: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in run.glob("*/manifest.json")}
     assert len(before) == len(JOBS)
     faster = ("generate.stage.actors=3", "filters.1.stage.batch_size=5", "adapt.num_cpus=0.5")
-    pipeline.run(_recipe(home, *faster), run)
+    pipelines.run(_recipe(home, *faster), run)
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
@@ -328,7 +326,7 @@ LONG = (
 def whole(run: Path, home: Path) -> Path:
     """An undisturbed generation that takes a while."""
     path = _copied(run, home / "long", "ingest", "adapt")
-    pipeline.perform(_recipe(home, *LONG), path, [generate_script.JOB])
+    pipelines.perform(_recipe(home, *LONG), path, [generate.JOB])
     return path
 
 
@@ -374,7 +372,7 @@ def test_a_driver_killed_while_it_generates_ends_with_the_same_images(
     assert not (path / "generate").exists()
     before = set(path.glob(".work/generate-*/.observations-*/*.parquet"))
     assert 0 < len(before) < 12
-    pipeline.perform(_recipe(home, *LONG), path, [generate_script.JOB])
+    pipelines.perform(_recipe(home, *LONG), path, [generate.JOB])
     names = {file.name for file in (path / "generate" / "observations").iterdir()}
     assert {file.name for file in before} & names
     assert _print(capsys, path) == _print(capsys, whole)

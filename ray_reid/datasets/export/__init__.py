@@ -25,7 +25,7 @@ from ray_reid.runtime.run import read_manifest
 
 Row = Mapping[str, Any]
 
-TABLES = ("generate", "ingest")
+TABLES = ("generate", "inpaint", "ingest")
 LABELLED = ("train", "query", "gallery")
 # A million rows are sixteen files, which can be read side by side.
 FILE_ROWS = 64 * storage.ROW_GROUP

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from ray_reid.datasets import reading
 from ray_reid.recipe.prompts import Prompts
-from ray_reid.recipe.recipes import RECIPES
+from ray_reid.recipe.shipped import LIBRARIES
 
-LIBRARIES = RECIPES / "prompts"
 COLUMNS = ("brand", "model", "body_style", "years", "colours")
 # In the order in which an identity's name gives them.
 ATTRIBUTES = ("colour", "year", "brand", "model", "body_style")

@@ -1,0 +1,165 @@
+"""Which jobs make up each recipe, in order, and how they are run.
+
+Every job is declared beside the function that does its work; `jobs/` tells what each is for.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ray_reid.datasets import ingest
+from ray_reid.evaluation import embed, evaluate, report, report_tables
+from ray_reid.experiments import compare, trials, tune
+from ray_reid.gallery import gallery
+from ray_reid.generation import adapt, describe, generate, inpaint, review, variants
+from ray_reid.recipe import recipes, sweeps
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime.cluster import Cluster
+from ray_reid.runtime.run import Job, open_run, read_recipe
+from ray_reid.training import train
+
+log = logging.getLogger(__name__)
+
+SUPERVISED = (ingest.JOB, train.JOB, embed.JOB, evaluate.JOB, gallery.JOB)
+PIPELINES: dict[str, tuple[Job, ...]] = {
+    "baseline": SUPERVISED,
+    "vehiclenet": (*SUPERVISED, replace(compare.JOB, needs=("ingest",))),
+    "clip_senet": (*SUPERVISED, replace(compare.JOB, needs=("ingest",))),
+    "vehicle_diff": (
+        ingest.JOB,
+        adapt.JOB,
+        generate.JOB,
+        review.JOB,
+        replace(train.JOB, needs=("ingest", "generate")),
+        embed.JOB,
+        evaluate.JOB,
+        gallery.JOB,
+        replace(compare.JOB, needs=("ingest", "generate")),
+    ),
+    "dlcr": (
+        ingest.JOB,
+        describe.JOB,
+        inpaint.JOB,
+        replace(review.JOB, needs=("ingest", "inpaint")),
+        variants.JOB,
+        replace(train.JOB, needs=("ingest", "inpaint")),
+        replace(embed.JOB, needs=(*embed.JOB.needs, "variants")),
+        replace(
+            evaluate.JOB,
+            needs=(*evaluate.JOB.needs, "variants"),
+            sections=(*evaluate.JOB.sections, "refine"),
+        ),
+        gallery.JOB,
+        replace(
+            compare.JOB,
+            needs=("ingest", "inpaint", "variants"),
+            sections=(*compare.JOB.sections, "refine"),
+        ),
+    ),
+}
+"""Jobs by the name of the recipe; what a job needs may depend on the pipeline that it is in."""
+
+
+def of_recipe(recipe: Recipe) -> tuple[Job, ...]:
+    """Return the jobs of a recipe, in order.
+
+    Raises:
+        ValueError: If no pipeline has the recipe's name.
+    """
+    if recipe.name not in PIPELINES:
+        raise ValueError(f"no pipeline {recipe.name!r}; choose from {sorted(PIPELINES)}")
+    return PIPELINES[recipe.name]
+
+
+def run(recipe: Recipe, path: Path, address: str | None = None) -> None:
+    """Perform every job of a recipe, then write the report and print its table.
+
+    Raises:
+        ValueError: If no pipeline has the recipe's name, or a job refuses its input.
+    """
+    jobs = of_recipe(recipe)
+    gallery.check_faiss()
+    perform(recipe, path, jobs, address)
+
+
+def run_job(name: str, recipe: Recipe, path: Path, address: str | None = None) -> None:
+    """Perform one job of a recipe; its inputs are published in the run already.
+
+    Raises:
+        ValueError: If the recipe has no such job, or the job refuses its input.
+    """
+    jobs = of_recipe(recipe)
+    chosen = [job for job in jobs if job.name == name]
+    if not chosen:
+        names = [job.name for job in jobs]
+        raise ValueError(f"recipe {recipe.name!r} has no job {name!r}; choose from {names}")
+    perform(recipe, path, chosen, address)
+
+
+def perform(recipe: Recipe, path: Path, jobs: Sequence[Job], address: str | None = None) -> None:
+    """Perform some jobs in a run directory and bring its report up to date."""
+    _check(recipe, jobs)
+    with (
+        Cluster(recipe.resources, address) as cluster,
+        open_run(path, recipe, prepare=cluster.start) as held,
+    ):
+        for job in jobs:
+            held.perform(job)
+        held.save_recipe()
+        report.write_report(path, recipe, held.manifests())
+        held.tracker.artifact(path / "report.html")
+        held.tracker.metrics(report.headline(path))
+        log.info("%s\nreport: %s", report.summary_table(path), path / "report.html")
+
+
+def run_sweep(
+    file: str,
+    path: Path,
+    profile: str | None = None,
+    overrides: Sequence[str] = (),
+    address: str | None = None,
+) -> None:
+    """Perform a sweep file; `profile` and `overrides` are applied before its settings.
+
+    Raises:
+        ValueError: If the file, the recipe or a setting breaks a rule, or trials failed: the others
+            are finished first.
+    """
+    sweep = sweeps.load(file)
+    # JSON is YAML: those of the file are set as those of the command line are.
+    common = [f"{key}={json.dumps(value)}" for key, value in sweep.overrides.items()]
+    recipe = recipes.load(sweep.recipe, profile or sweep.profile, [*common, *overrides])
+    jobs = of_recipe(recipe)
+    resolved = trials.variants(sweep, recipe, jobs)
+    with (
+        Cluster(recipe.resources, address) as cluster,
+        open_run(path, recipe, prepare=cluster.start) as held,
+    ):
+        result = tune.sweep_run(held, sweep, resolved, jobs, cluster.start)
+        # A run of its own keeps its recipe: the sweep is a guest there.
+        if not (path / "recipe.yaml").exists():
+            held.save_recipe()
+        report.write_report(path, read_recipe(path), held.manifests())
+        folder = path / f"tune-{sweep.name}"
+        held.tracker.artifact(folder / sweeps.TABLE)
+        table = report_tables.aligned(report_tables.swept(result))
+        log.info("%s\nsweep: %s\nreport: %s", table, folder, path / "report.html")
+        failures = result["failures"]
+        if failures:
+            raise ValueError(
+                f"sweep {sweep.name!r}: {len(failures)} of its trials failed, and the same "
+                f"command tries them again; the first is {failures[0]}"
+            )
+
+
+def _check(recipe: Recipe, jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        if job.check is not None:
+            job.check(recipe)
+    made = any(job.name == "variants" for job in PIPELINES.get(recipe.name, ()))
+    if recipe.refine is not None and not made:
+        raise ValueError(
+            f"the pipeline {recipe.name!r} makes no variants of queries: refine goes with 'dlcr'"
+        )
