@@ -10,19 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from ray_reid.datasets import ingest
-from ray_reid.evaluation import embed, evaluate, report, report_tables
-from ray_reid.experiments import compare, trials, tune
-from ray_reid.gallery import gallery
+from ray_reid.evaluation import embed, evaluate, report
+from ray_reid.experiments import compare, sweep_table, trials, tune
+from ray_reid.gallery import gallery, index
 from ray_reid.generation import adapt, describe, generate, inpaint, review, variants
 from ray_reid.recipe import recipes, sweeps
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.cluster import Cluster
-from ray_reid.runtime.run import Job, open_run, read_recipe
+from ray_reid.runtime.job import Job
+from ray_reid.runtime.run import Manifest, is_current, open_run, read_recipe
+from ray_reid.runtime.sections import Section, aligned
 from ray_reid.training import train
 
 log = logging.getLogger(__name__)
 
-SUPERVISED = (ingest.JOB, train.JOB, embed.JOB, evaluate.JOB, gallery.JOB)
+SUPERVISED = (ingest.JOB, train.JOB, embed.JOB, evaluate.JOB, index.JOB)
 PIPELINES: dict[str, tuple[Job, ...]] = {
     "baseline": SUPERVISED,
     "vehiclenet": (*SUPERVISED, replace(compare.JOB, needs=("ingest",))),
@@ -35,7 +37,7 @@ PIPELINES: dict[str, tuple[Job, ...]] = {
         replace(train.JOB, needs=("ingest", "generate")),
         embed.JOB,
         evaluate.JOB,
-        gallery.JOB,
+        index.JOB,
         replace(compare.JOB, needs=("ingest", "generate")),
     ),
     "dlcr": (
@@ -46,20 +48,13 @@ PIPELINES: dict[str, tuple[Job, ...]] = {
         variants.JOB,
         replace(train.JOB, needs=("ingest", "inpaint")),
         replace(embed.JOB, needs=(*embed.JOB.needs, "variants")),
-        replace(
-            evaluate.JOB,
-            needs=(*evaluate.JOB.needs, "variants"),
-            sections=(*evaluate.JOB.sections, "refine"),
-        ),
-        gallery.JOB,
-        replace(
-            compare.JOB,
-            needs=("ingest", "inpaint", "variants"),
-            sections=(*compare.JOB.sections, "refine"),
-        ),
+        replace(evaluate.JOB, needs=(*evaluate.JOB.needs, "variants")),
+        index.JOB,
+        replace(compare.JOB, needs=("ingest", "inpaint", "variants")),
     ),
 }
 """Jobs by the name of the recipe; what a job needs may depend on the pipeline that it is in."""
+JOBS = {job.name: job for jobs in PIPELINES.values() for job in jobs}
 
 
 def of_recipe(recipe: Recipe) -> tuple[Job, ...]:
@@ -108,10 +103,26 @@ def perform(recipe: Recipe, path: Path, jobs: Sequence[Job], address: str | None
         for job in jobs:
             held.perform(job)
         held.save_recipe()
-        report.write_report(path, recipe, held.manifests())
-        held.tracker.artifact(path / "report.html")
+        printed = write_report(path, recipe, held.manifests())
+        held.tracker.artifact(path / report.PAGE)
         held.tracker.metrics(report.headline(path))
-        log.info("%s\nreport: %s", report.summary_table(path), path / "report.html")
+        log.info("%s\nreport: %s", printed, path / report.PAGE)
+
+
+def write_report(path: Path, recipe: Recipe, manifests: Sequence[Manifest]) -> str:
+    """Write the report of a run; returns its tables for the console."""
+    shown, drawn = [], False
+    for manifest in manifests:
+        # What was made from older data or an older model must not look as if it were of this run.
+        if manifest.job in JOBS and is_current(path, manifest.job):
+            job = JOBS[manifest.job]
+            facts = job.facts.model_validate(manifest.facts)
+            section = Section() if job.section is None else job.section(facts)
+            shown.append(report.Shown(job.name, section, facts.pictures))
+            drawn |= isinstance(facts, ingest.IngestFacts) and facts.drawn
+    shown += [report.Shown("sweep", section) for section in sweep_table.sections(path)]
+    report.write_report(path, recipe, manifests, shown, drawn)
+    return report.console(shown, drawn)
 
 
 def run_sweep(
@@ -141,11 +152,11 @@ def run_sweep(
         # A run of its own keeps its recipe: the sweep is a guest there.
         if not (path / "recipe.yaml").exists():
             held.save_recipe()
-        report.write_report(path, read_recipe(path), held.manifests())
+        write_report(path, read_recipe(path), held.manifests())
         folder = path / f"tune-{sweep.name}"
         held.tracker.artifact(folder / sweeps.TABLE)
-        table = report_tables.aligned(report_tables.swept(result))
-        log.info("%s\nsweep: %s\nreport: %s", table, folder, path / "report.html")
+        table = aligned(sweep_table.table(result))
+        log.info("%s\nsweep: %s\nreport: %s", table, folder, path / report.PAGE)
         failures = result["failures"]
         if failures:
             raise ValueError(

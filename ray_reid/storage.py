@@ -7,6 +7,7 @@ row cache gives training samplers any rows at memory speed. docs/storage.md has 
 import fcntl
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -204,6 +205,14 @@ def tables(run: Path) -> dict[str, Path]:
     folders = {file.parent for file in run.rglob("*.parquet")}
     names = {str(folder.relative_to(run)): folder for folder in folders}
     return {name: names[name] for name in sorted(names) if not _hidden(name)}
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; nothing if it is not there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _hidden(name: str) -> bool:

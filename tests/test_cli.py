@@ -96,7 +96,7 @@ def test_a_job_alone_needs_what_it_needs_in_the_pipeline_of_its_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ray_reid import pipelines
-    from ray_reid.runtime.run import Job
+    from ray_reid.runtime.job import Job
 
     def needs(recipe: str) -> tuple[str, ...]:
         with pytest.raises(SystemExit):

@@ -11,7 +11,7 @@ from unittest import mock
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.resources import Resources
 from ray_reid.runtime.cluster import Cluster
-from ray_reid.runtime.run import Work
+from ray_reid.runtime.job import Work
 from ray_reid.training import train
 
 

@@ -4,8 +4,7 @@ import hashlib
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from ray_reid import datasets, schema, storage
 from ray_reid.datasets import lists, reading
 from ray_reid.datasets.loading import CORRUPT, load
 from ray_reid.datasets.readers import miniature
 from ray_reid.datasets.reading import LOCATOR
+from ray_reid.recipe.base import Frozen
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.sources import FolderSource, MiniatureSource, Source
 from ray_reid.runtime import stage
-from ray_reid.runtime.run import Job, Work
+from ray_reid.runtime.facts import Facts
+from ray_reid.runtime.job import Job, Work
+from ray_reid.runtime.sections import Section, Table
 from ray_reid.schema import Batch
 
 log = logging.getLogger(__name__)
@@ -45,7 +48,32 @@ class Load:
         return {name: filled[name] for name in schema.OBSERVATION.names}
 
 
-def ingest_job(work: Work) -> dict[str, Any]:
+class SplitCounts(Frozen):
+    """What a split of the kept images holds."""
+
+    images: int
+    identities: int
+    cameras: int
+
+
+class IngestFacts(Facts):
+    """What the ingest job says."""
+
+    counts: dict[str, SplitCounts] = Field(default_factory=dict)
+    """By split."""
+    dropped: dict[str, int] = Field(default_factory=dict)
+    """Images left out, by reason."""
+    warnings: tuple[str, ...] = ()
+    sources: tuple[dict[str, Any], ...] = ()
+    """The sources with all their options."""
+
+    @property
+    def drawn(self) -> bool:
+        """Whether any of the images are drawings."""
+        return any(source["reader"] == "miniature" for source in self.sources)
+
+
+def ingest_job(work: Work) -> IngestFacts:
     """Write the table `observations` of all sources; resumes where a killed attempt stopped.
 
     Raises:
@@ -64,13 +92,13 @@ def ingest_job(work: Work) -> dict[str, Any]:
     warnings += _check_kept(kept, table.num_rows)
     for warning in warnings:
         log.warning("%s", warning)
-    return {
-        "counts": _counts(kept),
-        "dropped": _dropped(table),
-        "warnings": warnings,
-        "fingerprint": asdict(storage.fingerprint(out, f"ingest/{TABLE}")),
-        "sources": [source.model_dump(mode="json") for source in work.recipe.ingest.sources],
-    }
+    return IngestFacts(
+        counts=_counts(kept),
+        dropped=_dropped(table),
+        warnings=tuple(warnings),
+        fingerprint=storage.fingerprint(out, f"ingest/{TABLE}"),
+        sources=tuple(source.model_dump(mode="json") for source in work.recipe.ingest.sources),
+    )
 
 
 def outside(recipe: Recipe) -> str:
@@ -162,22 +190,46 @@ def _check_kept(kept: pa.Table, num_read: int) -> list[str]:
     return warnings if len(rows) < num_read else []
 
 
-def _counts(kept: pa.Table) -> dict[str, dict[str, int]]:
+def _counts(kept: pa.Table) -> dict[str, SplitCounts]:
     counts = {}
     for split in schema.SPLITS:
         rows = kept.filter(pc.equal(kept[schema.SPLIT], split))
         if rows.num_rows:
-            counts[split] = {
-                "images": rows.num_rows,
-                "identities": pc.count_distinct(rows[schema.IDENTITY]).as_py(),
-                "cameras": pc.count_distinct(rows[schema.CAMERA]).as_py(),
-            }
+            counts[split] = SplitCounts(
+                images=rows.num_rows,
+                identities=pc.count_distinct(rows[schema.IDENTITY]).as_py(),
+                cameras=pc.count_distinct(rows[schema.CAMERA]).as_py(),
+            )
     return counts
 
 
-def _dropped(table: pa.Table) -> Mapping[str, int]:
+def _dropped(table: pa.Table) -> dict[str, int]:
     reasons = table[schema.DROP_REASON].drop_null().to_pylist()
     return dict(Counter(reason.partition(":")[0] for reason in reasons))
 
 
-JOB = Job("ingest", ingest_job, sections=("ingest",), outside=outside, scratch=("plan",))
+def section(facts: IngestFacts) -> Section:
+    """Show what was read: images, identities and cameras by split."""
+    rows = tuple(
+        (split, str(count.images), str(count.identities), str(count.cameras))
+        for split, count in facts.counts.items()
+    )
+    dropped = ", ".join(f"{count} ({reason})" for reason, count in facts.dropped.items())
+    table = Table(
+        "Data",
+        ("split", "images", "identities", "cameras"),
+        rows,
+        f"Dropped: {dropped or 'none'}.",
+    )
+    return Section((table,), warnings=facts.warnings, printed=False)
+
+
+JOB = Job(
+    "ingest",
+    ingest_job,
+    sections=("ingest",),
+    outside=outside,
+    scratch=("plan",),
+    facts=IngestFacts,
+    section=section,
+)

@@ -1,19 +1,21 @@
 """The embed job: a model package over query and gallery images, streaming on Ray Data."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pydantic import Field
 
 from ray_reid import images, schema, storage
+from ray_reid.evaluation.refinement import VARIANTS
 from ray_reid.recipe.embed import Embed as EmbedSpec
 from ray_reid.recipe.models import Models
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import stage
-from ray_reid.runtime.run import Facts, Job, Work
+from ray_reid.runtime.facts import Facts
+from ray_reid.runtime.job import Job, Work
 from ray_reid.schema import Batch
 
 COLUMNS = (
@@ -32,8 +34,6 @@ COLUMNS = (
 
 NOTHING = "none"
 """What `outside` says where the run's own model is the only one."""
-VARIANTS = "variants"
-"""Table of embeddings of the queries in other clothes, and the job that makes their images."""
 
 
 class Embed:
@@ -118,7 +118,18 @@ def outside(recipe: Recipe) -> str:
     return extraction.fingerprint(spec, recipe.models)
 
 
-def embed_job(work: Work) -> Facts:
+class EmbedFacts(Facts):
+    """What the embed job says."""
+
+    counts: dict[str, int] = Field(default_factory=dict)
+    """Images by split."""
+    variants: int = 0
+    """Images of queries in other clothes."""
+    without_crop: int | None = None
+    """Images in which the detector found no object; null where it is not asked."""
+
+
+def embed_job(work: Work) -> EmbedFacts:
     """Embed query and gallery images into the table `embeddings`."""
     spec = work.recipe.embed
     out = work.out / "embeddings"
@@ -127,7 +138,7 @@ def embed_job(work: Work) -> Facts:
     model = {
         "package": str((work.inputs["train"] / "model").resolve()),
         "spec": extraction.resolved(spec).model_dump(mode="json"),
-        "models": work.recipe.models.model_dump(mode="json"),
+        "models": {} if spec.crop is None else _detector(work.recipe),
     }
     steps = [
         stage.Step(Embed, model, spec.stage),
@@ -142,19 +153,31 @@ def embed_job(work: Work) -> Facts:
     cropped = None
     if spec.crop is not None:
         cropped = storage.read(out, [schema.CROPPED])[schema.CROPPED].to_pylist()
-    return {
-        "counts": {entry["values"]: entry["counts"] for entry in embedded},
-        "variants": made,
-        "without_crop": None if cropped is None else cropped.count(False),
-        "fingerprint": dataclasses.asdict(storage.fingerprint(out, "embed/embeddings")),
-    }
+    return EmbedFacts(
+        counts={entry["values"]: entry["counts"] for entry in embedded},
+        variants=made,
+        without_crop=None if cropped is None else cropped.count(False),
+        fingerprint=storage.fingerprint(out, "embed/embeddings"),
+    )
+
+
+def crops_with(recipe: Recipe) -> tuple[str, ...]:
+    """Return what decides, besides `embed`, how images are cropped."""
+    return () if recipe.embed.crop is None else ("models.detector", "models.precision")
+
+
+def _detector(recipe: Recipe) -> dict[str, str]:
+    return {"detector": recipe.models.detector, "precision": recipe.models.precision}
 
 
 def _embed_variants(work: Work, step: stage.Step) -> int:
     """Embed the variants of the queries into the table `variants`; says how many."""
-    if work.recipe.refine is None or VARIANTS not in work.inputs:
+    if VARIANTS not in work.inputs:
         return 0
     table, out = work.inputs[VARIANTS] / "observations", work.out / VARIANTS
+    # A recipe that refines nothing makes none.
+    if not table.is_dir():
+        return 0
     count: int = storage.dataset(table).count_rows(filter=pc.field(schema.DROP_REASON).is_null())
     if not count:
         return 0
@@ -181,6 +204,8 @@ JOB = Job(
     embed_job,
     needs=("ingest", "train"),
     sections=("embed",),
+    also=crops_with,
     check=check,
     outside=outside,
+    facts=EmbedFacts,
 )

@@ -15,32 +15,31 @@ from tqdm import tqdm
 
 import ray_reid
 from ray_reid import schema, storage
-from ray_reid.evaluation import figures_refine, pictures
-from ray_reid.evaluation.embed import VARIANTS
+from ray_reid.datasets.ingest import IngestFacts
+from ray_reid.evaluation import pictures, refinement
+from ray_reid.evaluation.headline import REFERENCE, EvaluateFacts, LevelFacts, OpenSetFacts, section
+from ray_reid.evaluation.refinement import VARIANTS, VariantsFacts
 from ray_reid.models import card
 from ray_reid.ranking import doubt, open_set, scoring
 from ray_reid.ranking.open_set import Thresholds
-from ray_reid.ranking.scoring import Found, Judged, Side
+from ray_reid.ranking.scoring import Found, Side
 from ray_reid.recipe import recipes
 from ray_reid.recipe.postprocess import describe
 from ray_reid.recipe.refine import Refine
-from ray_reid.runtime import figures
-from ray_reid.runtime.run import MANIFEST, Facts, Job, Work, read_manifest
+from ray_reid.runtime.job import Job, Work
+from ray_reid.runtime.run import MANIFEST, read_manifest
+from ray_reid.training.train import TrainFacts
 
 log = logging.getLogger(__name__)
 
-RANKS = (1, 5, 10)
-REFERENCE = "reference_"
-"""Begins the names of what the colour histogram scores: the floor, with no learning in it."""
 FILE = "metrics.json"
 RANKED = "ranked_list.jpg"
-CURVE = "refinement.png"
 INHERITED = "those of the images that the generator was adapted to, if it was"
 COLUMNS = (*scoring.COLUMNS, schema.EMBEDDING, schema.REFERENCE_EMBEDDING)
 OPTIONAL = (schema.TEST_EMBEDDING, schema.CAMERA_EMBEDDING)
 
 
-def evaluate_job(work: Work) -> Facts:
+def evaluate_job(work: Work) -> EvaluateFacts:
     """Score the embeddings and the colour histogram; write pictures and the stamped package.
 
     Raises:
@@ -65,12 +64,13 @@ def evaluate_job(work: Work) -> Facts:
         "recipe": work.recipe.name,
         "profile": work.recipe.profile,
     }
-    refined = _refinement(work, judged)
+    made = work.facts_of(VARIANTS, VariantsFacts) if VARIANTS in work.facts else None
+    refined = refinement.facts_of(judged, made)
     if refined is not None:
-        result["refinement"] = refined
+        result["refinement"] = refined.model_dump(mode="json")
     text = json.dumps(result, indent=2) + "\n"
     (work.out / FILE).write_text(text)
-    captions = _draw(work, query, gallery) | _draw_curve(judged, refined, work.out)
+    captions = _draw(work, query, gallery) | refinement.draw(refined, work.out)
     bar.update()
     page = card.write(work.recipe, _trained_on(work), result, RANKED)
     thresholds, decided = _decide(work, query, gallery, result["stamp"])
@@ -81,17 +81,19 @@ def evaluate_job(work: Work) -> Facts:
     bar.update()
     bar.close()
     floor = {f"{REFERENCE}{name}": value for name, value in result["reference"].items()}
-    return {
-        "metrics": {**result["metrics"], **floor},
-        "stamp": result["stamp"],
+    return EvaluateFacts(
+        metrics={**result["metrics"], **floor},
+        stamp=result["stamp"],
         # Of the first draw, as the stamp's counts.
-        "postprocess": {case: list(draws[0].changes) for case, draws in model.items()},
-        "open_set": decided,
-        "refinement": refined,
-        "pictures": list(captions),
-        "captions": captions,
-        "model": "model",
-    }
+        postprocess={
+            case: tuple(dict(change) for change in draws[0].changes)
+            for case, draws in model.items()
+        },
+        open_set=decided,
+        refinement=refined,
+        pictures=captions,
+        model="model",
+    )
 
 
 def read_variants(embed: Path) -> pa.Table | None:
@@ -109,44 +111,10 @@ def _told(spec: Refine | None) -> dict[str, Any] | None:
     return None if spec is None else spec.model_dump(mode="json", exclude={"stage"})
 
 
-def _refinement(work: Work, judged: Judged) -> dict[str, Any] | None:
-    """What refinement gains and costs: its gate, and a point for each share of the queries."""
-    if judged.unrefined is None:
-        return None
-    made = work.facts.get(VARIANTS, {})
-    each = made.get("num_variants", 0), made.get("seconds_per_query")
-    curve = [
-        {
-            **asdict(point),
-            "variants_per_query": point.refined * each[0],
-            "seconds_per_query": None if each[1] is None else point.refined * each[1],
-        }
-        for point in judged.curve
-    ]
-    return {
-        "queries": made.get("counts"),
-        "gate": None if judged.gate is None else asdict(judged.gate),
-        "curve": curve,
-        "missing": judged.missing,
-    }
-
-
-def _draw_curve(judged: Judged, refined: Mapping[str, Any] | None, out: Path) -> dict[str, str]:
-    if refined is None or not refined["curve"]:
-        return {}
-    level = None if judged.gate is None else judged.gate.measured
-    figures.save(figures_refine.curve(refined["curve"], level), out / CURVE)
-    caption = (
-        "Refining only the queries whose first place is least sure: thresholds of one half of the "
-        "identities, figures of the other."
-    )
-    return {CURVE: caption}
-
-
 def _stamp(work: Work, table: pa.Table, query: Side, gallery: Side, found: Found) -> dict[str, Any]:
     """What the figures depend on besides the model; unlike stamps are not to be compared."""
-    ingest = work.facts["ingest"]
-    sources, spec, embed = ingest.get("sources", []), work.recipe.evaluate, work.recipe.embed
+    ingest = work.facts_of("ingest", IngestFacts)
+    spec, embed = work.recipe.evaluate, work.recipe.embed
     return {
         "protocol": spec.protocol,
         "cases": list(found),
@@ -154,8 +122,8 @@ def _stamp(work: Work, table: pa.Table, query: Side, gallery: Side, found: Found
         "average_precision": spec.average_precision,
         "similarity": "cosine",
         "ties": "pessimistic",
-        "dataset": ingest.get("fingerprint"),
-        "sources": [source["reader"] for source in sources],
+        "dataset": None if ingest.fingerprint is None else asdict(ingest.fingerprint),
+        "sources": [source["reader"] for source in ingest.sources],
         "split": _split_digest(table),
         "query": _count(query),
         "gallery": _count(gallery),
@@ -163,7 +131,7 @@ def _stamp(work: Work, table: pa.Table, query: Side, gallery: Side, found: Found
         "scored": {case: draws[0].num_queries for case, draws in found.items()},
         "skipped": {case: draws[0].num_skipped for case, draws in found.items()},
         "junk": pc.sum(pc.equal(table[schema.ROLE], "junk")).as_py() or 0,
-        "dropped": ingest.get("dropped", {}),
+        "dropped": dict(ingest.dropped),
         "both_directions": spec.both_directions,
         "flip_averaging": embed.flip,
         "scales": list(embed.scales),
@@ -173,7 +141,7 @@ def _stamp(work: Work, table: pa.Table, query: Side, gallery: Side, found: Found
         "postprocess": [describe(step) for step in spec.postprocess],
         "refine": _told(work.recipe.refine),
         "seed": work.recipe.seed,
-        "source_seeds": [source.get("seed") for source in sources],
+        "source_seeds": [source.get("seed") for source in ingest.sources],
         "version": ray_reid.__version__,
     }
 
@@ -219,7 +187,7 @@ def _draw(work: Work, query: Side, gallery: Side) -> dict[str, str]:
 
 def _decide(
     work: Work, query: Side, gallery: Side, stamp: Mapping[str, Any]
-) -> tuple[Thresholds | None, dict[str, Any] | None]:
+) -> tuple[Thresholds | None, OpenSetFacts | None]:
     """Thresholds of the open set, and what the facts say of them; too little data gives none."""
     spec = work.recipe.evaluate.open_set
     if spec is None:
@@ -244,8 +212,15 @@ def _decide(
         found = open_set.calibrate(asked, answering, *rates, seed=work.recipe.seed, origin=origin)
     except ValueError as error:
         log.info("evaluate: no open-set thresholds: %s", error)
-        return None, {"missing": str(error)}
-    return found, {**json.loads(found.dump()), "cameras": len(found.cameras)}
+        return None, OpenSetFacts(missing=str(error))
+    levels = {name: LevelFacts(**asdict(level)) for name, level in found.levels.items()}
+    return found, OpenSetFacts(
+        match=found.match,
+        possible=found.possible,
+        cameras=len(found.cameras),
+        levels=levels,
+        counts=dict(found.counts),
+    )
 
 
 def _load(path: Path) -> pictures.Maps:
@@ -272,7 +247,8 @@ def _trained_on(work: Work) -> list[card.Source]:
         )
         for row in counted.sort_by([(name, "ascending") for name in by]).to_pylist()
     ]
-    made = work.facts["train"].get("counts", {}).get("by_origin", {}).get("synthetic")
+    counts = work.facts_of("train", TrainFacts).counts
+    made = None if counts is None else counts.by_origin.get("synthetic")
     if made is not None and made["images"]:
         terms = work.recipe.generate.licence or INHERITED
         found.append(card.Source("generated", "synthetic", **made, licence=terms))
@@ -302,4 +278,20 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-JOB = Job("evaluate", evaluate_job, needs=("ingest", "train", "embed"), sections=("evaluate",))
+JOB = Job(
+    "evaluate",
+    evaluate_job,
+    needs=("ingest", "train", "embed"),
+    sections=(
+        "name",
+        "profile",
+        "seed",
+        "generate.licence",
+        "train",
+        "embed",
+        "evaluate",
+        "refine",
+    ),
+    facts=EvaluateFacts,
+    section=section,
+)

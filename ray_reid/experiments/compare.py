@@ -19,14 +19,17 @@ import ray.exceptions
 
 from ray_reid import schema, storage
 from ray_reid.evaluation import embed
+from ray_reid.evaluation.headline import HEADLINE
 from ray_reid.experiments import figures_compare, in_process
 from ray_reid.experiments.in_process import METRICS
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import figures, stage
 from ray_reid.runtime.cluster import check_capacity
+from ray_reid.runtime.facts import Facts
+from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.progress import watched
-from ray_reid.runtime.run import Facts, Job, Work
+from ray_reid.runtime.sections import Section, Table, spread
 from ray_reid.training import validation
 from ray_reid.training.train import check_network, num_batches, stages_of, training_tables
 
@@ -86,7 +89,16 @@ class Tally:
         return self._before + sum(self._done.values()), self._total
 
 
-def compare_job(work: Work) -> Facts:
+class CompareFacts(Facts):
+    """What the compare job says."""
+
+    table: tuple[dict[str, Any], ...] = ()
+    """A row for each arm."""
+    summary: tuple[str, ...] = ()
+    """The rows as aligned text."""
+
+
+def compare_job(work: Work) -> CompareFacts:
     """Train, embed and score every arm with every seed; resumes with the missing trials.
 
     Raises:
@@ -95,7 +107,7 @@ def compare_job(work: Work) -> Facts:
     spec = work.recipe.compare
     if not spec.arms:
         log.info("compare.arms is empty: nothing to compare")
-        return {"table": [], "summary": []}
+        return CompareFacts()
     tables = training_tables(work)
     # Refused here, before anything is trained.
     in_process.scored_sides(tables[0], lambda rows: np.zeros((rows, 1), np.float32))
@@ -112,13 +124,12 @@ def compare_job(work: Work) -> Facts:
     _perform(trials, tables, in_process.variants_table(work.inputs), spec.num_cpus, spec.num_gpus)
     table = [_row(arm, [trial for trial in trials if trial.arm is arm]) for arm in arms]
     figures.save(figures_compare.arms(_by_seed(table, ("mAP", "rank-1"))), work.out / PICTURE)
-    return {
-        "table": table,
-        "summary": summary(table),
-        "metrics": {f"{row['arm']} {name}": row[name]["mean"] for row in table for name in METRICS},
-        "pictures": [PICTURE],
-        "captions": {PICTURE: _caption(spec.seeds)},
-    }
+    return CompareFacts(
+        table=tuple(table),
+        summary=tuple(summary(table)),
+        metrics={f"{row['arm']} {name}": row[name]["mean"] for row in table for name in METRICS},
+        pictures={PICTURE: _caption(spec.seeds)},
+    )
 
 
 def summary(table: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -223,7 +234,7 @@ def _perform(
     places = [str(path) for path in tables]
     running = {
         task.remote(
-            {**in_process.portable(trial.arm.recipe), "seed": trial.seed},
+            in_process.portable(trial.arm.recipe, trial.seed),
             places,
             None if variants is None else str(variants),
             num_cpus,
@@ -246,7 +257,7 @@ def _perform(
 
 
 def _task(
-    values: Mapping[str, Any],
+    recipe: Recipe,
     tables: Sequence[str],
     variants: str | None,
     num_cpus: float,
@@ -262,7 +273,7 @@ def _task(
     device = torch.device("cuda" if use_gpu else "cpu")
     started = time.monotonic()
     found = in_process.run_trial(
-        recipes.validate(values),
+        recipe,
         [Path(table) for table in tables],
         device,
         lambda batches: tally.set.remote(name, batches),
@@ -316,11 +327,40 @@ def _caption(seeds: Sequence[int]) -> str:
     )
 
 
+def crops_of_arms(recipe: Recipe) -> tuple[str, ...]:
+    """Return what decides, besides `embed`, how the images of any arm are cropped."""
+    arms = (recipes.override(recipe, changes) for changes in recipe.compare.arms.values())
+    return next((read for arm in arms if (read := embed.crops_with(arm))), ())
+
+
+def section(facts: CompareFacts) -> Section:
+    """Show the figures of each arm as mean and deviation over its seeds."""
+    names = [name for name in HEADLINE if any(name in row for row in facts.table)]
+    if not names:
+        return Section()
+    rows = tuple(
+        (
+            str(row["arm"]),
+            str(row["real_images"]),
+            str(row["synthetic_images"]),
+            str(len(row["seeds"])),
+            *(spread(row.get(name)) for name in names),
+        )
+        for row in facts.table
+    )
+    header = ("training", "real", "synthetic", "seeds", *names)
+    note = "Mean over the seeds, and their standard deviation where there are several."
+    return Section((Table("Comparison", header, rows, note, measured=True),))
+
+
 JOB = Job(
     "compare",
     compare_job,
     needs=("ingest", "generate"),
-    sections=("seed", "train", "embed", "evaluate", "compare"),
+    sections=("name", "seed", "train", "embed", "evaluate", "refine", "compare"),
+    also=crops_of_arms,
     check=check,
     outside=outside,
+    facts=CompareFacts,
+    section=section,
 )

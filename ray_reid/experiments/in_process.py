@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ray_reid import schema, storage
-from ray_reid.evaluation import embed
+from ray_reid.evaluation.refinement import VARIANTS
 from ray_reid.ranking import scoring
 from ray_reid.ranking.scoring import Side
+from ray_reid.recipe.models import Models
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.training import validation
 from ray_reid.training.train import num_batches, stages_of
@@ -72,7 +73,9 @@ def run_trial(
         if shared is not None:
             _share(shared, *made)
     rows = storage.read(tables[0], scoring.COLUMNS, scored_rows(source))
-    extract = extraction.Extractor(model, recipe.embed, recipe.models)
+    # Only crops need a further model.
+    models = recipe.models if recipe.embed.crop is not None else Models()
+    extract = extraction.Extractor(model, recipe.embed, models)
     vectors = _embedded(extract, tables[0], scored_rows(source))
     query, gallery = validation.sides(rows, vectors.pop(schema.EMBEDDING), vectors)
     dressed = None
@@ -163,12 +166,11 @@ def _dressed(extract: "Extractor", table: Path, queries: Sequence[str]) -> pa.Ta
     return rows
 
 
-def portable(recipe: Recipe) -> dict[str, Any]:
-    """The values of a recipe, with paths that hold in any working directory."""
+def portable(recipe: Recipe, seed: int) -> Recipe:
+    """Return the recipe of a trial, with paths that hold in any working directory."""
     from ray_reid.evaluation import extraction
 
-    spec = extraction.resolved(recipe.embed).model_dump(mode="json")
-    return {**recipe.model_dump(mode="json"), "embed": spec}
+    return recipe.model_copy(update={"embed": extraction.resolved(recipe.embed), "seed": seed})
 
 
 def scored_rows(source: str | None) -> pc.Expression:
@@ -192,5 +194,5 @@ def scored_sides(
 
 def variants_table(inputs: Mapping[str, Path]) -> Path | None:
     """The queries in other clothes, if a job has made them."""
-    table = inputs[embed.VARIANTS] / "observations" if embed.VARIANTS in inputs else None
+    table = inputs[VARIANTS] / "observations" if VARIANTS in inputs else None
     return table.resolve() if table is not None and table.is_dir() else None

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from ray_reid import storage
+from ray_reid.evaluation.headline import HEADLINE
 from ray_reid.experiments import figures_tune
 from ray_reid.experiments.in_process import METRICS
 from ray_reid.experiments.trials import HISTORY, VALIDATION, Trial, Variant
 from ray_reid.recipe import sweeps
 from ray_reid.recipe.sweeps import Setting, Sweep
 from ray_reid.runtime import figures
-from ray_reid.runtime.run import Run
+from ray_reid.runtime.run import Run, is_current, read_manifest
+from ray_reid.runtime.sections import Drawing, Section, Table, spread
 
 
 def result(
@@ -126,3 +128,53 @@ def _csv(result: Mapping[str, Any]) -> str:
         found = [(row[name] or {}).get(part) for name in measured for part in ("mean", "std")]
         writer.writerow([row["setting"], *values, *counts, *found])
     return text.getvalue()
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """Lay out what a sweep found, as its `table.json` holds it."""
+    names = [name for name in HEADLINE if name in result["rows"][0]]
+    measured = [*names, *(["validation"] if result["validated"] else [])]
+    rows = tuple(
+        (
+            row["setting"],
+            str(len(row["seeds"])),
+            *(spread(row[name]) for name in measured),
+            _unfinished(row),
+        )
+        for row in result["rows"]
+    )
+    metric = result["metric"]
+    by = f"validation {metric}" if result["validated"] else f"{metric} of the test images"
+    best = f" Highest {by}: {result['best']}." if result["best"] else ""
+    if not result["comparable"]:
+        best = " The settings are tested on unlike images: their figures do not compare."
+    note = f"Mean over the seeds, and their standard deviation where there are several.{best}"
+    title = f"Sweep {result['sweep']}"
+    return Table(title, ("setting", "seeds", *measured, ""), rows, note, measured=True)
+
+
+def sections(run: Path) -> list[Section]:
+    """Show what the sweeps of a run found; not those of tables that were replaced since."""
+    shown = []
+    for file in sorted(run.glob(f"tune-*/{sweeps.TABLE}")):
+        result = json.loads(file.read_text())
+        current = all(
+            is_current(run, job) and read_manifest(run, job).key == key
+            for job, key in result["inputs"].items()
+        )
+        if current:
+            shown.append(Section((table(result),), drawings=_drawings(file.parent, result)))
+    return shown
+
+
+def _drawings(folder: Path, result: Mapping[str, Any]) -> tuple[Drawing, ...]:
+    picture = folder / sweeps.PICTURE
+    if not picture.is_file():
+        return ()
+    caption = f"{result['metric']} of each setting; lines are deviations over the seeds."
+    return (Drawing(f"Sweep {result['sweep']}", caption, picture.read_bytes()),)
+
+
+def _unfinished(row: Mapping[str, Any]) -> str:
+    counts = {name: len(row[name]) for name in ("stopped", "failed")}
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)

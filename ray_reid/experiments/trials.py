@@ -17,11 +17,15 @@ import numpy as np
 
 from ray_reid import schema, storage
 from ray_reid.evaluation import embed
+from ray_reid.evaluation.refinement import VARIANTS
 from ray_reid.experiments import in_process
 from ray_reid.recipe import recipes, sweeps
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.sweeps import Setting, Sweep
-from ray_reid.runtime.run import Job, Run, Work, content_key
+from ray_reid.recipe.view import restrict
+from ray_reid.runtime.job import Job, Work
+from ray_reid.runtime.run import Run, content_key
+from ray_reid.storage import Fingerprint
 from ray_reid.training import validation
 from ray_reid.training.train import check_network, num_batches, training_tables
 
@@ -47,8 +51,8 @@ class Inputs:
     tables: tuple[Path, ...]
     keys: Mapping[str, str]
     """Key of each published job."""
-    facts: tuple[Mapping[str, Any], ...]
-    """What the jobs said of themselves."""
+    fingerprints: tuple[Fingerprint, ...]
+    """Of the tables."""
     held_out: frozenset[str]
     """Identities that validate and are not trained on."""
     test_set: str
@@ -64,7 +68,7 @@ class Task:
     """All that a worker needs for a trial."""
 
     name: str
-    recipe: Mapping[str, Any]
+    recipe: Recipe
     tables: tuple[str, ...]
     held_out: tuple[str, ...]
     source: str | None
@@ -188,7 +192,6 @@ def expand(
     sweep: Sweep,
     found: Sequence[Variant],
     made: Mapping[tuple[str, int], Inputs],
-    jobs: Sequence[Job],
     folder: Path,
 ) -> dict[tuple[str, int], Trial]:
     """Every trial by setting and seed; checks each variant against its tables.
@@ -196,7 +199,6 @@ def expand(
     Raises:
         ValueError: If the rows of a variant cannot fill its batches; the setting is named.
     """
-    sections = ("seed", *{part for job in jobs if job.name in SCORED for part in job.sections})
     places = folder / TRIALS
     places.mkdir(parents=True, exist_ok=True)
     trials = {}
@@ -215,8 +217,8 @@ def expand(
             if beside != embed.NOTHING:
                 parts["outside"] = beside
             if inputs.variants_key:
-                parts[embed.VARIANTS] = inputs.variants_key
-            key = content_key("trial", seeded, tuple(sorted(set(sections))), parts)
+                parts[VARIANTS] = inputs.variants_key
+            key = content_key("trial", seeded, _reads(seeded), parts)
             rule = content_key("stop", seeded, (), {"scheduler": judged, "key": key})
             stopped = places / f"{rule}.stopped.json"
             place = variant.setting.name, seed
@@ -253,7 +255,11 @@ def task(sweep: Sweep, trial: Trial) -> Task:
     """A trial as workers get it."""
     return Task(
         name=trial.key,
-        recipe=in_process.portable(trial.variant.recipe),
+        recipe=restrict(
+            in_process.portable(trial.variant.recipe, trial.seed),
+            _reads(trial.variant.recipe),
+            f"trial {trial.name}",
+        ),
         tables=tuple(map(str, trial.inputs.tables)),
         held_out=tuple(sorted(trial.inputs.held_out)),
         source=sweep.tested,
@@ -264,11 +270,16 @@ def task(sweep: Sweep, trial: Trial) -> Task:
     )
 
 
+def _reads(recipe: Recipe) -> tuple[str, ...]:
+    """Return what a trial reads of its recipe."""
+    return ("name", "seed", *SCORED, "refine", *embed.crops_with(recipe))
+
+
 def _sections(jobs: Sequence[Job]) -> list[str]:
-    """The sections of a recipe that a trial depends on."""
-    named = [job for job in jobs if job.name in SCORED]
-    found = [part.split(".")[0] for job in [*prerequisites(jobs), *named] for part in job.sections]
-    return sorted(set(found) - {"seed"})
+    """Return the sections of a recipe that the trials of a pipeline depend on."""
+    read = {part.split(".")[0] for job in prerequisites(jobs) for part in job.sections}
+    refined = {"refine"} if any(job.name == VARIANTS for job in jobs) else set()
+    return sorted((read | refined | set(SCORED)) - {"name", "profile", "seed"})
 
 
 def _check_keys(keys: Sequence[str], allowed: Sequence[str]) -> None:
@@ -310,7 +321,7 @@ def _digests(jobs: Sequence[Job], recipe: Recipe) -> dict[str, str]:
     found = {}
     for job in jobs:
         parts = [*_before(jobs, job), job]
-        every = tuple(sorted({part for one in parts for part in one.sections}))
+        every = tuple(sorted({part for one in parts for part in one.declared(recipe)}))
         found[job.name] = content_key(job.name, recipe, every, {})
     return found
 
@@ -340,14 +351,15 @@ def _inputs(home: Run, sweep: Sweep, jobs: Sequence[Job]) -> Inputs:
         )
         validation.Validation(tables[0], kept, home.recipe.evaluate)
     made = home.manifests()
-    dressed = next((one.key for one in made if one.job == embed.VARIANTS), "")
-    variants = in_process.variants_table({embed.VARIANTS: home.path / embed.VARIANTS})
+    dressed = next((one.key for one in made if one.job == VARIANTS), "")
+    variants = in_process.variants_table({VARIANTS: home.path / VARIANTS})
     manifests = [one for one in made if one.job in there]
     keys = {manifest.job: manifest.key for manifest in manifests}
-    facts = tuple(manifest.facts for manifest in manifests)
+    prints = [manifest.fingerprint for manifest in manifests]
+    fingerprints = tuple(fingerprint for fingerprint in prints if fingerprint is not None)
     found = storage.read(tables[0], [schema.OBSERVATION_ID], in_process.scored_rows(sweep.tested))
     test_set = schema.observation_id(*found[schema.OBSERVATION_ID].to_pylist())
-    return Inputs(tables, keys, facts, kept, test_set, variants, dressed)
+    return Inputs(tables, keys, fingerprints, kept, test_set, variants, dressed)
 
 
 def _batches(sweep: Sweep, variant: Variant, recipe: Recipe, inputs: Inputs) -> int:

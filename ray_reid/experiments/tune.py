@@ -28,12 +28,14 @@ from ray_reid.experiments import compare, in_process, sweep_table, trials
 from ray_reid.experiments.compare import Tally
 from ray_reid.experiments.in_process import METRICS
 from ray_reid.experiments.trials import HISTORY, VALIDATION, Task, Trial, Variant
-from ray_reid.recipe import recipes, sweeps
+from ray_reid.recipe import sweeps
 from ray_reid.recipe.sweeps import Sweep
 from ray_reid.runtime import stage
 from ray_reid.runtime.cluster import check_capacity
+from ray_reid.runtime.facts import Facts
+from ray_reid.runtime.job import Job
 from ray_reid.runtime.progress import watched
-from ray_reid.runtime.run import Job, Run
+from ray_reid.runtime.run import Run
 from ray_reid.runtime.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -78,7 +80,7 @@ def sweep_run(
     made = trials.make_inputs(held, sweep, found, jobs, folder)
     prepare()
     check_capacity("num_cpus and num_gpus of the sweep:", 1, sweep.num_cpus, sweep.num_gpus)
-    every = trials.expand(sweep, found, made, jobs, folder)
+    every = trials.expand(sweep, found, made, folder)
     failed = _perform(held, sweep, every, train or train_task, folder)
     table = sweep_table.result(held, sweep, found, every, failed)
     sweep_table.write(folder, table)
@@ -96,7 +98,7 @@ def train_task(
     # Trials side by side must not fight for the cores.
     torch.set_num_threads(max(1, int(task.num_cpus)))
     return in_process.run_trial(
-        recipes.validate(task.recipe),
+        task.recipe,
         [Path(table) for table in task.tables],
         torch.device("cuda" if task.num_gpus else "cpu"),
         report,
@@ -191,7 +193,7 @@ def _trainable(
     """A trial as Ray Tune runs it: reports after every epoch that is validated, and at the end."""
     task = tasks[chosen["trial"]]
     history: list[dict[str, float]] = []
-    epochs = task.recipe["train"]["epochs"]
+    epochs = task.recipe.train.epochs
     started = time.monotonic()
 
     def validate(epoch: int, found: Mapping[str, float]) -> None:
@@ -293,14 +295,17 @@ class Record(tune.Callback):
     def _log(self, trial: Trial, kept: Mapping[str, Any], error: Exception | None = None) -> None:
         setting = trial.variant.setting
         name = f"tune-{self._sweep.name}: {setting.name}, seed {trial.seed}"
-        prints = [facts["fingerprint"] for facts in trial.inputs.facts if "fingerprint" in facts]
         params = {key: sweeps.spell(value) for key, value in setting.changes.items()}
         metrics = dict(kept.get("metrics", {}))
         if "stopped" in kept:
             metrics["stopped_epoch"] = kept["stopped"]
-        facts = {"metrics": metrics, HISTORY: kept.get(HISTORY, [])}
-        with self._tracker.job(name, trial.key, prints) as child:
-            child.log({**facts, "params": {"seed": trial.seed, **params}}, trial.file.parent)
+        facts = Facts(
+            metrics=metrics,
+            history=tuple(kept.get(HISTORY, ())),
+            params={"seed": trial.seed, **params},
+        )
+        with self._tracker.job(name, trial.key, trial.inputs.fingerprints) as child:
+            child.log(facts, trial.file.parent)
             if error is not None:
                 raise error
 

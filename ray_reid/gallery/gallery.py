@@ -6,27 +6,24 @@ the cosine: higher is nearer.
 
 import importlib.util
 import logging
-import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ray_reid import images, schema, storage
-from ray_reid.gallery.embedded import ann, nearest, store
+from ray_reid import images, schema
+from ray_reid.gallery.embedded import ann, nearest
 from ray_reid.gallery.embedded.contents import View
-from ray_reid.gallery.embedded.segment import COLUMNS, ROWS, TABLE, Vectors
+from ray_reid.gallery.embedded.segment import Vectors
 from ray_reid.gallery.embedded.store import Manifest, Reader
 from ray_reid.gallery.embedded.where import Where
 from ray_reid.gallery.embedded.writer import Writer
 from ray_reid.ranking.open_set import Decision, Thresholds
-from ray_reid.runtime.run import Job, Work, read_manifest
+from ray_reid.runtime.run import read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +31,6 @@ EVERYTHING = Where()
 Names = Sequence[str | None]
 # Another precision or device moves the similarity of an image to itself far less than this.
 SELF_SIMILARITY = 0.95
-_BLOCK = 65536
 # A compaction may replace the index between two steps of opening it.
 _ATTEMPTS = 10
 
@@ -70,46 +66,6 @@ class Hit:
     """Cosine in [-1, 1]; higher is nearer."""
     decision: Decision | None = None
     """Whether it shows what the query shows; None if the model has no thresholds for that."""
-
-
-def index_job(work: Work) -> Mapping[str, Any]:
-    """Index the embeddings of `index.splits`, junk left out, beside the images they stand for.
-
-    Raises:
-        ValueError: If no embedding is left to index, or one has no kept observation.
-    """
-    splits = work.recipe.index.splits
-    embedded = storage.read(
-        work.inputs["embed"] / "embeddings",
-        [schema.OBSERVATION_ID, schema.SPLIT, schema.ROLE, schema.EMBEDDING],
-    )
-    wanted = pc.and_(
-        pc.is_in(embedded[schema.SPLIT], pa.array(splits)),
-        pc.not_equal(embedded[schema.ROLE], "junk"),
-    )
-    embedded = embedded.filter(wanted)
-    if not len(embedded):
-        raise ValueError(
-            f"no embedding to index in index.splits {list(splits)}; add the other of query and "
-            "gallery"
-        )
-    vectors = storage.embeddings(embedded, schema.EMBEDDING)
-    table = _observations(work.inputs["ingest"] / "observations", embedded)
-    model = read_manifest(work.inputs["embed"].parent, "embed").inputs["train"]
-    # A killed attempt may have left a part, or all of it.
-    for name in (store.CURRENT, *store.FOLDERS):
-        _remove(work.out / name)
-    settings = work.recipe.index.model_dump(mode="json")
-    blocks = _blocks(table, vectors)
-    Writer.create(work.out, model, vectors.shape[1], blocks, settings).close()
-    return {
-        "metrics": {"gallery_images": len(table), **_counts(table)},
-        "splits": list(splits),
-        "dimension": vectors.shape[1],
-        "kind": work.recipe.index.kind,
-        "model": model,
-        "fingerprint": asdict(storage.fingerprint(work.out / TABLE, f"index/{TABLE}")),
-    }
 
 
 class Gallery:
@@ -405,23 +361,6 @@ def read_query(image: Path, camera: str | None = None) -> bytes:
     return encoded
 
 
-def _observations(path: Path, embedded: pa.Table) -> pa.Table:
-    """The observations of the embedded rows, in the same order."""
-    wanted = embedded[schema.OBSERVATION_ID].combine_chunks()
-    found = [
-        batch.filter(pc.is_in(batch[schema.OBSERVATION_ID], wanted))
-        for batch in storage.scan(path, COLUMNS)
-    ]
-    kind = pa.schema([storage.dataset(path).schema.field(name) for name in COLUMNS])
-    table = pa.Table.from_batches(found, kind).sort_by(schema.OBSERVATION_ID)
-    if not table[schema.OBSERVATION_ID].combine_chunks().equals(wanted):
-        raise ValueError(
-            f"{len(wanted)} embeddings but {len(table)} kept observations of the same ids in "
-            f"{str(path)!r}; ids must be unique and embedded once"
-        )
-    return table.cast(ROWS)
-
-
 def check_faiss() -> None:
     """Look for faiss before anything runs that ends in an index.
 
@@ -433,23 +372,3 @@ def check_faiss() -> None:
             "faiss is not installed; add one of the extras: pip install '.[faiss-cpu]' or, for "
             "CUDA, '.[faiss-gpu]'"
         )
-
-
-def _blocks(table: pa.Table, vectors: Vectors) -> Iterator[tuple[pa.Table, Vectors]]:
-    for start in range(0, len(table), _BLOCK):
-        yield table.slice(start, _BLOCK), vectors[start : start + _BLOCK]
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _counts(table: pa.Table) -> dict[str, int]:
-    names = {"gallery_identities": schema.IDENTITY, "gallery_cameras": schema.CAMERA}
-    return {name: pc.count_distinct(table[column]).as_py() for name, column in names.items()}
-
-
-JOB = Job("index", index_job, needs=("ingest", "embed"), sections=("index",), uses_ray=False)

@@ -3,7 +3,6 @@
 Caption, fine-tune, judge, choose (Vehicle-Diff, section III-B and C). Labels are not looked at.
 """
 
-import dataclasses
 import json
 import logging
 import shutil
@@ -20,14 +19,16 @@ from ray_reid import images, schema, storage
 from ray_reid.datasets.reading import share
 from ray_reid.generation.generators import vehicle_prompts
 from ray_reid.models.pretrained import references
-from ray_reid.recipe import recipes
 from ray_reid.recipe.adapt import Lora
+from ray_reid.recipe.base import Frozen
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import figures, stage
 from ray_reid.runtime.cluster import check_capacity
+from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.figures import Card
+from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.progress import metered
-from ray_reid.runtime.run import Facts, Job, Work
+from ray_reid.runtime.sections import Section, Table, number
 from ray_reid.schema import Batch
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,31 @@ class Caption:
         return {schema.OBSERVATION_ID: batch[schema.OBSERVATION_ID], schema.CAPTION: told}
 
 
-def adapt_job(work: Work) -> Facts:
+class CandidateFacts(Frozen):
+    """What was measured of a fine-tuning, or of the model as it was."""
+
+    name: str
+    fid: float
+    """Frechet distance to the images adapted to; lower is nearer."""
+    agreement: float
+    """Share of the images in the colour that was asked for."""
+    score: float
+    loss: float | None = None
+    """Of the last epoch; null for the model as it was."""
+
+
+class AdaptFacts(Facts):
+    """What the adapt job says."""
+
+    captioned: int = 0
+    """Images adapted to."""
+    candidates: tuple[CandidateFacts, ...] = ()
+    best: str = ""
+    licence: str | None = None
+    """Terms of the images adapted to, joined."""
+
+
+def adapt_job(work: Work) -> AdaptFacts:
     """Write the table `captions` and every candidate, and say which one is best.
 
     Raises:
@@ -67,18 +92,17 @@ def adapt_job(work: Work) -> Facts:
     _caption(work, chosen)
     _fit(work)
     candidates = _candidates(out, candidate_names(recipe))
-    best = max(candidates, key=lambda one: one["score"])["name"]
+    best = max(candidates, key=lambda candidate: candidate.score).name
     captions = {SHEET: _sheet(out, candidates, best, recipe)}
     licences = sorted({licence for licence in chosen[schema.LICENCE].to_pylist() if licence})
-    return {
-        "counts": {"captioned": chosen.num_rows},
-        "candidates": candidates,
-        "best": best,
-        "licence": "; ".join(licences) or None,
-        "fingerprint": dataclasses.asdict(storage.fingerprint(out / "captions", "adapt/captions")),
-        "pictures": list(captions),
-        "captions": captions,
-    }
+    return AdaptFacts(
+        captioned=chosen.num_rows,
+        candidates=candidates,
+        best=best,
+        licence="; ".join(licences) or None,
+        fingerprint=storage.fingerprint(out / "captions", "adapt/captions"),
+        pictures=captions,
+    )
 
 
 def check(recipe: Recipe) -> None:
@@ -181,7 +205,7 @@ def _fit(work: Work) -> None:
     with metered("adapt", "step") as meter:
         arguments = [
             {
-                "recipe": recipe.model_dump(mode="json"),
+                "recipe": recipe,
                 "out": str(out.resolve()),
                 "name": name,
                 "lora": None if lora is None else lora.model_dump(),
@@ -194,16 +218,14 @@ def _fit(work: Work) -> None:
 
 
 def _worker(
-    recipe: Mapping[str, Any], out: str, name: str, lora: Mapping[str, Any] | None, meter: Any
+    recipe: Recipe, out: str, name: str, lora: Mapping[str, Any] | None, meter: Any
 ) -> None:
     from ray_reid.generation.finetune import fit_and_judge
 
-    fit_and_judge(
-        recipes.validate(recipe), Path(out), name, None if lora is None else Lora(**lora), meter
-    )
+    fit_and_judge(recipe, Path(out), name, None if lora is None else Lora(**lora), meter)
 
 
-def _candidates(out: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+def _candidates(out: Path, names: Sequence[str]) -> tuple[CandidateFacts, ...]:
     """What was measured of each candidate, and its score.
 
     The score is the share of images in the asked colour minus the Frechet distance to the target
@@ -212,28 +234,28 @@ def _candidates(out: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     """
     found = [json.loads((out / "candidates" / name / "judged.json").read_text()) for name in names]
     base = max(found[0]["fid"], 1e-9)
-    return [
-        {"name": name, **one, "score": round(one["agreement"] - one["fid"] / base, 4)}
+    return tuple(
+        CandidateFacts(name=name, score=round(one["agreement"] - one["fid"] / base, 4), **one)
         for name, one in zip(names, found, strict=True)
-    ]
+    )
 
 
-def _sheet(out: Path, candidates: Sequence[Mapping[str, Any]], best: str, recipe: Recipe) -> str:
+def _sheet(out: Path, candidates: Sequence[CandidateFacts], best: str, recipe: Recipe) -> str:
     """Draw the first images of every candidate, and beside them what they are to look like."""
     shown = 10
     rows = storage.read(out / "images", [schema.IMAGE]).slice(0, shown)
     street = [Card(images.decode(encoded), "") for encoded in rows[schema.IMAGE].to_pylist()]
     groups: dict[str, list[Card]] = {"the images adapted to": street}
     for one in candidates:
-        sheet = np.load(out / "candidates" / one["name"] / "images.npz")
+        sheet = np.load(out / "candidates" / one.name / "images.npz")
         cards = [
             Card(pixels, str(colour))
             for pixels, colour in zip(sheet["images"][:shown], sheet["colours"], strict=False)
         ]
-        sign = ", the best score" if one["name"] == best else ""
+        sign = ", the best score" if one.name == best else ""
         heading = (
-            f"{one['name']}{sign}: Frechet distance {one['fid']:.3f}, asked colour "
-            f"{one['agreement']:.0%}, score {one['score']:.2f}"
+            f"{one.name}{sign}: Frechet distance {one.fid:.3f}, asked colour "
+            f"{one.agreement:.0%}, score {one.score:.2f}"
         )
         groups[heading] = cards
     figures.save(figures.contact_sheet(groups, columns=shown), out / SHEET)
@@ -245,6 +267,23 @@ def _sheet(out: Path, candidates: Sequence[Mapping[str, Any]], best: str, recipe
     )
 
 
+def section(facts: AdaptFacts) -> Section:
+    """Show the candidates and which one scored best."""
+    rows = tuple(
+        (
+            candidate.name,
+            number(candidate.fid, 3),
+            number(candidate.agreement, 3),
+            number(candidate.score, 3),
+            "best" if candidate.name == facts.best else "",
+        )
+        for candidate in facts.candidates
+    )
+    header = ("candidate", "Frechet distance", "prompt agreement", "score", "")
+    note = "Fine-tunings of the text-to-image model; of distances, lower is nearer to the target."
+    return Section((Table("Adaptation", header, rows, note),))
+
+
 JOB = Job(
     "adapt",
     adapt_job,
@@ -252,7 +291,7 @@ JOB = Job(
     sections=(
         "seed",
         "models",
-        "prompts.template",
+        "prompts",
         "adapt",
         "generate.guidance",
         "generate.steps",
@@ -262,4 +301,6 @@ JOB = Job(
     check=check,
     outside=outside,
     scratch=("images", STATES),
+    facts=AdaptFacts,
+    section=section,
 )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import Field
 
 from ray_reid import images, schema, storage
 from ray_reid.generation.generators import clothes, descriptions
@@ -16,7 +17,8 @@ from ray_reid.generation.generators.descriptions import Answer, Description
 from ray_reid.models.pretrained import references
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import stage
-from ray_reid.runtime.run import Facts, Job, Work
+from ray_reid.runtime.facts import Facts
+from ray_reid.runtime.job import Job, Work
 from ray_reid.schema import Batch
 
 log = logging.getLogger(__name__)
@@ -64,7 +66,21 @@ class Summarise:
         return {**batch, ANSWER: answers}
 
 
-def describe_job(work: Work) -> Facts:
+class DescribeFacts(Facts):
+    """What the describe job says."""
+
+    worn: int = 0
+    """Sets of clothes in the training images."""
+    described: int = 0
+    without_clothes: int = 0
+    """Images that do not know their clothes."""
+    undescribed: tuple[str, ...] = ()
+    """The first clothes without a description."""
+    answers: dict[str, Any] = Field(default_factory=dict)
+    """How the model answered, or the file that took its place."""
+
+
+def describe_job(work: Work) -> DescribeFacts:
     """Write `descriptions.parquet`, a row for every clothes id of the real training images.
 
     Raises:
@@ -94,13 +110,14 @@ def describe_job(work: Work) -> Facts:
     descriptions.write(work.out / descriptions.FILE, found, counts)
     shown = [f"{one.clothes}: {one.prompt('{upper} | {lower} | {footwear}')}" for one in found]
     log.info("describe: %d of %d clothes described, such as %s", len(found), len(names), shown[0])
-    return {
-        "clothes": {"worn": len(names), "described": len(found)},
-        "without_clothes": sum(name is None for name in worn.values()),
-        "undescribed": sorted(set(names) - {one.clothes for one in found})[:SHOWN],
-        "answers": told,
-        "metrics": {"clothes_described": len(found)},
-    }
+    return DescribeFacts(
+        worn=len(names),
+        described=len(found),
+        without_clothes=sum(name is None for name in worn.values()),
+        undescribed=tuple(sorted(set(names) - {one.clothes for one in found})[:SHOWN]),
+        answers=told,
+        metrics={"clothes_described": len(found)},
+    )
 
 
 def check(recipe: Recipe) -> None:
@@ -276,4 +293,5 @@ JOB = Job(
     ),
     check=check,
     outside=outside,
+    facts=DescribeFacts,
 )

@@ -4,7 +4,6 @@ generator actors -> filters (detector actors, image-text actors) -> encode and w
 sized by the recipe. Every row is written, dropped ones with their reason.
 """
 
-import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -15,7 +14,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from ray_reid import schema, storage
-from ray_reid.generation.adapt import BASE, candidate_names
+from ray_reid.generation.adapt import BASE, AdaptFacts, candidate_names
 from ray_reid.generation.filters import FILTERS
 from ray_reid.generation.filters.colour import COLOURS
 from ray_reid.generation.generators import vehicle_prompts
@@ -24,7 +23,9 @@ from ray_reid.models.pretrained import references
 from ray_reid.models.pretrained.text_to_image import ADAPTER
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import stage
-from ray_reid.runtime.run import Facts, Job, Work
+from ray_reid.runtime.facts import Facts
+from ray_reid.runtime.job import Job, Work
+from ray_reid.runtime.sections import Section
 from ray_reid.runtime.stage import Step
 
 SOURCE = "vehicle_diff"
@@ -33,16 +34,28 @@ SAMPLES = (RAW, ADAPTED)
 """Tables of a few whole images that no filter has seen, for comparison."""
 
 
-def generate_job(work: Work) -> Facts:
+class GenerateFacts(Facts):
+    """What the generate job says."""
+
+    candidate: str = ""
+    """The adapted model that made the images."""
+    generator: str = ""
+    licence: str | None = None
+    """Terms of the images."""
+    made: int = 0
+    kept: int = 0
+
+
+def generate_job(work: Work) -> GenerateFacts:
     """Write the table `observations`, and the samples `raw` and `adapted` if they are asked for.
 
     Raises:
         ValueError: If a filter is unknown, a prompt is impossible or a model cannot be loaded.
     """
-    recipe, adapted = work.recipe, work.facts["adapt"]
+    recipe, adapted = work.recipe, work.facts_of("adapt", AdaptFacts)
     adapter = _adapter(work)
     # Images of the model as it was owe nothing to those that others were adapted to.
-    licence = recipe.generate.licence or (adapted["licence"] if adapter else None)
+    licence = recipe.generate.licence or (adapted.licence if adapter else None)
     plan = prompts_plan(recipe, generator_name(recipe, adapter), licence)
     _stream(work, OBSERVATIONS, plan, steps(recipe, adapter))
     if recipe.generate.raw_images:
@@ -52,13 +65,14 @@ def generate_job(work: Work) -> Facts:
             _stream(work, name, few, steps(recipe, of, filtered=False))
     out = work.out / OBSERVATIONS
     kept = storage.read(out, [schema.IDENTITY])
-    return {
-        "candidate": _candidate(work),
-        "generator": generator_name(recipe, adapter),
-        "licence": licence,
-        "counts": {"made": plan.num_rows, "kept": kept.num_rows},
-        "fingerprint": dataclasses.asdict(storage.fingerprint(out, f"generate/{OBSERVATIONS}")),
-    }
+    return GenerateFacts(
+        candidate=_candidate(work),
+        generator=generator_name(recipe, adapter),
+        licence=licence,
+        made=plan.num_rows,
+        kept=kept.num_rows,
+        fingerprint=storage.fingerprint(out, f"generate/{OBSERVATIONS}"),
+    )
 
 
 def check(recipe: Recipe) -> None:
@@ -193,8 +207,7 @@ def outside(recipe: Recipe) -> str:
 
 
 def _candidate(work: Work) -> str:
-    best: str = work.facts["adapt"]["best"]
-    return work.recipe.generate.candidate or best
+    return work.recipe.generate.candidate or work.facts_of("adapt", AdaptFacts).best
 
 
 def _adapter(work: Work) -> Path | None:
@@ -208,6 +221,11 @@ def _stream(work: Work, name: str, plan: pa.Table, stages: Sequence[Step]) -> No
     stage.stream(plan, columns, stages, work.out / name, title, encode=last)
 
 
+def section(facts: GenerateFacts) -> Section:
+    """Say which adapted model made the images."""
+    return Section(notes=(f"Generated with the candidate {facts.candidate}",))
+
+
 JOB = Job(
     "generate",
     generate_job,
@@ -215,4 +233,6 @@ JOB = Job(
     sections=("seed", "models", "prompts", "generate", "filters"),
     check=check,
     outside=outside,
+    facts=GenerateFacts,
+    section=section,
 )

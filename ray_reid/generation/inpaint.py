@@ -4,7 +4,6 @@ plan -> parse -> inpaint -> filters -> encode and write, one streaming execution
 row is written, dropped ones with their reason; what is not painted keeps its value to the bit.
 """
 
-import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from ray_reid import images, schema, storage
 from ray_reid.generation.generate import filter_steps
@@ -23,8 +23,9 @@ from ray_reid.images import Pixels
 from ray_reid.models.pretrained import references
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import figures, stage
+from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.figures import Card
-from ray_reid.runtime.run import Facts, Job, Work
+from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.stage import Step
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,21 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def inpaint_job(work: Work) -> Facts:
+class InpaintFacts(Facts):
+    """What the inpaint job says."""
+
+    generator: str = ""
+    sources: int = 0
+    """Real images."""
+    made: int = 0
+    kept: int = 0
+    dropped: dict[str, int] = Field(default_factory=dict)
+    """Images by reason."""
+    clothes: int = 0
+    """Sets of clothes to choose from."""
+
+
+def inpaint_job(work: Work) -> InpaintFacts:
     """Write the table `observations`: `outfits.num_outfits` images of each real training image.
 
     Raises:
@@ -64,20 +79,17 @@ def inpaint_job(work: Work) -> Facts:
         if reason is not None
     )
     captions = draw(table, out, work.out)
-    return {
-        "generator": generator_name(recipe, guide),
-        "counts": {
-            "sources": pc.count_distinct(made[schema.PARENT]).as_py(),
-            "made": made.num_rows,
-            "kept": made.num_rows - reasons.total(),
-            "dropped": dict(reasons),
-        },
-        "clothes": len(found),
-        "metrics": {"generated_images": made.num_rows - reasons.total()},
-        "pictures": list(captions),
-        "captions": captions,
-        "fingerprint": dataclasses.asdict(storage.fingerprint(out, f"inpaint/{OBSERVATIONS}")),
-    }
+    return InpaintFacts(
+        generator=generator_name(recipe, guide),
+        sources=pc.count_distinct(made[schema.PARENT]).as_py(),
+        made=made.num_rows,
+        kept=made.num_rows - reasons.total(),
+        dropped=dict(reasons),
+        clothes=len(found),
+        metrics={"generated_images": made.num_rows - reasons.total()},
+        pictures=captions,
+        fingerprint=storage.fingerprint(out, f"inpaint/{OBSERVATIONS}"),
+    )
 
 
 def check(recipe: Recipe) -> None:
@@ -375,4 +387,5 @@ JOB = Job(
     ),
     check=check,
     outside=outside,
+    facts=InpaintFacts,
 )

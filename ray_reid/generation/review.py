@@ -16,14 +16,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pydantic import Field
 from tqdm import tqdm
 
 from ray_reid import images, schema, storage
 from ray_reid.generation import frechet
 from ray_reid.generation.frechet import Extract
+from ray_reid.recipe.base import Frozen
 from ray_reid.runtime import figures
+from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.figures import Card
-from ray_reid.runtime.run import Facts, Job, Work
+from ray_reid.runtime.job import Job, Work
+from ray_reid.runtime.sections import Section, Table, number, share
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +36,14 @@ KEPT, DROPPED = "generated_kept.png", "generated_dropped.png"
 NUM_KEPT, NUM_DROPPED = 48, 8
 """Most images of the sheet of kept ones, and of each reason on the sheet of dropped ones."""
 BATCH = 32
+STAGES = {
+    "raw": "raw: no adaptation, no filter",
+    "adapted": "adapted, no filter",
+    "filtered": "adapted and filtered",
+    "unguided": "without the guidance of a discriminator",
+    "kept": "kept by the filters",
+}
+"""What the report calls the stages."""
 COLUMNS = (
     schema.OBSERVATION_ID,
     schema.IDENTITY,
@@ -57,7 +69,33 @@ class Selection:
         return found
 
 
-def review_job(work: Work) -> Facts:
+class StageFacts(Frozen):
+    """Generated images at one stage, as Table VI of Vehicle-Diff lays them out."""
+
+    stage: str
+    identities: int
+    images: int
+    fid: float | None = None
+    """Frechet distance to the real training images; null where it cannot be measured."""
+    num_images: int | None = None
+    """Images of either set that it was measured on."""
+    extractor: str | None = None
+
+
+class ReviewFacts(Facts):
+    """What the review job says."""
+
+    made: int = 0
+    kept: int = 0
+    dropped: dict[str, int] = Field(default_factory=dict)
+    """Images by reason."""
+    identities_made: int = 0
+    identities_kept: int = 0
+    stages: tuple[StageFacts, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def review_job(work: Work) -> ReviewFacts:
     """Count what was made and kept, measure each stage against the real images, draw both kinds.
 
     Raises:
@@ -69,12 +107,9 @@ def review_job(work: Work) -> Facts:
         raise ValueError("nothing was generated: the table of generated images is empty")
     kept = Selection(place, made.rows.filter(made.rows[schema.DROP_REASON].is_null()))
     stages = _stages(work, kept)
-    counts = {
-        "made": made.rows.num_rows,
-        "kept": kept.rows.num_rows,
-        "dropped": dict(Counter(map(_reason, _dropped(made)[schema.DROP_REASON].to_pylist()))),
-    }
-    warnings = [] if counts["kept"] else ["the filters dropped every generated image"]
+    reasons = Counter(map(_reason, _dropped(made)[schema.DROP_REASON].to_pylist()))
+    num_made, num_kept = made.rows.num_rows, kept.rows.num_rows
+    warnings = [] if num_kept else ["the filters dropped every generated image"]
     for warning in warnings:
         log.warning("%s", warning)
     spec = work.recipe.frechet
@@ -93,19 +128,21 @@ def review_job(work: Work) -> Facts:
     ]
     captions = draw(made, kept, work.out)
     figures_of = {f"frechet_{name}": value for name, value in distances.items()}
-    return {
-        "counts": counts,
-        "identities": {"made": _identities(made), "kept": _identities(kept)},
-        "stages": rows,
-        "warnings": warnings,
-        "metrics": {
-            "generated_images": counts["made"],
-            "generated_kept": counts["kept"],
+    return ReviewFacts(
+        made=num_made,
+        kept=num_kept,
+        dropped=dict(reasons),
+        identities_made=_identities(made),
+        identities_kept=_identities(kept),
+        stages=tuple(rows),
+        warnings=tuple(warnings),
+        metrics={
+            "generated_images": num_made,
+            "generated_kept": num_kept,
             **{name: value for name, value in figures_of.items() if value is not None},
         },
-        "pictures": list(captions),
-        "captions": captions,
-    }
+        pictures=captions,
+    )
 
 
 def common_size(sets: Sequence[Selection], limit: int) -> int:
@@ -211,16 +248,16 @@ def _sample(work: Work, name: str) -> Selection:
 
 def _stage(
     name: str, found: Selection, distance: float | None, size: int, extractor: str
-) -> dict[str, Any]:
+) -> StageFacts:
     measured = distance is not None
-    return {
-        "stage": name,
-        "identities": _identities(found),
-        "images": found.rows.num_rows,
-        "fid": distance,
-        "num_images": size if measured else None,
-        "extractor": extractor if measured else None,
-    }
+    return StageFacts(
+        stage=name,
+        identities=_identities(found),
+        images=found.rows.num_rows,
+        fid=distance,
+        num_images=size if measured else None,
+        extractor=extractor if measured else None,
+    )
 
 
 def _identities(found: Selection) -> int:
@@ -287,11 +324,54 @@ def _measured(row: Mapping[str, Any]) -> str:
     return "; ".join(part for part in (said.strip(), listed) if part) or _about(row)
 
 
+def section(facts: ReviewFacts) -> Section:
+    """Show the stages of Vehicle-Diff's Table VI, and what the filters dropped for which reason."""
+    tables = [table for table in (_stages_table(facts.stages), _reasons_table(facts)) if table]
+    return Section(tuple(tables), warnings=facts.warnings)
+
+
+def _stages_table(stages: Sequence[StageFacts]) -> Table | None:
+    if not stages:
+        return None
+    rows = tuple(
+        (
+            STAGES.get(stage.stage, stage.stage),
+            str(stage.identities) if stage.images else "-",
+            str(stage.images) if stage.images else "-",
+            number(stage.fid, 3),
+        )
+        for stage in stages
+    )
+    measured = [stage for stage in stages if stage.extractor is not None]
+    note = "Frechet distances need at least 2 real and 2 generated images."
+    if measured:
+        # After a colon comes the file of the weights.
+        extractor = str(measured[0].extractor).partition(":")[0]
+        note = (
+            f"Frechet distance to the real training images: {measured[0].num_images} images of "
+            f"either, features of {extractor}; lower is nearer. Only distances of the same "
+            "features and number of images compare."
+        )
+    header = ("generated images", "identities", "images", "Frechet distance")
+    return Table("Generated images", header, rows, note, measured=True)
+
+
+def _reasons_table(facts: ReviewFacts) -> Table | None:
+    if not facts.made:
+        return None
+    dropped = sorted(facts.dropped.items(), key=lambda pair: (-pair[1], pair[0]))
+    named = [("kept", facts.kept), *((f"dropped: {why}", count) for why, count in dropped)]
+    rows = tuple((name, str(count), share(count, facts.made)) for name, count in named)
+    return Table("Filters", ("verdict", "images", "share"), rows)
+
+
 JOB = Job(
     "review",
     review_job,
     needs=("ingest", "adapt", "generate"),
-    sections=("seed", "models", "frechet"),
+    sections=("models.image_text", "models.precision", "frechet"),
     check=lambda recipe: frechet.check(recipe.frechet),
     uses_ray=False,
+    facts=ReviewFacts,
+    section=section,
 )

@@ -4,7 +4,6 @@ It needs no trained model, so it stands before the training, and all trials of a
 `Tailor` makes the same of a query that somebody asks with.
 """
 
-import dataclasses
 import hashlib
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ray_reid import images, schema, storage
+from ray_reid.evaluation.refinement import VariantCounts, VariantsFacts
 from ray_reid.generation import inpaint
 from ray_reid.generation.generators import clothes, descriptions
 from ray_reid.generation.generators.descriptions import Description
@@ -26,7 +26,7 @@ from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.refine import Refine
 from ray_reid.runtime import stage
-from ray_reid.runtime.run import Facts, Job, Work
+from ray_reid.runtime.job import Job, Work
 from ray_reid.schema import Batch
 
 SECONDS = "seconds"
@@ -57,7 +57,7 @@ class Vary:
         return {**made, SECONDS: np.full(len(batch[schema.PROMPT]), each)}
 
 
-def variants_job(work: Work) -> Facts:
+def variants_job(work: Work) -> VariantsFacts:
     """Write the table `observations`: `refine.num_variants` images of each query.
 
     Without the section `refine` there is nothing to make.
@@ -67,7 +67,7 @@ def variants_job(work: Work) -> Facts:
     """
     spec = work.recipe.refine
     if spec is None:
-        return {"counts": {"queries": 0, "with_variants": 0, "made": 0, "without": {}}}
+        return VariantsFacts()
     recipe = painted(work.recipe, spec)
     table = (work.inputs["ingest"] / inpaint.OBSERVATIONS).resolve()
     plan = variants_plan(recipe, table, work.inputs["describe"], spec.num_variants)
@@ -82,21 +82,19 @@ def variants_job(work: Work) -> Facts:
     )
     queries = pc.count_distinct(made[schema.PARENT]).as_py()
     seconds = pc.sum(made[SECONDS]).as_py()
-    return {
-        "generator": inpaint.generator_name(recipe),
-        "counts": {
-            "queries": queries,
-            "with_variants": queries - len(reasons),
-            "made": made.num_rows - pc.sum(dropped).as_py(),
-            "without": dict(Counter(reason.partition(":")[0] for reason in reasons.values())),
-        },
-        "num_variants": spec.num_variants,
-        "seconds_per_query": seconds / queries,
-        "metrics": {"queries_with_variants": queries - len(reasons)},
-        "fingerprint": dataclasses.asdict(
-            storage.fingerprint(out, f"variants/{inpaint.OBSERVATIONS}")
+    return VariantsFacts(
+        generator=inpaint.generator_name(recipe),
+        counts=VariantCounts(
+            queries=queries,
+            with_variants=queries - len(reasons),
+            made=made.num_rows - pc.sum(dropped).as_py(),
+            without=dict(Counter(reason.partition(":")[0] for reason in reasons.values())),
         ),
-    }
+        num_variants=spec.num_variants,
+        seconds_per_query=seconds / queries,
+        metrics={"queries_with_variants": queries - len(reasons)},
+        fingerprint=storage.fingerprint(out, f"variants/{inpaint.OBSERVATIONS}"),
+    )
 
 
 def check(recipe: Recipe) -> None:
@@ -261,4 +259,5 @@ JOB = Job(
     ),
     check=check,
     outside=outside,
+    facts=VariantsFacts,
 )

@@ -6,7 +6,7 @@ mechanism as `--set` on the command line. The resolved recipe is saved with the 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from pydantic import (
@@ -18,6 +18,7 @@ from ray_reid.recipe import keys
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.shipped import RECIPES
 from ray_reid.recipe.sources import Source
+from ray_reid.recipe.view import View
 
 
 def load(recipe: str, profile: str | None = None, overrides: Sequence[str] = ()) -> Recipe:
@@ -87,10 +88,12 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     Raises:
         ValueError: If a key is unknown or a value breaks a rule.
     """
-    values = recipe.model_dump(mode="json")
+    values = (recipe.whole() if isinstance(recipe, View) else recipe).model_dump(mode="json")
     for key, value in changes.items():
         keys.assign(values, key, value)
-    return validate(values)
+    changed = validate(values)
+    # What a job makes of its view shows no more than the view does, and what is set here.
+    return cast(Recipe, recipe.over(changed, changes)) if isinstance(recipe, View) else changed
 
 
 def dump(recipe: Recipe) -> str:

@@ -4,6 +4,12 @@ from pydantic import Field
 
 from ray_reid.recipe.base import Frozen
 
+RESOURCES = frozenset({
+    "resources", "stage", "caption_stage", "parse_stage", "num_cpus", "num_gpus", "loader",
+    "loader_processes", "max_failures", "checkpoint_batches",
+})  # fmt: skip
+"""Entries of a recipe that change how fast a result comes but not the result."""
+
 
 class StageSpec(Frozen):
     """Resources of one stage; they change how fast a result comes, and only its rounding."""

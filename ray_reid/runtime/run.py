@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,17 +22,18 @@ import ray_reid
 from ray_reid import storage
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.resources import RESOURCES
+from ray_reid.recipe.view import restrict
+from ray_reid.runtime.facts import Facts
+from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.tracking import Tracker
+from ray_reid.storage import Fingerprint
 
 log = logging.getLogger(__name__)
 
-Facts = Mapping[str, Any]
 MANIFEST = "manifest.json"
-# Recipe entries that change how fast a result comes but not the result.
-RESOURCES = frozenset({
-    "stage", "caption_stage", "parse_stage", "num_cpus", "num_gpus", "loader", "loader_processes",
-    "max_failures", "checkpoint_batches",
-})  # fmt: skip
+OUTSIDE = "outside"
+"""Name of the input that no job made: the fingerprint of outside files."""
 
 
 @dataclass(frozen=True)
@@ -49,38 +49,14 @@ class Manifest:
     inputs: dict[str, str]
     """Key of each input job, or the fingerprint of outside files."""
     facts: dict[str, Any]
+    """What the job said; its `Job` has the model."""
     seconds: float
 
-
-@dataclass(frozen=True)
-class Work:
-    """What a job is given: the recipe, its inputs, and a directory of its own to fill."""
-
-    recipe: Recipe
-    out: Path
-    """Private until published; holds what an earlier, killed attempt left."""
-    inputs: Mapping[str, Path]
-    """Published directory of each job it needs."""
-    facts: Mapping[str, Facts]
-    """What those jobs said of themselves."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One step of a pipeline."""
-
-    name: str
-    work: Callable[[Work], Facts]
-    needs: tuple[str, ...] = ()
-    sections: tuple[str, ...] = ()
-    """What of the recipe its result depends on: sections, or single entries (`generate.steps`)."""
-    check: Callable[[Recipe], None] | None = None
-    """Refuses an impossible recipe before any job of the pipeline runs."""
-    outside: Callable[[Recipe], str] | None = None
-    """Fingerprint of what it reads that no job made."""
-    scratch: tuple[str, ...] = ()
-    """Entries of `out` that only a resumed attempt needs; removed before publishing."""
-    uses_ray: bool = True
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """Of the table that the job published, if it published one."""
+        found = self.facts.get("fingerprint")
+        return None if found is None else Fingerprint(**found)
 
 
 class Run:
@@ -120,8 +96,8 @@ class Run:
         _check_together(self.path, inputs)
         sources = {name: manifest.key for name, manifest in inputs.items()}
         if job.outside is not None:
-            sources["outside"] = job.outside(self.recipe)
-        sections = _sections(self.recipe, job.sections)
+            sources[OUTSIDE] = job.outside(self.recipe)
+        sections = _sections(self.recipe, job.declared(self.recipe))
         key = _key(job.name, sections, sources)
         done = _done(self.path / job.name, key)
         if done is not None:
@@ -133,7 +109,14 @@ class Run:
             facts = self._work(job, key, inputs, out)
             seconds = round(time.monotonic() - started, 3)
             manifest = Manifest(
-                job.name, key, ray_reid.__version__, _commit(), sections, sources, facts, seconds
+                job.name,
+                key,
+                ray_reid.__version__,
+                _commit(),
+                sections,
+                sources,
+                facts.model_dump(mode="json"),
+                seconds,
             )
             out.mkdir(exist_ok=True)
             storage.write_text(out / MANIFEST, json.dumps(asdict(manifest), indent=2) + "\n")
@@ -146,23 +129,22 @@ class Run:
         """Keep the recipe once its jobs have accepted it; a refused one says nothing of a run."""
         storage.write_text(self.path / "recipe.yaml", recipes.dump(self.recipe))
 
-    def _work(
-        self, job: Job, key: str, inputs: Mapping[str, Manifest], out: Path
-    ) -> dict[str, Any]:
+    def _work(self, job: Job, key: str, inputs: Mapping[str, Manifest], out: Path) -> Facts:
         out.mkdir(parents=True, exist_ok=True)
         work = Work(
-            recipe=self.recipe,
+            recipe=restrict(self.recipe, job.declared(self.recipe), f"job {job.name!r}"),
             out=out,
             inputs={name: self.path / name for name in inputs},
             facts={name: manifest.facts for name, manifest in inputs.items()},
         )
-        read = [facts["fingerprint"] for facts in work.facts.values() if "fingerprint" in facts]
+        prints = [manifest.fingerprint for manifest in inputs.values()]
+        read = [fingerprint for fingerprint in prints if fingerprint is not None]
         if job.uses_ray:
             self._prepare()
         log.info("%s: %s", job.name, "resumed" if any(out.iterdir()) else "started")
         try:
             with self.tracker.job(job.name, key, read) as child:
-                facts = dict(job.work(work))
+                facts = job.work(work)
                 child.log(facts, out)
         finally:
             # A refusal leaves no trace.
@@ -222,6 +204,18 @@ def read_recipe(run: Path) -> Recipe:
     if not file.is_file():
         raise ValueError(f"{str(run)!r} is not a run directory: it has no recipe.yaml")
     return recipes.validate(recipes.read_yaml(file))
+
+
+def is_current(run: Path, job: str) -> bool:
+    """Return whether a job is published and rests on the published state of all before it."""
+    if not (run / job / MANIFEST).is_file():
+        return False
+    # Inputs that no job made have no directory.
+    inputs = {name: key for name, key in read_manifest(run, job).inputs.items() if name != OUTSIDE}
+    return all(
+        is_current(run, name) and read_manifest(run, name).key == key
+        for name, key in inputs.items()
+    )
 
 
 def _published(run: Path) -> list[str]:
@@ -308,22 +302,15 @@ def _done(published: Path, key: str) -> Manifest | None:
 def _publish(out: Path, published: Path, scratch: tuple[str, ...]) -> None:
     """Make a finished directory visible in one rename; what was there goes to `superseded/`."""
     for name in scratch:
-        _remove(out / name)
+        storage.remove(out / name)
     if published.exists():
         old = read_manifest(published.parent, published.name)
         aside = published.parent / "superseded" / f"{old.job}-{old.key}"
         aside.parent.mkdir(exist_ok=True)
-        _remove(aside)
+        storage.remove(aside)
         published.rename(aside)
         log.info("%s: made from another recipe or input before; kept in %s", old.job, aside)
     out.rename(published)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    elif path.exists():
-        path.unlink()
 
 
 def _commit() -> str | None:

@@ -1,8 +1,6 @@
 """MLflow: one parent run per pipeline, a child per job. The only module that imports mlflow.
 
-A job's facts say what is logged: `params` (name to value), `metrics` (name to number), `history`
-(one mapping per epoch), `fingerprint` (of the table it published), `pictures` (file names) and
-`model` (a directory).
+A job's `Facts` say what is logged; only what every job may say is read here.
 """
 
 import json
@@ -12,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,6 +18,8 @@ from urllib.parse import urlsplit
 from ray_reid import storage
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime.facts import Facts
+from ray_reid.storage import Fingerprint
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,7 +58,7 @@ class Child:
         self._run = run_id
         self._model = model
 
-    def log(self, facts: Mapping[str, Any], out: Path) -> None:
+    def log(self, facts: Facts, out: Path) -> None:
         """Log a job's facts; file names in them are relative to `out`.
 
         Raises:
@@ -66,7 +67,7 @@ class Child:
         with _explained(self._client.tracking_uri):
             self._log(facts, out)
 
-    def log_input(self, fingerprint: Mapping[str, Any]) -> None:
+    def log_input(self, fingerprint: Fingerprint) -> None:
         """Log a table that the job reads, by its fingerprint.
 
         Raises:
@@ -75,33 +76,33 @@ class Child:
         with _explained(self._client.tracking_uri):
             self._log_dataset(fingerprint, "input")
 
-    def _log(self, facts: Mapping[str, Any], out: Path) -> None:
-        for name, value in facts.get("params", {}).items():
+    def _log(self, facts: Facts, out: Path) -> None:
+        for name, value in facts.params.items():
             self._client.log_param(self._run, name, value)
-        for name, value in facts.get("metrics", {}).items():
-            self._client.log_metric(self._run, _metric(name), float(value))
-        for step in facts.get("history", []):
-            for name, value in step.items():
+        for name, figure in facts.metrics.items():
+            self._client.log_metric(self._run, _metric(name), figure)
+        for step in facts.history:
+            for name, figure in step.items():
                 if name != "epoch":
                     self._client.log_metric(
-                        self._run, _metric(name), float(value), step=step["epoch"]
+                        self._run, _metric(name), figure, step=int(step["epoch"])
                     )
-        for picture in facts.get("pictures", []):
+        for picture in facts.pictures:
             self._client.log_artifact(self._run, str(out / picture), "pictures")
-        if "fingerprint" in facts:
-            self._log_dataset(facts["fingerprint"], "published")
-        if "model" in facts:
-            self._register(out / facts["model"])
+        if facts.fingerprint is not None:
+            self._log_dataset(facts.fingerprint, "published")
+        if facts.model is not None:
+            self._register(out / facts.model)
 
-    def _log_dataset(self, fingerprint: Mapping[str, Any], context: str) -> None:
+    def _log_dataset(self, fingerprint: Fingerprint, context: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(
-            name=fingerprint["table"],
-            digest=(fingerprint["images"] or fingerprint["ids"])[:32],
+            name=fingerprint.table,
+            digest=(fingerprint.images or fingerprint.ids)[:32],
             source_type="local",
-            source=json.dumps({"table": fingerprint["table"]}),
-            profile=json.dumps(dict(fingerprint)),
+            source=json.dumps({"table": fingerprint.table}),
+            profile=json.dumps(asdict(fingerprint)),
         )
         tag = InputTag(key="mlflow.data.context", value=context)
         self._client.log_inputs(self._run, [DatasetInput(dataset=dataset, tags=[tag])])
@@ -152,7 +153,7 @@ class Tracker:
             yield tracker
 
     @contextmanager
-    def job(self, name: str, key: str, inputs: Iterable[Mapping[str, Any]]) -> Iterator[Child]:
+    def job(self, name: str, key: str, inputs: Iterable[Fingerprint]) -> Iterator[Child]:
         """Open the child run of a job, or reopen that of an earlier attempt with the same key.
 
         Args:

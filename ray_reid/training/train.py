@@ -18,13 +18,15 @@ from ray.train import (
     TrainingFailedError,
 )
 
-from ray_reid.recipe import recipes
+from ray_reid.recipe.base import Frozen
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.train import Train
-from ray_reid.runtime import stage
+from ray_reid.runtime import figures, stage
 from ray_reid.runtime.cluster import check_capacity
+from ray_reid.runtime.facts import Facts
+from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.progress import metered
-from ray_reid.runtime.run import Facts, Job, Work
+from ray_reid.runtime.sections import Drawing, Section
 
 # Ray Train's controller imports this module too; it has no use for torch and waits for it.
 if TYPE_CHECKING:
@@ -38,7 +40,45 @@ STATE, START = "state.pt", "weights.pt"
 RAY_RUN, SCORE = "ray", "score"
 
 
-def train_job(work: Work) -> Facts:
+class RowCounts(Frozen):
+    """What is trained on."""
+
+    images: int
+    identities: int
+    by_origin: dict[str, dict[str, int]]
+    """Images and identities, real and synthetic."""
+
+
+class TrainedStage(RowCounts):
+    """One of several trainings in a row."""
+
+    name: str
+    epochs: int
+
+
+class KeptEpoch(Frozen):
+    """The epoch whose weights the package has, and the search that chose it."""
+
+    identities: int
+    """Held out and searched."""
+    images: int
+    epoch: int
+    """From 0."""
+    figures: dict[str, float]
+    """What it found, by name."""
+
+
+class TrainFacts(Facts):
+    """What the train job says."""
+
+    validation: KeptEpoch | None = None
+    stages: tuple[TrainedStage, ...] = ()
+    counts: RowCounts | None = None
+    """Of the last stage."""
+    precision: str = ""
+
+
+def train_job(work: Work) -> TrainFacts:
     """Train on the ingested and the generated table and write the model package `model/`.
 
     Raises:
@@ -62,7 +102,9 @@ def train_job(work: Work) -> Facts:
     if spec.loader == "ray_data":
         remote_loader.check_free(spec)
     history: list[dict[str, float]] = []
-    told, state, before = [], {}, None
+    trained: list[TrainedStage] = []
+    state: dict[str, Any] = {}
+    before: Path | None = None
     for number, (name, recipe, chosen) in enumerate(stages):
         place = work.out.resolve() / RAY_RUN / str(number)
         state = _train(recipe, tables, held_out, place, name, before)
@@ -70,32 +112,32 @@ def train_job(work: Work) -> Facts:
         own = state["progress"]["history"]
         # Epochs count on, so that one curve shows all stages.
         history += [entry | {"epoch": len(history) + entry["epoch"]} for entry in own]
-        told.append({"name": name, "epochs": len(own), **_count(chosen)})
+        trained.append(TrainedStage(name=name, epochs=len(own), **_count(chosen)))
     _, recipe, chosen = stages[-1]
     assert before is not None, "every training has a stage"
     package.save(work.out / "model", recipe, chosen.identities, _load(before))
     taken = history[validation.kept(own, recipe.train.keep) - len(own)]
-    return {
-        "history": history,
-        "validation": _validated(search, taken, len(history)) if search else None,
-        "stages": told if spec.stages else [],
-        "counts": _count(chosen),
-        "metrics": {f"final_{name}": history[-1][name] for name in ("loss", "accuracy")},
-        "precision": state["precision"],
-    }
+    return TrainFacts(
+        history=tuple(history),
+        validation=_validated(search, taken, len(history)) if search else None,
+        stages=tuple(trained) if spec.stages else (),
+        counts=RowCounts(**_count(chosen)),
+        metrics={f"final_{name}": history[-1][name] for name in ("loss", "accuracy")},
+        precision=state["precision"],
+    )
 
 
-def _validated(search: "Validation", taken: Mapping[str, float], epochs: int) -> dict[str, float]:
+def _validated(search: "Validation", taken: Mapping[str, float], epochs: int) -> KeptEpoch:
     """What was searched, and what the epoch found whose weights the package has."""
     from ray_reid.training import validation
 
-    found = {name: taken[f"{validation.PREFIX}{name}"] for name in validation.NOTED}
+    figures = {name: taken[f"{validation.PREFIX}{name}"] for name in validation.NOTED}
     counts = search.counts()
     log.info(
         "train: took the weights of epoch %d of %d, mAP %.1f %% among %d identities held out",
-        *(taken["epoch"] + 1, epochs, 100 * found["mAP"], counts["identities"]),
+        *(taken["epoch"] + 1, epochs, 100 * figures["mAP"], counts["identities"]),
     )
-    return {**counts, "epoch": taken["epoch"], **found}
+    return KeptEpoch(**counts, epoch=int(taken["epoch"]), figures=figures)
 
 
 def _count(chosen: "Labels") -> dict[str, Any]:
@@ -204,7 +246,7 @@ def _run(
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
     spec = recipe.train
     arguments = {
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe,
         "tables": list(map(str, tables)),
         "held_out": sorted(held_out),
         "start": None if before is None else str(before),
@@ -264,7 +306,7 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
     from ray_reid.training import validation
     from ray_reid.training.fit import Fit
 
-    recipe = recipes.validate(arguments["recipe"])
+    recipe: Recipe = arguments["recipe"]
     tables, held_out = arguments["tables"], arguments["held_out"]
     context = ray.train.get_context()
     fit = Fit(
@@ -353,4 +395,36 @@ def _report(fit: "Fit", leader: bool) -> None:
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(directory))
 
 
-JOB = Job("train", train_job, needs=("ingest",), sections=("seed", "train"), scratch=("ray",))
+def validates_with(recipe: Recipe) -> tuple[str, ...]:
+    """Return what decides, besides `train`, which epoch a validation keeps."""
+    if not recipe.train.validation:
+        return ()
+    return ("embed.flip", "embed.scales", "evaluate.average_precision")
+
+
+def section(facts: TrainFacts) -> Section:
+    """Show the curves of the training, and which epoch was taken."""
+    if not facts.history:
+        return Section()
+    caption = "Means over the batches of each epoch."
+    if facts.validation is not None:
+        taken = facts.validation
+        caption += (
+            f" The weights are those of epoch {taken.epoch + 1}: validation mAP "
+            f"{100 * taken.figures['mAP']:.1f} % among {taken.identities} training identities "
+            "held out."
+        )
+    drawing = figures.png(figures.training_curve(facts.history))
+    return Section(drawings=(Drawing("Training", caption, drawing),))
+
+
+JOB = Job(
+    "train",
+    train_job,
+    needs=("ingest",),
+    sections=("name", "seed", "train"),
+    also=validates_with,
+    scratch=("ray",),
+    facts=TrainFacts,
+    section=section,
+)

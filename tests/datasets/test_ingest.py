@@ -17,7 +17,7 @@ from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.sources import MiniatureSource
 from ray_reid.runtime import stage
-from ray_reid.runtime.run import Work
+from ray_reid.runtime.job import Work
 
 
 def picture(seed: int, size: tuple[int, int] = (40, 32)) -> bytes:

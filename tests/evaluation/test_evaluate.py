@@ -15,7 +15,8 @@ from ray_reid.ranking import doubt, scoring
 from ray_reid.ranking.scoring import Side
 from ray_reid.recipe import recipes
 from ray_reid.runtime import figures
-from ray_reid.runtime.run import Manifest, Work
+from ray_reid.runtime.job import Work
+from ray_reid.runtime.run import Manifest
 
 MINIATURE = {"reader": "miniature", "num_train": 4, "num_test": 8}
 

@@ -19,7 +19,7 @@ from ray_reid.miniature import street_observations
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import figures
-from ray_reid.runtime.run import Work
+from ray_reid.runtime.job import Work
 from ray_reid.training import train
 
 SMALL = (

@@ -28,7 +28,9 @@ from ray_reid.models.networks import ReidNetwork
 from ray_reid.recipe import recipes, sweeps
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.sweeps import Sweep
-from ray_reid.runtime.run import Facts, Job, Run, Work, open_run
+from ray_reid.runtime.facts import Facts
+from ray_reid.runtime.job import Job, Work
+from ray_reid.runtime.run import Run, open_run
 from ray_reid.training import train
 
 SMALL = (

@@ -15,7 +15,7 @@ from ray_reid.gallery.embedded.writer import Writer
 from ray_reid.gallery.gallery import Gallery, Hit, Searcher
 from ray_reid.ranking.open_set import Thresholds
 from ray_reid.recipe import recipes
-from ray_reid.runtime.run import Work
+from ray_reid.runtime.job import Work
 
 NUM, DIMENSION = 60, 16
 RNG = np.random.default_rng(3)

@@ -15,7 +15,7 @@ from ray_reid.generation.generators.descriptions import Description
 from ray_reid.models.pretrained import references
 from ray_reid.recipe import recipes
 from ray_reid.runtime import stage, vllm
-from ray_reid.runtime.run import Work
+from ray_reid.runtime.job import Work
 
 PICTURE = images.encode(np.zeros((4, 4, 3), np.uint8))
 GOOD, OTHER = "red coat | jeans | boots", "blue coat | jeans | boots"

@@ -16,7 +16,8 @@ from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.resources import StageSpec
 from ray_reid.runtime import run, stage
-from ray_reid.runtime.run import Facts, Job, Work
+from ray_reid.runtime.facts import Facts
+from ray_reid.runtime.job import Job, Work
 from ray_reid.schema import Batch
 
 

@@ -14,7 +14,7 @@ from ray_reid.images import decode, encode
 from ray_reid.recipe import recipes
 from ray_reid.runtime import figures
 from ray_reid.runtime.figures import Card
-from ray_reid.runtime.run import Work
+from ray_reid.runtime.job import Work
 
 SIZE = (24, 32)
 

@@ -19,7 +19,8 @@ from ray_reid.miniature import street_observations
 from ray_reid.models import package
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
-from ray_reid.runtime.run import Job, Work, content_key
+from ray_reid.runtime.job import Job, Work
+from ray_reid.runtime.run import content_key
 from tests import tiny_models
 
 CPU = torch.device("cpu")

@@ -8,7 +8,9 @@ import pytest
 
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
-from ray_reid.runtime.run import Facts, Job, Run, Work, open_run, read_manifest
+from ray_reid.runtime.facts import Facts
+from ray_reid.runtime.job import Job, Work
+from ray_reid.runtime.run import Run, open_run, read_manifest
 
 
 class Recorder:

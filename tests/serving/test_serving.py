@@ -32,7 +32,7 @@ from ray_reid.miniature import street_observations
 from ray_reid.models import package
 from ray_reid.recipe import recipes
 from ray_reid.recipe.serve import Dressers, Serve
-from ray_reid.runtime.run import Work
+from ray_reid.runtime.job import Work
 from ray_reid.serving import app
 from ray_reid.serving.api import UnavailableError, create_api
 from tests.gallery.test_gallery import publish

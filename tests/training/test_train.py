@@ -10,7 +10,7 @@ from ray_reid import schema, storage
 from ray_reid.models import package
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
-from ray_reid.runtime.run import Work
+from ray_reid.runtime.job import Work
 from ray_reid.training import loader, train
 
 

@@ -15,7 +15,7 @@ from ray_reid.recipe import recipes
 from ray_reid.recipe.evaluate import Evaluate
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import figures
-from ray_reid.runtime.run import Work
+from ray_reid.runtime.job import Work
 from ray_reid.training import loader, train, validation
 from ray_reid.training.fit import Fit
 from ray_reid.training.loader import TrainingRows

@@ -1,0 +1,23 @@
+"""What a job says of itself: a frozen model, kept in its manifest and logged to MLflow."""
+
+from pydantic import Field
+
+from ray_reid.recipe.base import Frozen
+from ray_reid.storage import Fingerprint
+
+
+class Facts(Frozen):
+    """What every job may say; a job that says more has a model of its own beside its function."""
+
+    params: dict[str, str | float | bool | None] = Field(default_factory=dict)
+    """Logged as parameters."""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    """Logged as figures."""
+    history: tuple[dict[str, float], ...] = ()
+    """Figures of each epoch, whose number is the entry `epoch`."""
+    pictures: dict[str, str] = Field(default_factory=dict)
+    """File names of pictures in the job's directory, and their captions."""
+    model: str | None = None
+    """Directory of a model package in the job's directory, to be registered."""
+    fingerprint: Fingerprint | None = None
+    """Of the table that the job publishes."""

@@ -1,0 +1,59 @@
+"""A job: the function that does the work, and all that a run must know to do it once."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime.facts import Facts
+from ray_reid.runtime.sections import Section
+
+Kind = TypeVar("Kind", bound=Facts)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job is given: the recipe, its inputs, and a directory of its own to fill."""
+
+    recipe: Recipe
+    """Raises `UndeclaredError` where a job reads what it has not declared."""
+    out: Path
+    """Private until published; holds what an earlier, killed attempt left."""
+    inputs: Mapping[str, Path]
+    """Published directory of each job it needs."""
+    facts: Mapping[str, Mapping[str, Any]]
+    """What those jobs said of themselves, as their manifests hold it; see `facts_of`."""
+
+    def facts_of(self, job: str, kind: type[Kind]) -> Kind:
+        """Return what a job that this one needs said of itself."""
+        return kind.model_validate(self.facts[job])
+
+
+@dataclass(frozen=True)
+class Job:
+    """One step of a pipeline."""
+
+    name: str
+    work: Callable[[Work], Facts]
+    needs: tuple[str, ...] = ()
+    sections: tuple[str, ...] = ()
+    """What of the recipe it reads: sections, or single entries (`generate.steps`). It sees nothing
+    else, and its key hashes all of it."""
+    also: Callable[[Recipe], tuple[str, ...]] | None = None
+    """What it reads besides, where the recipe asks for it."""
+    check: Callable[[Recipe], None] | None = None
+    """Refuses an impossible recipe before any job of the pipeline runs."""
+    outside: Callable[[Recipe], str] | None = None
+    """Fingerprint of what it reads that no job made."""
+    scratch: tuple[str, ...] = ()
+    """Entries of `out` that only a resumed attempt needs; removed before publishing."""
+    uses_ray: bool = True
+    facts: type[Facts] = Facts
+    """Model of what it says of itself."""
+    section: Callable[[Any], Section] | None = None
+    """What its facts contribute to the report."""
+
+    def declared(self, recipe: Recipe) -> tuple[str, ...]:
+        """Return all that it may read of a recipe."""
+        return (*self.sections, *(() if self.also is None else self.also(recipe)))
