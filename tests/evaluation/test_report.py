@@ -6,19 +6,17 @@ from dataclasses import asdict
 
 import pytest
 
-from ray_reid.evaluation import evaluate, report
+from ray_reid.evaluation import report
 from ray_reid.runtime.run import Manifest
-from tests.evaluation.test_evaluate import FakeModel, make_run, publish, recipe_of
+
+pytestmark = pytest.mark.usefixtures("fake_model")
 
 
-@pytest.fixture(autouse=True)
-def fake_model(monkeypatch):
-    monkeypatch.setattr(evaluate, "_load", lambda path: FakeModel())
-
-
-def test_the_page_is_self_contained_and_escapes_what_people_wrote(tmp_path):
+def test_the_page_is_self_contained_and_escapes_what_people_wrote(
+    tmp_path, make_run, publish_evaluation
+):
     work = make_run(tmp_path, num_ranked=3, top_k=4, num_maps=2)
-    report.write_report(tmp_path, work.recipe, publish(tmp_path, work))
+    report.write_report(tmp_path, work.recipe, publish_evaluation(tmp_path, work))
     page = (tmp_path / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
     # Four pictures of the evaluation and the training curve.
@@ -32,38 +30,42 @@ def test_the_page_is_self_contained_and_escapes_what_people_wrote(tmp_path):
         assert f"key-{job}" in page
 
 
-def test_the_page_says_which_epoch_was_taken(tmp_path):
+def test_the_page_says_which_epoch_was_taken(tmp_path, evaluate_recipe):
     found = {"identities": 20, "images": 90, "epoch": 4, "mAP": 0.8124, "rank-1": 0.9}
     history = [{"epoch": 0, "loss": 1.0, "validation_mAP": 0.8124}]
     facts = {"history": history, "validation": found}
     manifest = Manifest("train", "key", "0", None, {}, {}, facts, 1.0)
-    report.write_report(tmp_path, recipe_of(), [manifest])
+    report.write_report(tmp_path, evaluate_recipe(), [manifest])
     page = (tmp_path / "report.html").read_text()
     assert "those of epoch 5: validation mAP 81.2 % among 20 training identities" in page
     facts["validation"] = None
-    report.write_report(tmp_path, recipe_of(), [manifest])
+    report.write_report(tmp_path, evaluate_recipe(), [manifest])
     assert "held out" not in (tmp_path / "report.html").read_text()
 
 
-def test_the_json_file_carries_the_stamp_the_recipe_and_the_profile(tmp_path):
+def test_the_json_file_carries_the_stamp_the_recipe_and_the_profile(
+    tmp_path, make_run, publish_evaluation
+):
     work = make_run(tmp_path, num_maps=0, max_tsne=0)
-    report.write_report(tmp_path, work.recipe, publish(tmp_path, work))
+    report.write_report(tmp_path, work.recipe, publish_evaluation(tmp_path, work))
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert set(found) == {"metrics", "reference", "stamp", "recipe", "profile"}
     assert (found["recipe"], found["profile"]) == ("baseline", "none")
     assert not list(tmp_path.glob(".metrics.json*"))
 
 
-def test_a_run_with_few_jobs_or_none_has_a_page_but_no_figures(tmp_path):
-    report.write_report(tmp_path, recipe_of(), [])
+def test_a_run_with_few_jobs_or_none_has_a_page_but_no_figures(tmp_path, evaluate_recipe):
+    report.write_report(tmp_path, evaluate_recipe(), [])
     assert "Nothing is evaluated yet" in (tmp_path / "report.html").read_text()
     assert not (tmp_path / "metrics.json").exists()
     assert report.summary_table(tmp_path).startswith("nothing is evaluated yet")
 
 
-def test_figures_of_older_data_are_not_shown_as_if_they_were_of_this(tmp_path):
+def test_figures_of_older_data_are_not_shown_as_if_they_were_of_this(
+    tmp_path, make_run, publish_evaluation
+):
     work = make_run(tmp_path, num_maps=0, max_tsne=0)
-    manifests = publish(tmp_path, work)
+    manifests = publish_evaluation(tmp_path, work)
     manifest = tmp_path / "ingest" / "manifest.json"
     manifest.write_text(manifest.read_text().replace("key-ingest", "another"))
     report.write_report(tmp_path, work.recipe, manifests)
@@ -73,9 +75,11 @@ def test_figures_of_older_data_are_not_shown_as_if_they_were_of_this(tmp_path):
 
 
 @pytest.mark.parametrize("both", [False, True])
-def test_the_console_table_has_a_line_for_the_model_and_one_for_the_floor(tmp_path, both):
+def test_the_console_table_has_a_line_for_the_model_and_one_for_the_floor(
+    tmp_path, both, make_run, publish_evaluation
+):
     work = make_run(tmp_path, num_maps=0, max_tsne=0, both_directions=both)
-    publish(tmp_path, work)
+    publish_evaluation(tmp_path, work)
     lines = report.summary_table(tmp_path).splitlines()
     assert lines[0].split() == ["mAP", "rank-1", "rank-5", "rank-10", "mINP"]
     assert len(lines) == (7 if both else 5)
@@ -86,9 +90,9 @@ def test_the_console_table_has_a_line_for_the_model_and_one_for_the_floor(tmp_pa
     assert lines[-1] == report.DRAWN
 
 
-def test_photographs_are_not_called_drawn(tmp_path):
+def test_photographs_are_not_called_drawn(tmp_path, evaluate_recipe):
     folder = {"sources": [{"reader": "folder", "root": str(tmp_path)}]}
-    recipe = type(recipe_of()).model_validate({"name": "baseline", "ingest": folder})
+    recipe = type(evaluate_recipe()).model_validate({"name": "baseline", "ingest": folder})
     report.write_report(tmp_path, recipe, [])
     assert report.DRAWN not in (tmp_path / "report.html").read_text()
 
@@ -153,9 +157,9 @@ def test_the_tables_of_generation_are_laid_out_with_what_they_were_measured_on(t
     assert compared.rows[1] == ("both", "80", "40", "1", "60.0 %", "70.0 %")
 
 
-def test_the_tables_of_generation_are_on_the_page_and_on_the_console(tmp_path):
+def test_the_tables_of_generation_are_on_the_page_and_on_the_console(tmp_path, evaluate_recipe):
     publish_generated(tmp_path)
-    report.write_report(tmp_path, recipe_of(), [])
+    report.write_report(tmp_path, evaluate_recipe(), [])
     page = (tmp_path / "report.html").read_text()
     for title in ("Adaptation", "Generated images", "Filters", "Comparison"):
         assert f"<h2>{title}</h2>" in page
