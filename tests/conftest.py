@@ -1,6 +1,9 @@
+"""Fixtures that several rooms share."""
+
+import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -30,3 +33,24 @@ def ray_local() -> Iterator[None]:
     cluster.configure()
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def publish_job() -> Callable[[Path, str, str, Mapping[str, str]], None]:
+    """A function that writes the manifest of a job with a key and the keys of its inputs."""
+    return _publish_job
+
+
+def _publish_job(run: Path, name: str, key: str, inputs: Mapping[str, str]) -> None:
+    manifest = {
+        "job": name,
+        "key": key,
+        "version": "0",
+        "commit": None,
+        "recipe": {},
+        "inputs": dict(inputs),
+        "facts": {},
+        "seconds": 0.0,
+    }
+    (run / name).mkdir(parents=True, exist_ok=True)
+    (run / name / "manifest.json").write_text(json.dumps(manifest))
