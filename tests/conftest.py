@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -33,6 +34,15 @@ def ray_local() -> Iterator[None]:
     cluster.configure()
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_models() -> ModuleType:
+    """The builders of tiny untrained models in the formats of the real ones."""
+    # It imports diffusers and transformers, which takes seconds: most tests do without.
+    from tests import tiny_models
+
+    return tiny_models
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The variants job with small models, its embeddings, and trials that are refined by it."""
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,6 @@ from ray_reid.models import package
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.run import Job, Work, content_key
-from tests import tiny_models
 
 CPU = torch.device("cpu")
 VARIANTS = 3
@@ -31,7 +31,7 @@ WORN = [Description(f"w{n}", "red t-shirt", "blue trousers", f"boots {n}") for n
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def published(tiny_models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Drawn people, one query without clothes, and descriptions; of small models."""
     home = tmp_path_factory.mktemp("published")
     shared: dict[str, Any] = {"images_per_camera": 2, "cameras_per_identity": 2, "size": (64, 32)}

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -24,7 +25,6 @@ from ray_reid.models.pretrained.text_to_image import ADAPTER
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.run import read_manifest
-from tests import tiny_models
 
 # The paper's whole path takes minutes: `make slow` runs it.
 pytestmark = pytest.mark.slow
@@ -74,7 +74,7 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tiny_models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("vehicle_diff")
     tiny_models.stable_diffusion_xl(home / "sdxl")
     tiny_models.blip2(home / "blip2")
