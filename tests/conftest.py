@@ -1,7 +1,11 @@
+"""Fixtures that several rooms share."""
+
+import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -30,3 +34,33 @@ def ray_local() -> Iterator[None]:
     cluster.configure()
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_models() -> ModuleType:
+    """The builders of tiny untrained models in the formats of the real ones."""
+    # It imports diffusers and transformers, which takes seconds: most tests do without.
+    from tests import tiny_models
+
+    return tiny_models
+
+
+@pytest.fixture(scope="session")
+def publish_job() -> Callable[[Path, str, str, Mapping[str, str]], None]:
+    """A function that writes the manifest of a job with a key and the keys of its inputs."""
+    return _publish_job
+
+
+def _publish_job(run: Path, name: str, key: str, inputs: Mapping[str, str]) -> None:
+    manifest = {
+        "job": name,
+        "key": key,
+        "version": "0",
+        "commit": None,
+        "recipe": {},
+        "inputs": dict(inputs),
+        "facts": {},
+        "seconds": 0.0,
+    }
+    (run / name).mkdir(parents=True, exist_ok=True)
+    (run / name / "manifest.json").write_text(json.dumps(manifest))

@@ -291,7 +291,7 @@ JOB = Job(
     sections=(
         "seed",
         "models",
-        "prompts",
+        "prompts.template",
         "adapt",
         "generate.guidance",
         "generate.steps",
@@ -299,6 +299,8 @@ JOB = Job(
         "generate.negative_prompt",
     ),
     check=check,
+    # The prompts that judge are hashed as they are: more identities leave the first ones.
+    covered=("prompts",),
     outside=outside,
     scratch=("images", STATES),
     facts=AdaptFacts,

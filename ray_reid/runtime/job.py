@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.view import restrict
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.sections import Section
 
@@ -42,6 +43,8 @@ class Job:
     else, and its key hashes all of it."""
     also: Callable[[Recipe], tuple[str, ...]] | None = None
     """What it reads besides, where the recipe asks for it."""
+    covered: tuple[str, ...] = ()
+    """What it may read because `outside` hashes all that this does to its result."""
     check: Callable[[Recipe], None] | None = None
     """Refuses an impossible recipe before any job of the pipeline runs."""
     outside: Callable[[Recipe], str] | None = None
@@ -55,5 +58,10 @@ class Job:
     """What its facts contribute to the report."""
 
     def declared(self, recipe: Recipe) -> tuple[str, ...]:
-        """Return all that it may read of a recipe."""
+        """Return what of a recipe its key hashes."""
         return (*self.sections, *(() if self.also is None else self.also(recipe)))
+
+    def view(self, recipe: Recipe) -> Recipe:
+        """Return what it may read of a recipe; anything else raises `UndeclaredError`."""
+        readable = (*self.declared(recipe), *self.covered)
+        return restrict(recipe, readable, f"job {self.name!r}")

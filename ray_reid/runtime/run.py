@@ -23,7 +23,6 @@ from ray_reid import storage
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.resources import RESOURCES
-from ray_reid.recipe.view import restrict
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.tracking import Tracker
@@ -132,7 +131,7 @@ class Run:
     def _work(self, job: Job, key: str, inputs: Mapping[str, Manifest], out: Path) -> Facts:
         out.mkdir(parents=True, exist_ok=True)
         work = Work(
-            recipe=restrict(self.recipe, job.declared(self.recipe), f"job {job.name!r}"),
+            recipe=job.view(self.recipe),
             out=out,
             inputs={name: self.path / name for name in inputs},
             facts={name: manifest.facts for name, manifest in inputs.items()},

@@ -1,5 +1,4 @@
 import io
-import json
 import os
 import struct
 from pathlib import Path
@@ -131,17 +130,17 @@ def test_ingest_writes_every_image_once_and_counts(ray_local: None, tmp_path: Pa
     table = storage.read(made.out / "observations", schema.OBSERVATION.names, kept_only=False)
     assert table.num_rows == 16 + 16
     assert table.schema.types == schema.OBSERVATION.types
-    assert facts["dropped"] == {"corrupt image": 1}
+    assert facts.dropped == {"corrupt image": 1}
     kept = storage.read(made.out / "observations", ["split"])["split"].to_pylist()
-    assert {split: count["images"] for split, count in facts["counts"].items()} == {
+    assert {split: count.images for split, count in facts.counts.items()} == {
         split: kept.count(split) for split in set(kept)
     }
-    assert facts["counts"]["train"]["cameras"] > 2
-    assert any("1 of 17 image names" in warning for warning in facts["warnings"])
+    assert facts.counts["train"].cameras > 2
+    assert any("1 of 17 image names" in warning for warning in facts.warnings)
     found = "1 of 32 images (3.1%) are corrupt and left out; the first is 'v03_cam1.jpg': not a "
-    assert sum(warning.startswith(found) for warning in facts["warnings"]) == 1
-    assert facts["fingerprint"]["rows"] == 32
-    json.dumps(facts)
+    assert sum(warning.startswith(found) for warning in facts.warnings) == 1
+    assert facts.fingerprint.rows == 32
+    assert type(facts).model_validate_json(facts.model_dump_json()) == facts
 
     # The table is complete, so a repeated attempt only counts again.
     assert ingest.ingest_job(made) == facts

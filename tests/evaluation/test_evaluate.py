@@ -9,145 +9,42 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from ray_reid import images, schema, storage
-from ray_reid.evaluation import evaluate, pictures, report
-from ray_reid.ranking import doubt, scoring
+from ray_reid import images, pipelines, schema, storage
+from ray_reid.evaluation import evaluate, pictures
+from ray_reid.ranking import doubt, open_set, scoring
 from ray_reid.ranking.scoring import Side
 from ray_reid.recipe import recipes
 from ray_reid.runtime import figures
-from ray_reid.runtime.job import Work
-from ray_reid.runtime.run import Manifest
 
-MINIATURE = {"reader": "miniature", "num_train": 4, "num_test": 8}
+pytestmark = pytest.mark.usefixtures("fake_model")
 
 
-class FakeModel:
-    """Looks at the middle of every image."""
-
-    def activation_maps(self, inputs):
-        heat = np.zeros((len(inputs), 4, 4), dtype=np.float32)
-        heat[:, 1:3, 1:3] = 1
-        return heat
-
-
-def recipe_of(**section):
-    return recipes.validate(
-        {"name": "baseline", "ingest": {"sources": [MINIATURE]}, "evaluate": section}
-    )
-
-
-def make_run(run, identities=8, cameras=3, noise=0.6, **section):
-    """Publish ingest, train and embed of random embeddings; returns the evaluate job's work."""
-    chance = np.random.default_rng(0)
-    centres = chance.standard_normal((identities, 16))
-    rows, embeddings = [], []
-    for number in range(identities):
-        for camera in range(cameras):
-            name = f"world:veh{number:02d}"
-            where = f"{number}-{camera}"
-            role, split = "normal", "query" if camera == 0 else "gallery"
-            rows.append((where, name, f"c{camera}", split, role))
-            embeddings.append(centres[number] + noise * chance.standard_normal(16))
-    for where, role in (("d1", "distractor"), ("d2", "distractor"), ("j1", "junk")):
-        rows.append((where, f"world:{where}", "c1", "gallery", role))
-        embeddings.append(chance.standard_normal(16))
-    publish_tables(run, rows, np.array(embeddings, dtype=np.float32), chance)
-    (run / "train" / "model" / "parts").mkdir(parents=True)
-    (run / "train" / "model" / "parts" / "weights").write_text("weights")
-    (run / "train" / "model" / "metrics.json").write_text("{}")
-    out = run / ".work" / "evaluate"
-    out.mkdir(parents=True)
-    jobs = ("ingest", "train", "embed")
-    return Work(recipe_of(**section), out, {job: run / job for job in jobs}, facts_of())
-
-
-def publish_tables(run, rows, embeddings, chance):
-    names = (schema.IDENTITY, schema.CAMERA, schema.SPLIT, schema.ROLE)
-    columns = [dict(zip(names, row[1:], strict=True)) for row in rows]
-    ids = [schema.observation_id("world", row[0]) for row in rows]
-    colours = chance.integers(0, 255, (len(rows), 3), dtype=np.uint8)
-    encoded = [images.encode(np.broadcast_to(colour, (32, 24, 3)).copy()) for colour in colours]
-    table = schema.observations(
-        [
-            {schema.OBSERVATION_ID: key, schema.IMAGE: image, schema.SOURCE: "world", **row}
-            for key, image, row in zip(ids, encoded, columns, strict=True)
-        ]
-    )
-    storage.write(run / "ingest" / "observations", table)
-    kept = (*names, schema.CLOTHES, schema.TRACK, schema.TIME, schema.SOURCE)
-    batch = {name: table[name].to_numpy(zero_copy_only=False) for name in kept}
-    batch[schema.OBSERVATION_ID] = np.array(ids, dtype=object)
-    batch[schema.EMBEDDING] = embeddings
-    batch[schema.REFERENCE_EMBEDDING] = colours.astype(np.float32) + 1
-    storage.write(run / "embed" / "embeddings", schema.to_table(batch))
-
-
-def facts_of():
-    return {
-        "ingest": {
-            "fingerprint": {
-                "table": "ingest/observations",
-                "rows": 27,
-                "ids": "ab",
-                "images": "cd",
-            },
-            "counts": {"train": {"images": 32, "identities": 4, "cameras": 4}},
-            "dropped": {"corrupt image": 2},
-            "warnings": ["2 files are not images & were <left> out"],
-            "sources": [{"reader": "miniature", "seed": 5}],
-        },
-        "train": {
-            "history": [{"epoch": 0, "loss": 2.0}, {"epoch": 1, "loss": 1.0}],
-            "model": "model",
-        },
-        "embed": {},
-    }
-
-
-def publish(run, work):
-    """Evaluate, publish the directory and give manifests of all jobs, as a run would."""
-    facts = {**work.facts, "evaluate": evaluate.evaluate_job(work)}
-    shutil.move(work.out, run / "evaluate")
-    inputs = {"evaluate": {job: f"key-{job}" for job in work.facts}}
-    manifests = [
-        Manifest(job, f"key-{job}", "0", None, {}, inputs.get(job, {}), dict(facts[job]), 1.5)
-        for job in facts
-    ]
-    for manifest in manifests:
-        (run / manifest.job).mkdir(exist_ok=True)
-        (run / manifest.job / "manifest.json").write_text(json.dumps(asdict(manifest)))
-    return manifests
-
-
-@pytest.fixture(autouse=True)
-def fake_model(monkeypatch):
-    monkeypatch.setattr(evaluate, "_load", lambda path: FakeModel())
-
-
-def test_the_job_writes_metrics_pictures_and_the_stamped_package(tmp_path):
+def test_the_job_writes_metrics_pictures_and_the_stamped_package(tmp_path, make_run):
     work = make_run(tmp_path, num_ranked=3, top_k=4, num_maps=2)
     facts = evaluate.evaluate_job(work)
     written = json.loads((work.out / "metrics.json").read_text())
     assert set(written["metrics"]) == {"mAP", "rank-1", "rank-5", "rank-10", "mINP"}
-    assert facts["metrics"]["reference_mAP"] == written["reference"]["mAP"]
-    assert facts["metrics"]["mAP"] > facts["metrics"]["reference_mAP"]
-    assert set(facts["pictures"]) == {
+    assert facts.metrics["reference_mAP"] == written["reference"]["mAP"]
+    assert facts.metrics["mAP"] > facts.metrics["reference_mAP"]
+    assert set(facts.pictures) == {
         "ranked_list.jpg",
         "cmc.png",
         "tsne.png",
         "activation_maps.jpg",
     }
-    for name in facts["pictures"]:
+    for name in facts.pictures:
         with Image.open(work.out / name) as picture:
             assert picture.format == ("JPEG" if name.endswith(".jpg") else "PNG")
-    package = work.out / facts["model"]
+    package = work.out / facts.model
     assert json.loads((package / "metrics.json").read_text()) == written
     assert (package / "parts" / "weights").read_text() == "weights"
     # The train job's own directory is as it was, although files are linked.
     assert (work.inputs["train"] / "model" / "metrics.json").read_text() == "{}"
 
 
-def test_the_package_has_a_card_with_the_terms_of_its_training_images_and_the_picture(tmp_path):
+def test_the_package_has_a_card_with_the_terms_of_its_training_images_and_the_picture(
+    tmp_path, make_run
+):
     work = make_run(tmp_path, num_maps=0, max_tsne=0)
     train = [
         {
@@ -167,7 +64,7 @@ def test_the_package_has_a_card_with_the_terms_of_its_training_images_and_the_pi
     shutil.rmtree(observations)
     storage.write(observations, pa.concat_tables([table, schema.observations(train)]))
     made = {"real": {"images": 6, "identities": 3}, "synthetic": {"images": 40, "identities": 10}}
-    work.facts["train"]["counts"] = {"by_origin": made}
+    work.facts["train"]["counts"] = {"images": 46, "identities": 13, "by_origin": made}
     evaluate.evaluate_job(work)
     package = work.out / "model"
     card = (package / "README.md").read_text()
@@ -181,8 +78,8 @@ def test_the_package_has_a_card_with_the_terms_of_its_training_images_and_the_pi
     assert "| protocol | market |" in card
 
 
-def test_the_stamp_says_what_the_figures_were_measured_on(tmp_path):
-    stamp = evaluate.evaluate_job(make_run(tmp_path, num_maps=0, max_tsne=0))["stamp"]
+def test_the_stamp_says_what_the_figures_were_measured_on(tmp_path, make_run):
+    stamp = evaluate.evaluate_job(make_run(tmp_path, num_maps=0, max_tsne=0)).stamp
     assert stamp["protocol"] == "market"
     assert stamp["average_precision"] == "rectangle"
     assert stamp["dataset"]["images"] == "cd"
@@ -197,19 +94,19 @@ def test_the_stamp_says_what_the_figures_were_measured_on(tmp_path):
     assert stamp["postprocess"] == []
 
 
-def test_both_directions_give_their_mean(tmp_path):
+def test_both_directions_give_their_mean(tmp_path, make_run):
     work = make_run(tmp_path, both_directions=True, num_maps=0, max_tsne=0)
     facts = evaluate.evaluate_job(work)
-    found = facts["metrics"]
+    found = facts.metrics
     for name in ("mAP", "rank-1", "mINP", "reference_mAP"):
         prefix, plain = ("reference_", name[10:]) if name.startswith("reference_") else ("", name)
         ways = [found[f"{prefix}{way}_{plain}"] for way in ("forward", "reverse")]
         assert found[name] == pytest.approx(sum(ways) / 2)
     # Distractors are nobody's match, so they do not search.
-    assert facts["stamp"]["scored"] == {"forward": 8, "reverse": 16}
+    assert facts.stamp["scored"] == {"forward": 8, "reverse": 16}
 
 
-def test_a_killed_attempt_does_not_disturb_the_next(tmp_path):
+def test_a_killed_attempt_does_not_disturb_the_next(tmp_path, make_run):
     work = make_run(tmp_path, num_maps=0, max_tsne=0)
     first = evaluate.evaluate_job(work)
     (work.out / "model" / "torn").write_text("half")
@@ -217,7 +114,7 @@ def test_a_killed_attempt_does_not_disturb_the_next(tmp_path):
     assert not (work.out / "model" / "torn").exists()
 
 
-def test_a_run_without_queries_gets_one_sentence(tmp_path):
+def test_a_run_without_queries_gets_one_sentence(tmp_path, make_run):
     work = make_run(tmp_path)
     table = storage.read(tmp_path / "embed" / "embeddings", evaluate.COLUMNS)
     gallery = table.filter(np.array(table[schema.SPLIT].to_pylist()) == "gallery")
@@ -250,7 +147,7 @@ def test_shown_queries_are_spread_over_sorted_ap_and_never_skipped():
     assert pictures.spread(ap, 99) == [2, 4, 3, 5, 0]
 
 
-def test_identical_embeddings_have_no_projection_to_show(tmp_path, monkeypatch):
+def test_identical_embeddings_have_no_projection_to_show(tmp_path, monkeypatch, make_run):
     work = make_run(tmp_path, num_maps=0)
     read_sides = scoring.read_sides
 
@@ -260,7 +157,7 @@ def test_identical_embeddings_have_no_projection_to_show(tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(scoring, "read_sides", collapsed)
-    assert "tsne.png" not in evaluate.evaluate_job(work)["pictures"]
+    assert "tsne.png" not in evaluate.evaluate_job(work).pictures
 
 
 def test_a_name_with_dollars_is_not_read_as_mathematics():
@@ -270,34 +167,34 @@ def test_a_name_with_dollars_is_not_read_as_mathematics():
     assert figures.png(figures.scatter(np.eye(2), [pictures._short("a$b\\foo$")] * 2, ["1", "2"]))
 
 
-def test_a_protocol_of_draws_gives_means_and_deviations_and_says_so(tmp_path):
+def test_a_protocol_of_draws_gives_means_and_deviations_and_says_so(tmp_path, make_run):
     work = make_run(tmp_path, num_maps=0, max_tsne=0, protocol="vehicleid")
     facts = evaluate.evaluate_job(work)
-    stamp, figures = facts["stamp"], facts["metrics"]
+    stamp, figures = facts.stamp, facts.metrics
     assert (stamp["protocol"], stamp["draws"], stamp["cases"]) == ("vehicleid", 10, ["standard"])
     # Each of 8 vehicles has three images: one answers and two ask.
     assert stamp["scored"] == {"standard": 16}
     assert 0 < figures["mAP_std"] < figures["mAP"] < 1
 
 
-def test_average_precision_is_a_choice_and_part_of_the_stamp(tmp_path):
+def test_average_precision_is_a_choice_and_part_of_the_stamp(tmp_path, make_run):
     found = {}
     for kind in ("rectangle", "trapezoid"):
         section = {"num_maps": 0, "max_tsne": 0, "average_precision": kind}
         facts = evaluate.evaluate_job(make_run(tmp_path / kind, noise=1.5, **section))
-        assert facts["stamp"]["average_precision"] == kind
-        found[kind] = facts["metrics"]
+        assert facts.stamp["average_precision"] == kind
+        found[kind] = facts.metrics
     assert found["trapezoid"]["mAP"] < found["rectangle"]["mAP"]
     assert found["trapezoid"]["rank-1"] == found["rectangle"]["rank-1"]
 
 
-def test_both_directions_go_with_the_market_rule_alone():
+def test_both_directions_go_with_the_market_rule_alone(evaluate_recipe):
     with pytest.raises(ValueError, match="goes with the protocol 'market', not with 'prcc'"):
-        recipe_of(protocol="prcc", both_directions=True)
+        evaluate_recipe(protocol="prcc", both_directions=True)
 
 
-def test_another_split_of_the_same_images_has_another_stamp(tmp_path):
-    first = evaluate.evaluate_job(make_run(tmp_path / "a", num_maps=0, max_tsne=0))["stamp"]
+def test_another_split_of_the_same_images_has_another_stamp(tmp_path, make_run):
+    first = evaluate.evaluate_job(make_run(tmp_path / "a", num_maps=0, max_tsne=0)).stamp
     columns = (schema.OBSERVATION_ID, schema.IDENTITY, schema.CAMERA, schema.SPLIT, schema.ROLE)
     table = storage.read(tmp_path / "a" / "embed" / "embeddings", columns)
     assert first["split"] == evaluate._split_digest(table)
@@ -331,35 +228,39 @@ def add_variants(run, count=2, without=()):
     return {"counts": counts, "num_variants": count, "seconds_per_query": 3.0}
 
 
-def refined_run(run, **refine):
-    # Twice the identities of the other tests: both halves of them need queries.
-    work = make_run(run, identities=24, noise=1.6, num_maps=0, max_tsne=0)
-    recipe = recipes.override(work.recipe, {"refine": {"num_variants": 2, **refine}})
-    return replace(work, recipe=recipe, facts={**work.facts, "variants": add_variants(run)})
+@pytest.fixture
+def refined_run(make_run):
+    def work_of(run, **refine):
+        # Twice the identities of the other tests: both halves of them need queries.
+        work = make_run(run, identities=24, noise=1.6, num_maps=0, max_tsne=0)
+        recipe = recipes.override(work.recipe, {"refine": {"num_variants": 2, **refine}})
+        return replace(work, recipe=recipe, facts={**work.facts, "variants": add_variants(run)})
+
+    return work_of
 
 
-def test_a_refined_evaluation_leads_and_the_unrefined_stands_beside(tmp_path):
+def test_a_refined_evaluation_leads_and_the_unrefined_stands_beside(tmp_path, refined_run):
     work = refined_run(tmp_path, gate={"share": 0.5})
     facts = evaluate.evaluate_job(work)
-    plain = {name: value for name, value in facts["metrics"].items() if "_" not in name}
-    assert {f"unrefined_{name}" for name in plain} <= facts["metrics"].keys()
-    assert plain["mAP"] > facts["metrics"]["unrefined_mAP"]
+    plain = {name: value for name, value in facts.metrics.items() if "_" not in name}
+    assert {f"unrefined_{name}" for name in plain} <= facts.metrics.keys()
+    assert plain["mAP"] > facts.metrics["unrefined_mAP"]
     alone = evaluate.evaluate_job(
         replace(work, recipe=recipes.override(work.recipe, {"refine": None}))
     )
-    assert alone["metrics"]["mAP"] == facts["metrics"]["unrefined_mAP"]
-    assert alone["refinement"] is None
-    stamp = facts["stamp"]["refine"]
+    assert alone.metrics["mAP"] == facts.metrics["unrefined_mAP"]
+    assert alone.refinement is None
+    stamp = facts.stamp["refine"]
     assert stamp["num_variants"] == 2
     assert "stage" not in stamp
-    assert alone["stamp"]["refine"] is None
+    assert alone.stamp["refine"] is None
 
 
-def test_what_refinement_gains_and_costs_is_told_for_each_share(tmp_path):
+def test_what_refinement_gains_and_costs_is_told_for_each_share(tmp_path, refined_run):
     work = refined_run(tmp_path, gate={"share": 0.5})
     facts = evaluate.evaluate_job(work)
     written = json.loads((work.out / "metrics.json").read_text())["refinement"]
-    assert written == facts["refinement"]
+    assert written == facts.refinement.model_dump(mode="json")
     curve = written["curve"]
     assert [point["share"] for point in curve] == [tenth / 10 for tenth in range(11)]
     for point in curve:
@@ -368,25 +269,65 @@ def test_what_refinement_gains_and_costs_is_told_for_each_share(tmp_path):
     assert written["queries"]["with_variants"] == 24
     gate = doubt.parse((work.out / "model" / "gate.json").read_text())
     assert asdict(gate) == written["gate"]
-    assert "refinement.png" in facts["pictures"]
+    assert "refinement.png" in facts.pictures
     with Image.open(work.out / "refinement.png") as picture:
         assert picture.format == "PNG"
 
 
-def test_without_a_gate_the_package_has_none(tmp_path):
+def test_without_a_gate_the_package_has_none(tmp_path, refined_run):
     work = refined_run(tmp_path)
     facts = evaluate.evaluate_job(work)
-    assert facts["refinement"]["gate"] is None
+    assert facts.refinement.gate is None
     assert not (work.out / "model" / "gate.json").exists()
 
 
-def test_the_report_shows_both_rankings_and_the_table_of_shares(tmp_path):
+def test_the_report_shows_both_rankings_and_the_table_of_shares(
+    tmp_path, publish_evaluation, refined_run
+):
     work = refined_run(tmp_path, gate={"share": 0.5})
-    manifests = publish(tmp_path, work)
-    report.write_report(tmp_path, work.recipe, manifests)
+    manifests = publish_evaluation(tmp_path, work)
+    text = pipelines.write_report(tmp_path, work.recipe, manifests)
     page = (tmp_path / "report.html").read_text()
     assert "model, without variants" in page
-    text = report.summary_table(tmp_path)
     assert "model, without variants" in text
     assert "queries refined" in text
     assert "24 of 24 queries have variants" in page
+
+
+def test_the_job_calibrates_post_processes_and_says_so(tmp_path, make_run, publish_evaluation):
+    steps = [{"name": "query_expansion"}, {"name": "camera_verification", "kind": "label"}]
+    section = {
+        "num_maps": 0,
+        "max_tsne": 0,
+        "num_ranked": 1,
+        "postprocess": [*steps, {"name": "rerank", "k1": 3, "k2": 2}],
+        "open_set": {"match_far": 0.1, "possible_far": 0.2},
+    }
+    work = make_run(tmp_path, identities=32, noise=1.0, **section)
+    manifests = publish_evaluation(tmp_path, work)
+    facts = evaluate.EvaluateFacts.model_validate(manifests[-1].facts)
+    assert facts.stamp["postprocess"] == [
+        "query_expansion(kind=dbscan, eps=0.1, min_samples=2)",
+        "camera_verification(kind=label)",
+        "rerank(k1=3, k2=2, lambda_value=0.3, neighbours=exact)",
+    ]
+    changes = facts.postprocess["standard"]
+    assert [change["step"] for change in changes] == [step["name"] for step in steps] + ["rerank"]
+    # All queries are of the first camera, and no gallery image is.
+    assert changes[1] == {"step": "camera_verification", "groups": 3, "excluded": 0, "emptied": 0}
+    kept = open_set.parse((tmp_path / "evaluate" / "model" / open_set.FILE).read_text())
+    assert kept.match == facts.open_set.match
+    assert kept.counts["impostors"] == facts.open_set.counts["impostors"] > 0
+    pipelines.write_report(tmp_path, work.recipe, manifests)
+    page = (tmp_path / "report.html").read_text()
+    assert "post-processing: query_expansion(kind=dbscan" in page
+    assert "standard, rerank: " in page
+    assert f"match above {kept.match:.3f}: TAR " in page
+
+
+def test_a_test_too_small_for_thresholds_is_evaluated_without(tmp_path, make_run):
+    work = make_run(tmp_path, num_maps=0, max_tsne=0, num_ranked=1)
+    found = evaluate.evaluate_job(work).open_set
+    assert found.levels == {}
+    assert "needs 10,000 impostor pairs" in found.missing
+    assert not (work.out / "model" / open_set.FILE).exists()

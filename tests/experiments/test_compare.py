@@ -70,7 +70,7 @@ def test_a_comparison_measures_every_arm_with_every_seed_and_resumes(
 ) -> None:
     out = tmp_path / "out"
     facts = compare.compare_job(_work(inputs, out))
-    table = facts["table"]
+    table = facts.table
     assert [row["arm"] for row in table] == ["half", "both"]
     assert [(row["real_images"], row["synthetic_images"]) for row in table] == [
         (16, 0),
@@ -84,9 +84,9 @@ def test_a_comparison_measures_every_arm_with_every_seed_and_resumes(
             assert all(0 < value <= 1 for value in values)
             assert row[name]["mean"] == pytest.approx(np.mean(values))
             assert row[name]["std"] == pytest.approx(np.std(values, ddof=1))
-        assert facts["metrics"][f"{row['arm']} mAP"] == row["mAP"]["mean"]
-    assert (out / facts["pictures"][0]).read_bytes().startswith(b"\x89PNG")
-    assert "2 seeds" in facts["captions"][facts["pictures"][0]]
+        assert facts.metrics[f"{row['arm']} mAP"] == row["mAP"]["mean"]
+    assert (out / compare.PICTURE).read_bytes().startswith(b"\x89PNG")
+    assert "2 seeds" in facts.pictures[compare.PICTURE]
     files = sorted((out / compare.TRIALS).glob("*.json"))
     assert len(files) == 4
     # The missing trial is done again and gives the same figures; the others are left alone.
@@ -149,7 +149,7 @@ def test_an_impossible_arm_is_named_before_anything_starts(
 
 def test_without_arms_nothing_is_compared(inputs: dict[str, Path], tmp_path: Path) -> None:
     work = _work(inputs, tmp_path / "out", "compare.arms={}")
-    assert compare.compare_job(work)["table"] == []
+    assert compare.compare_job(work).table == ()
     assert list(work.out.iterdir()) == []
 
 
@@ -256,5 +256,5 @@ def test_a_killed_comparison_keeps_its_finished_trials(
     assert len(list(out.glob(f"{compare.TRIALS}/*.json"))) == 8
     for file, text in kept.items():
         found = json.loads(text)
-        row = next(row for row in facts["table"] if row["arm"] == found["arm"])
+        row = next(row for row in facts.table if row["arm"] == found["arm"])
         assert found["metrics"]["mAP"] in row["mAP"]["values"], file

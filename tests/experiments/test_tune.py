@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from ray_reid import cli, pipelines, schema, storage
-from ray_reid.evaluation import embed, evaluate, report, report_tables
+from ray_reid.evaluation import embed, evaluate, report_tables
 from ray_reid.experiments import figures_tune, in_process, sweep_table, trials, tune
 from ray_reid.miniature import street_observations
 from ray_reid.models import package
@@ -59,7 +59,7 @@ def _ingest(work: Work) -> Facts:
     )
     storage.write(work.out / "observations", schema.observations(list(rows)))
     made.append("ingest")
-    return {}
+    return Facts()
 
 
 def _generate(work: Work) -> Facts:
@@ -73,7 +73,7 @@ def _adapt(work: Work) -> Facts:
     """Stands for a costly job that most sweeps leave alone."""
     storage.write_text(work.out / "adapter", str(work.recipe.adapt.fraction))
     made.append("adapt")
-    return {}
+    return Facts()
 
 
 made: list[str] = []
@@ -257,7 +257,7 @@ def _expanded(
     found = trials.variants(sweep, recipe, jobs)
     with _held(path, recipe) as held:
         inputs = trials.make_inputs(held, sweep, found, jobs, path / "tune-s")
-    return trials.expand(sweep, found, inputs, jobs, path / "tune-s")
+    return trials.expand(sweep, found, inputs, path / "tune-s")
 
 
 def test_the_key_of_a_trial_is_what_it_is_made_from(tmp_path: Path) -> None:
@@ -447,14 +447,14 @@ def _check_tracked(path: Path) -> None:
 def _check_reported(path: Path) -> None:
     recipe = _recipe()
     with _held(path, recipe) as held:
-        report.write_report(path, recipe, held.manifests())
+        pipelines.write_report(path, recipe, held.manifests())
     page = (path / "report.html").read_text()
     assert "Sweep s" in page
     assert "learning_rate=0.125" in page
     # Once the images are other ones, the figures are no longer those of this run.
     file = path / "ingest" / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"key": "another"}))
-    assert all("Sweep" not in table.title for table in report.tables(path))
+    assert sweep_table.sections(path) == []
 
 
 def test_halving_stops_the_worse_trial_and_keeps_what_it_was(

@@ -1,6 +1,5 @@
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from ray_reid import images, schema, storage
-from ray_reid.gallery import gallery
+from ray_reid.gallery import gallery, index
 from ray_reid.gallery.embedded.where import Where
 from ray_reid.gallery.embedded.writer import Writer
 from ray_reid.gallery.gallery import Gallery, Hit, Searcher
@@ -60,24 +59,30 @@ def embeddings(vectors: np.ndarray = VECTORS) -> pa.Table:
     return schema.to_table(batch)
 
 
-def work_on(
-    path: Path,
-    splits: tuple[str, ...] = ("gallery",),
-    dropped: frozenset[int] = frozenset(),
-    **index: Any,
-) -> Work:
-    storage.write(path / "ingest" / "observations", observations(dropped))
-    storage.write(path / "embed" / "embeddings", embeddings())
-    recipe = recipes.validate({"name": "test", "index": {"splits": splits, **index}})
-    publish(path, "embed", "e1", {"ingest": "i1", "train": "t1"})
-    out = path / "index"
-    out.mkdir()
-    inputs = {name: path / name for name in ("ingest", "embed")}
-    return Work(recipe=recipe, out=out, inputs=inputs, facts={})
+@pytest.fixture
+def work_on(publish_job: Callable[..., None]) -> Callable[..., Work]:
+    """A function that embeds the observations in a run and returns the work of its index job."""
+
+    def work(
+        path: Path,
+        splits: tuple[str, ...] = ("gallery",),
+        dropped: frozenset[int] = frozenset(),
+        **index: Any,
+    ) -> Work:
+        storage.write(path / "ingest" / "observations", observations(dropped))
+        storage.write(path / "embed" / "embeddings", embeddings())
+        recipe = recipes.validate({"name": "test", "index": {"splits": splits, **index}})
+        publish_job(path, "embed", "e1", {"ingest": "i1", "train": "t1"})
+        out = path / "index"
+        out.mkdir()
+        inputs = {name: path / name for name in ("ingest", "embed")}
+        return Work(recipe=recipe, out=out, inputs=inputs, facts={})
+
+    return work
 
 
 def indexed(work: Work) -> Gallery:
-    gallery.index_job(work)
+    index.index_job(work)
     return Gallery.open(work.out)
 
 
@@ -86,7 +91,9 @@ def rows_in(splits: tuple[str, ...]) -> list[int]:
 
 
 @pytest.mark.parametrize("num_queries", [1, 5, 40])
-def test_search_matches_a_loop_over_all_pairs(tmp_path: Path, num_queries: int) -> None:
+def test_search_matches_a_loop_over_all_pairs(
+    tmp_path: Path, num_queries: int, work_on: Callable[..., Work]
+) -> None:
     found = indexed(work_on(tmp_path))
     queries = VECTORS[:num_queries]
     for query, hits in zip(queries, found.search(queries, 4), strict=True):
@@ -99,7 +106,9 @@ def test_search_matches_a_loop_over_all_pairs(tmp_path: Path, num_queries: int) 
         )
 
 
-def test_a_hit_carries_the_columns_of_its_observation(tmp_path: Path) -> None:
+def test_a_hit_carries_the_columns_of_its_observation(
+    tmp_path: Path, work_on: Callable[..., Work]
+) -> None:
     found = indexed(work_on(tmp_path))
     row = 2
     hit = found.search(VECTORS[[row]], 1)[0][0]
@@ -118,7 +127,7 @@ def test_a_hit_carries_the_columns_of_its_observation(tmp_path: Path) -> None:
     assert found.image(hit.observation_id) == picture(row)
 
 
-def test_every_image_is_that_of_its_row(tmp_path: Path) -> None:
+def test_every_image_is_that_of_its_row(tmp_path: Path, work_on: Callable[..., Work]) -> None:
     found = indexed(work_on(tmp_path, ("gallery", "query")))
     for row in rows_in(("gallery", "query")):
         assert found.image(IDS[row]) == picture(row)
@@ -126,35 +135,39 @@ def test_every_image_is_that_of_its_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("splits", [("gallery",), ("gallery", "query"), ("query",)])
 def test_the_index_holds_the_wanted_splits_without_junk(
-    tmp_path: Path, splits: tuple[str, ...]
+    tmp_path: Path, splits: tuple[str, ...], work_on: Callable[..., Work]
 ) -> None:
     work = work_on(tmp_path, splits)
-    facts = gallery.index_job(work)
+    facts = index.index_job(work)
     rows = rows_in(splits)
     stored = storage.read(work.out / "gallery", ["observation_id"])["observation_id"].to_pylist()
     assert stored == sorted(IDS[row] for row in rows)
-    assert facts["metrics"] == {
+    assert facts.metrics == {
         "gallery_images": len(rows),
         "gallery_identities": len({row % 7 for row in rows if ROLE[row] != "distractor"}),
         "gallery_cameras": len({row % 3 for row in rows}),
     }
-    assert facts["dimension"] == DIMENSION
-    assert facts["fingerprint"]["rows"] == len(rows)
+    assert facts.dimension == DIMENSION
+    assert facts.fingerprint.rows == len(rows)
 
 
-def test_k_beyond_the_gallery_gives_all_of_it(tmp_path: Path) -> None:
+def test_k_beyond_the_gallery_gives_all_of_it(tmp_path: Path, work_on: Callable[..., Work]) -> None:
     found = indexed(work_on(tmp_path))
     assert len(found.search(VECTORS[:1], 1000)[0]) == len(found) == len(rows_in(("gallery",)))
 
 
-def test_an_attempt_after_a_kill_replaces_the_half_written_table(tmp_path: Path) -> None:
+def test_an_attempt_after_a_kill_replaces_the_half_written_table(
+    tmp_path: Path, work_on: Callable[..., Work]
+) -> None:
     work = work_on(tmp_path)
     (work.out / "gallery").mkdir()
     (work.out / "gallery" / "part-0.parquet").write_bytes(b"half")
     assert len(indexed(work)) == len(rows_in(("gallery",)))
 
 
-def test_wrong_queries_are_refused_with_the_rule(tmp_path: Path) -> None:
+def test_wrong_queries_are_refused_with_the_rule(
+    tmp_path: Path, work_on: Callable[..., Work]
+) -> None:
     found = indexed(work_on(tmp_path))
     with pytest.raises(ValueError, match=re.escape("needs (N, 16)")):
         found.search(np.zeros((1, 8), np.float32), 3)
@@ -166,9 +179,9 @@ def test_wrong_queries_are_refused_with_the_rule(tmp_path: Path) -> None:
         found.image("nobody")
 
 
-def test_an_index_unlike_its_table_is_refused(tmp_path: Path) -> None:
+def test_an_index_unlike_its_table_is_refused(tmp_path: Path, work_on: Callable[..., Work]) -> None:
     work = work_on(tmp_path)
-    gallery.index_job(work)
+    index.index_job(work)
     table = storage.dataset(work.out / "gallery").to_table()
     (work.out / "gallery" / "part-1.parquet").unlink()
     (work.out / "gallery").rmdir()
@@ -179,11 +192,13 @@ def test_an_index_unlike_its_table_is_refused(tmp_path: Path) -> None:
         Gallery.open(work.out)
 
 
-def test_a_gallery_that_is_missing_or_broken_is_refused(tmp_path: Path) -> None:
+def test_a_gallery_that_is_missing_or_broken_is_refused(
+    tmp_path: Path, work_on: Callable[..., Work]
+) -> None:
     with pytest.raises(ValueError, match=r"is not a gallery: it has no file 'CURRENT'"):
         Gallery.open(tmp_path)
     work = work_on(tmp_path, kind="hnsw")
-    gallery.index_job(work)
+    index.index_job(work)
     file = work.out / "search" / "part-1-1.faiss"
     whole = file.read_bytes()
     file.write_bytes(whole[:100])
@@ -202,18 +217,20 @@ def test_a_gallery_that_is_missing_or_broken_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_empty_gallery_is_refused_with_the_choices(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work_on: Callable[..., Work]
 ) -> None:
     monkeypatch.setattr(f"{__name__}.SPLIT", ["gallery"] * NUM)
     with pytest.raises(ValueError, match=re.escape("index.splits ['query']; add the other")):
-        gallery.index_job(work_on(tmp_path, ("query",)))
+        index.index_job(work_on(tmp_path, ("query",)))
 
 
-def test_an_embedding_without_its_observation_is_refused(tmp_path: Path) -> None:
+def test_an_embedding_without_its_observation_is_refused(
+    tmp_path: Path, work_on: Callable[..., Work]
+) -> None:
     work = work_on(tmp_path, dropped=frozenset({0}))
     rows = len(rows_in(("gallery",)))
     with pytest.raises(ValueError, match=f"{rows} embeddings but {rows - 1} kept observations"):
-        gallery.index_job(work)
+        index.index_job(work)
 
 
 class ByBrightness:
@@ -227,7 +244,7 @@ class ByBrightness:
         return VECTORS[rows]
 
 
-def test_a_searcher_finds_the_image_itself(tmp_path: Path) -> None:
+def test_a_searcher_finds_the_image_itself(tmp_path: Path, work_on: Callable[..., Work]) -> None:
     searcher = Searcher(ByBrightness(), indexed(work_on(tmp_path)), "test/0")
     searcher.warm_up()
     assert searcher.search(picture(6), 3)[0].observation_id == IDS[6]
@@ -235,7 +252,9 @@ def test_a_searcher_finds_the_image_itself(tmp_path: Path) -> None:
         searcher.search(b"words", 3)
 
 
-def test_a_search_decides_by_the_cameras_of_both_images(tmp_path: Path) -> None:
+def test_a_search_decides_by_the_cameras_of_both_images(
+    tmp_path: Path, work_on: Callable[..., Work]
+) -> None:
     model = ByBrightness()
     searcher = Searcher(model, indexed(work_on(tmp_path)), "test/0")
     undecided = searcher.search(picture(6), 3)
@@ -252,7 +271,7 @@ def test_a_search_decides_by_the_cameras_of_both_images(tmp_path: Path) -> None:
     assert model.sides == (["asking:c0"], [None])
 
 
-def test_warming_up_notices_another_model(tmp_path: Path) -> None:
+def test_warming_up_notices_another_model(tmp_path: Path, work_on: Callable[..., Work]) -> None:
     class Other(ByBrightness):
         def embed(self, encoded: Any, *, sides: Any = None) -> np.ndarray:
             return -super().embed(encoded)
@@ -262,7 +281,7 @@ def test_warming_up_notices_another_model(tmp_path: Path) -> None:
         searcher.warm_up()
 
 
-def test_a_searcher_enrols_what_it_then_finds(tmp_path: Path) -> None:
+def test_a_searcher_enrols_what_it_then_finds(tmp_path: Path, work_on: Callable[..., Work]) -> None:
     work = work_on(tmp_path)
     read_only = Searcher(ByBrightness(), indexed(work), "test/t1")
     row = {"observation_id": "new", "source": "door", "camera": "d1", "image": picture(1)}
@@ -286,7 +305,9 @@ def test_a_searcher_enrols_what_it_then_finds(tmp_path: Path) -> None:
     assert read_only.search(picture(1), 1)[0].observation_id == "new"
 
 
-def test_a_gallery_changed_after_its_job_is_made_again_as_the_job_would(tmp_path: Path) -> None:
+def test_a_gallery_changed_after_its_job_is_made_again_as_the_job_would(
+    tmp_path: Path, work_on: Callable[..., Work]
+) -> None:
     work = work_on(tmp_path)
     found = indexed(work)
     with Writer(work.out) as writer:
@@ -296,31 +317,18 @@ def test_a_gallery_changed_after_its_job_is_made_again_as_the_job_would(tmp_path
     assert len(indexed(work)) == len(found)
 
 
-def publish(run: Path, name: str, key: str, inputs: Mapping[str, str]) -> None:
-    manifest = {
-        "job": name,
-        "key": key,
-        "version": "0",
-        "commit": None,
-        "recipe": {},
-        "inputs": dict(inputs),
-        "facts": {},
-        "seconds": 0.0,
-    }
-    (run / name).mkdir(parents=True, exist_ok=True)
-    (run / name / "manifest.json").write_text(json.dumps(manifest))
-
-
-def test_an_index_of_an_older_model_is_refused(tmp_path: Path) -> None:
-    publish(tmp_path, "ingest", "i1", {"outside": "files"})
-    publish(tmp_path, "train", "t1", {"ingest": "i1"})
-    publish(tmp_path, "embed", "e1", {"ingest": "i1", "train": "t1"})
+def test_an_index_of_an_older_model_is_refused(
+    tmp_path: Path, publish_job: Callable[..., None]
+) -> None:
+    publish_job(tmp_path, "ingest", "i1", {"outside": "files"})
+    publish_job(tmp_path, "train", "t1", {"ingest": "i1"})
+    publish_job(tmp_path, "embed", "e1", {"ingest": "i1", "train": "t1"})
     with pytest.raises(ValueError, match="has no published job 'index'"):
         gallery.check_current(tmp_path)
-    publish(tmp_path, "index", "x1", {"ingest": "i1", "embed": "e1"})
-    publish(tmp_path, "evaluate", "v1", {"embed": "e1"})
+    publish_job(tmp_path, "index", "x1", {"ingest": "i1", "embed": "e1"})
+    publish_job(tmp_path, "evaluate", "v1", {"embed": "e1"})
     gallery.check_current(tmp_path)
-    publish(tmp_path, "train", "t2", {"ingest": "i1"})
+    publish_job(tmp_path, "train", "t2", {"ingest": "i1"})
     with pytest.raises(ValueError, match=r"job 'embed' .* made from an older 'train'"):
         gallery.check_current(tmp_path)
 

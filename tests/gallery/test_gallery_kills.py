@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,6 @@ import pytest
 from ray_reid.gallery.embedded.store import Reader
 from ray_reid.gallery.embedded.where import Where
 from ray_reid.gallery.embedded.writer import Writer
-from tests.gallery import gallery_writer
-from tests.gallery.gallery_writer import DIMENSION, MODEL, vector
 
 State = dict[str, tuple[int, str, bytes]]
 
@@ -26,9 +25,10 @@ State = dict[str, tuple[int, str, bytes]]
 class Writers:
     """The process that forks writers, and what the last of them has said."""
 
-    def __init__(self) -> None:
+    def __init__(self, script: ModuleType) -> None:
+        self.script = script
         self._process = subprocess.Popen(
-            [sys.executable, gallery_writer.__file__],
+            [sys.executable, str(script.__file__)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -66,8 +66,8 @@ class Writers:
 
 
 @pytest.fixture
-def writers() -> Iterator[Writers]:
-    found = Writers()
+def writers(gallery_writer: ModuleType) -> Iterator[Writers]:
+    found = Writers(gallery_writer)
     yield found
     found.close()
 
@@ -89,7 +89,7 @@ def after(state: State, said: str) -> State:
     return new
 
 
-def stored(path: Path) -> State:
+def stored(path: Path, script: ModuleType) -> State:
     """The gallery on the disk; every vector must be the one of its row's version."""
     state = {}
     with Reader(path) as reader:
@@ -99,13 +99,15 @@ def stored(path: Path) -> State:
             row = view.full(number)
             version = int(row["identity"][1:])
             state[view.id(number)] = (version, row["camera"], row["image"])
-            np.testing.assert_array_equal(view.vector(number), vector(view.id(number), version))
+            expected = script.vector(view.id(number), version)
+            np.testing.assert_array_equal(view.vector(number), expected)
     return state
 
 
 def kill_writers(path: Path, writers: Writers, kills: int) -> dict[str, int]:
     """Kill writers of one gallery one after another; counts what they were doing."""
-    Writer.create(path, MODEL, DIMENSION).close()
+    script = writers.script
+    Writer.create(path, script.MODEL, script.DIMENSION).close()
     chance = random.Random(0)
     state: State = {}
     interrupted: dict[str, int] = {}
@@ -121,7 +123,7 @@ def kill_writers(path: Path, writers: Writers, kills: int) -> dict[str, int]:
         acknowledged = writers.said.count("ok")
         for line in spoken[:acknowledged]:
             state = after(state, line)
-        found = stored(path)
+        found = stored(path, script)
         if len(spoken) > acknowledged:
             operation = json.loads(spoken[-1][3:])[0]
             interrupted[operation] = interrupted.get(operation, 0) + 1
@@ -130,7 +132,7 @@ def kill_writers(path: Path, writers: Writers, kills: int) -> dict[str, int]:
         assert found == state
     with Writer(path) as writer:
         writer.compact()
-    assert stored(path) == state
+    assert stored(path, script) == state
     return interrupted
 
 
@@ -150,7 +152,8 @@ def test_readers_see_whole_writes_only_and_never_an_older_state(
     tmp_path: Path, writers: Writers
 ) -> None:
     path = tmp_path / "gallery"
-    Writer.create(path, MODEL, DIMENSION).close()
+    script = writers.script
+    Writer.create(path, script.MODEL, script.DIMENSION).close()
     writers.start(path, "all", 1)
     while writers.hear() != "ok":
         pass
@@ -158,19 +161,20 @@ def test_readers_see_whole_writes_only_and_never_an_older_state(
     with Reader(path) as reader:
         for _ in range(60):
             reader.refresh()
-            seen.append(version_of(reader.view()))
+            seen.append(version_of(reader.view(), script))
     writers.kill()
     assert seen == sorted(seen)
     assert len(set(seen)) > 1
     # The last version that was acknowledged is there.
-    assert version_of(Reader(path).view()) >= writers.said.count("ok")
+    assert version_of(Reader(path).view(), script) >= writers.said.count("ok")
 
 
-def version_of(view: Any) -> int:
+def version_of(view: Any, script: ModuleType) -> int:
     rows = view.rows(np.array(view.numbers(Where())))
-    assert len(rows) == len(gallery_writer.IDS)
+    assert len(rows) == len(script.IDS)
     (identity,) = {row["identity"] for row in rows}
     version = int(identity[1:])
     for number in view.numbers(Where()):
-        np.testing.assert_array_equal(view.vector(number), vector(view.id(number), version))
+        expected = script.vector(view.id(number), version)
+        np.testing.assert_array_equal(view.vector(number), expected)
     return version

@@ -1,6 +1,7 @@
 """A refined search of a gallery gives what `refine` gives over all of it."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from ray_reid.ranking import doubt
 from ray_reid.ranking.doubt import Gate
 from ray_reid.ranking.refine import refine
 from ray_reid.recipe.refine import Refine
-from tests.gallery.test_gallery import publish
 
 NUM, DIMENSION, PEOPLE, VARIANTS = 200, 12, 25, 4
 RNG = np.random.default_rng(5)
@@ -185,10 +185,12 @@ def test_a_run_that_does_not_refine_is_refused_with_the_choice(tmp_path: Path) -
         search.needs(tmp_path)
 
 
-def test_a_query_that_is_sure_needs_no_models(gallery: Gallery, tmp_path: Path) -> None:
+def test_a_query_that_is_sure_needs_no_models(
+    gallery: Gallery, tmp_path: Path, publish_job: Callable[..., None]
+) -> None:
     recipe = "name: dlcr\nrefine: {num_variants: 1}\nmodels: {parser: /no/model}\n"
     (tmp_path / "recipe.yaml").write_text(recipe)
-    publish(tmp_path, "describe", "d", {})
+    publish_job(tmp_path, "describe", "d", {})
     worn = [Description(f"w{n}", "red t-shirt", "blue trousers", "boots") for n in range(2)]
     descriptions.write(tmp_path / "describe" / descriptions.FILE, worn, {})
     model = tmp_path / "train" / "model"

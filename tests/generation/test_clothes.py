@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from ray_reid.recipe import recipes
 from ray_reid.recipe.outfits import Outfits
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import run
-from tests import tiny_models
 
 RNG = np.random.default_rng(0)
 WORN = [Description(f"c{n}", f"red {n}", "jeans", "boots") for n in range(4)]
@@ -33,12 +33,12 @@ def _pixels(height: int, width: int) -> images.Pixels:
 
 
 @pytest.fixture(scope="module")
-def painter(tmp_path_factory: pytest.TempPathFactory) -> str:
+def painter(tiny_models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_models.inpainting(tmp_path_factory.mktemp("models") / "inpainting"))
 
 
 @pytest.fixture(scope="module")
-def segmenter(tmp_path_factory: pytest.TempPathFactory) -> str:
+def segmenter(tiny_models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> str:
     names = ("Background", "Hair", "Upper-clothes", "Pants", "Left-shoe")
     return str(tiny_models.segformer(tmp_path_factory.mktemp("models") / "parser", names))
 
@@ -113,7 +113,9 @@ def test_a_label_may_list_garments_and_a_part_without_labels_is_warned_of(
     assert "no label is ['footwear']" in caplog.text
 
 
-def test_a_model_without_clothes_among_its_labels_is_no_parser(tmp_path: Path) -> None:
+def test_a_model_without_clothes_among_its_labels_is_no_parser(
+    tiny_models: ModuleType, tmp_path: Path
+) -> None:
     path = tiny_models.segformer(tmp_path / "roads", ("road", "sky"))
     with pytest.raises(ValueError, match=r"none of its labels is clothes: \['road', 'sky'\]"):
         parser.Parser(str(path))
@@ -128,7 +130,7 @@ def test_a_summariser_is_told_how_often_each_answer_was_given() -> None:
     assert len(lines) == summariser.MAX_ANSWERS
 
 
-def test_a_chat_begins_once(tmp_path: Path) -> None:
+def test_a_chat_begins_once(tiny_models: ModuleType, tmp_path: Path) -> None:
     model = summariser.Summariser(str(tiny_models.llama(tmp_path / "llama")), "fp32")
     told = model.summarise(["red | blue | white"], 5)
     assert told == model.summarise(["red | blue | white"], 5)
@@ -147,7 +149,9 @@ def test_a_chat_begins_once(tmp_path: Path) -> None:
     assert (tokens == model.tokenizer.bos_token_id).sum() == 1
 
 
-def test_a_describer_answers_about_images_of_several_sizes(tmp_path: Path) -> None:
+def test_a_describer_answers_about_images_of_several_sizes(
+    tiny_models: ModuleType, tmp_path: Path
+) -> None:
     model = Describer(str(tiny_models.llava_next(tmp_path / "llava")), "fp32")
     sizes = ((16, 16), (40, 16))
     pictures = [_pixels(*size) for size in sizes]

@@ -55,11 +55,11 @@ def test_answers_become_one_description_a_set_of_clothes_and_others_are_counted(
     assert descriptions.read(work.out / descriptions.FILE) == [
         Description("a", "red coat", "jeans", "boots")
     ]
-    assert facts["clothes"] == {"worn": 2, "described": 1}
-    assert facts["undescribed"] == ["b"]
-    assert facts["without_clothes"] == 1
-    assert facts["answers"]["unparsable"] == 1
-    assert facts["answers"]["most_unparsable"] == {"a man in a coat": 1}
+    assert (facts.worn, facts.described) == (2, 1)
+    assert facts.undescribed == ("b",)
+    assert facts.without_clothes == 1
+    assert facts.answers["unparsable"] == 1
+    assert facts.answers["most_unparsable"] == {"a man in a coat": 1}
 
 
 def test_answers_of_no_use_are_refused_with_one_of_them(
@@ -78,7 +78,7 @@ def test_an_edited_file_takes_the_place_of_a_model(tmp_path: Path) -> None:
     work = _work(tmp_path, ["a", "b"], f"describe.file={file}")
     facts = describe.describe_job(work)
     assert descriptions.read(work.out / descriptions.FILE) == own[:2]
-    assert facts["answers"] == {"file": str(file), "ignored": 1}
+    assert facts.answers == {"file": str(file), "ignored": 1}
 
 
 def test_a_file_without_clothes_that_are_worn_is_refused(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_summaries_that_cannot_be_read_are_counted_and_warned_of(
     monkeypatch.setattr(stage, "stream", told)
     with caplog.at_level(logging.WARNING):
         facts = describe.describe_job(work)
-    assert (facts["answers"]["summaries"], facts["answers"]["unparsable_summaries"]) == (0, 2)
+    assert (facts.answers["summaries"], facts.answers["unparsable_summaries"]) == (0, 2)
     assert "2 of 2 summaries cannot be read, such as 'I am sorry'" in caplog.text
     assert [one.upper for one in descriptions.read(work.out / descriptions.FILE)] == [
         "red coat",

@@ -113,7 +113,7 @@ def test_most_clothes_are_described_as_they_were_drawn(run: Path) -> None:
 
 def test_generated_images_are_trained_on_and_queries_have_variants(run: Path) -> None:
     counts = _facts(run, "train")["counts"]["by_origin"]
-    assert counts["synthetic"]["images"] == _facts(run, "inpaint")["counts"]["kept"]
+    assert counts["synthetic"]["images"] == _facts(run, "inpaint")["kept"]
     variants = _rows(run / "variants" / "observations")
     queries = {
         row["observation_id"]
@@ -183,7 +183,7 @@ def test_a_driver_killed_while_it_paints_ends_with_the_same_images(
             stdout=log, stderr=log, cwd=Path(__file__).parents[2],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
-    total = _facts(whole, "inpaint")["counts"]["made"]
+    total = _facts(whole, "inpaint")["made"]
     pattern = ".work/generate-*/.observations-*/*.parquet"
     deadline = time.monotonic() + 240
     while len(list(path.glob(pattern))) < 2:

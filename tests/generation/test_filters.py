@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from ray_reid.generation.filters.colour import COLOURS, ColourFilter
 from ray_reid.generation.filters.detection import DetectionFilter
 from ray_reid.images import Pixels
 from ray_reid.models.pretrained.detector import Box
-from tests import tiny_models
 
 SIDE = 1024
 """The image side of which the paper gives its smallest box."""
@@ -41,7 +41,7 @@ class Directions:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tiny_models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("models")
     tiny_models.yolos(home / "yolos")
     tiny_models.image_text(home / "clip")

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,6 @@ from ray_reid.models.pretrained.text_to_image import ADAPTER, generate, load_ada
 from ray_reid.recipe import recipes
 from ray_reid.recipe.adapt import Lora
 from ray_reid.recipe.recipe import Recipe
-from tests import tiny_models
 
 SMALL: dict[str, Any] = {"guidance": 3.0, "steps": 2, "image_size": (16, 16)}
 MODELS = ("sd", "sdxl", "v")
@@ -41,7 +41,7 @@ class Progress:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tiny_models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("models")
     tiny_models.stable_diffusion(home / "sd")
     tiny_models.stable_diffusion_xl(home / "sdxl")

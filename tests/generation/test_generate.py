@@ -1,6 +1,7 @@
 """Plans, names and refusals of generation, and its stages on plain arrays; no Ray."""
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from ray_reid.models.pretrained.text_to_image import ADAPTER
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.schema import Batch
-from tests import tiny_models
 
 LIBRARY = "brand,model,body_style,years,colours\n"
 SETTINGS: dict[str, Any] = {
@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tiny_models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("models")
     tiny_models.stable_diffusion(home / "sd")
     tiny_models.yolos(home / "yolos")
@@ -113,7 +113,7 @@ def test_another_generator_makes_other_observations_of_the_same_seeds(home: Path
 
 
 def test_a_generator_is_named_by_the_content_of_model_and_adapter(
-    home: Path, tmp_path: Path
+    home: Path, tiny_models: ModuleType, tmp_path: Path
 ) -> None:
     recipe = _recipe(home)
     bare = generate.generator_name(recipe, None)

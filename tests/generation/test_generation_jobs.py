@@ -118,7 +118,7 @@ def test_every_check_is_made_before_the_first_job_and_leaves_no_run(tmp_path: Pa
 
     def work(work: Work) -> Facts:
         seen.append(work)
-        return {}
+        return Facts()
 
     def refuse(recipe: Recipe) -> None:
         raise ValueError(f"no {recipe.name}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,6 @@ from ray_reid.generation import guidance
 from ray_reid.generation.guidance import Discriminator, guide, train_discriminator
 from ray_reid.recipe import recipes
 from ray_reid.recipe.guidance import Guidance
-from tests import tiny_models
 
 SHAPE = (2, 4, 4)
 # Means of the real and the generated latents, both of variance 1 and independent elements.
@@ -236,7 +235,7 @@ def test_a_saved_discriminator_comes_back_the_same(learned: Discriminator, tmp_p
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def pipeline(tiny_models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
     place = tiny_models.inpainting(tmp_path_factory.mktemp("models") / "inpainting")
     made = AutoPipelineForInpainting.from_pretrained(place)
     made.set_progress_bar_config(disable=True)

@@ -1,6 +1,7 @@
 """The variants job with small models, its embeddings, and trials that are refined by it."""
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,6 @@ from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.run import content_key
-from tests import tiny_models
 
 CPU = torch.device("cpu")
 VARIANTS = 3
@@ -31,7 +31,7 @@ WORN = [Description(f"w{n}", "red t-shirt", "blue trousers", f"boots {n}") for n
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def published(tiny_models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Drawn people, one query without clothes, and descriptions; of small models."""
     home = tmp_path_factory.mktemp("published")
     shared: dict[str, Any] = {"images_per_camera": 2, "cameras_per_identity": 2, "size": (64, 32)}
@@ -124,13 +124,13 @@ def test_every_query_has_its_variants_or_a_reason_why_not(
             same = [(picture == source).all(axis=2) for picture in pictures]
             assert np.logical_and.reduce(same).mean() > 0.15
     assert without >= 1
-    counts = facts["counts"]
-    assert counts["queries"] == len(queries)
-    assert counts["with_variants"] == len(queries) - without
-    assert counts["made"] == VARIANTS * counts["with_variants"]
-    assert counts["without"]["all_clothes"] == without
+    counts = facts.counts
+    assert counts.queries == len(queries)
+    assert counts.with_variants == len(queries) - without
+    assert counts.made == VARIANTS * counts.with_variants
+    assert counts.without["all_clothes"] == without
     total = sum(row[variants.SECONDS] for row in rows)
-    assert facts["seconds_per_query"] == pytest.approx(total / len(queries))
+    assert facts.seconds_per_query == pytest.approx(total / len(queries))
 
 
 def test_a_killed_job_goes_on_where_it_was_and_makes_the_same_images(
@@ -148,7 +148,7 @@ def test_a_killed_job_goes_on_where_it_was_and_makes_the_same_images(
     before = (table / "part-0.parquet").read_bytes()
     found = variants.variants_job(work_on(published, again))
     assert (table / "part-0.parquet").read_bytes() == before
-    assert found["fingerprint"]["ids"] == facts["fingerprint"]["ids"]
+    assert found.fingerprint == facts.fingerprint
     pixels = [
         np.stack([images.decode(row[schema.IMAGE]) for row in rows_of(folder)])
         for folder in (out, again)
@@ -183,7 +183,7 @@ def test_variants_are_painted_at_a_share_of_the_size_with_steps_of_their_own(
 
 def test_without_the_section_nothing_is_made(published: dict[str, Path], tmp_path: Path) -> None:
     facts = variants.variants_job(work_on(published, tmp_path / "out", "refine=null"))
-    assert facts["counts"]["made"] == 0
+    assert facts.counts.made == 0
     assert not any((tmp_path / "out").iterdir())
 
 
@@ -229,7 +229,7 @@ def test_the_embed_job_embeds_the_variants_too(
     work = Work(recipe_of(published), tmp_path / "embed", inputs, {})
     facts = embed.embed_job(work)
     kept = [row for row in rows_of(made[0]) if row[schema.DROP_REASON] is None]
-    assert facts["variants"] == len(kept)
+    assert facts.variants == len(kept)
     names = [schema.OBSERVATION_ID, schema.PARENT, schema.NUMBER, schema.EMBEDDING]
     table = storage.read(work.out / embed.VARIANTS, names)
     assert table[schema.PARENT].to_pylist() == [row[schema.PARENT] for row in kept]
@@ -245,7 +245,7 @@ def test_a_pipeline_without_variants_embeds_as_ever(
     tmp_path.joinpath("embed").mkdir()
     inputs = {"ingest": published["ingest"], "train": trained}
     work = Work(recipe_of(published, "refine=null"), tmp_path / "embed", inputs, {})
-    assert embed.embed_job(work)["variants"] == 0
+    assert embed.embed_job(work).variants == 0
     assert [path.name for path in work.out.iterdir()] == ["embeddings"]
 
 

@@ -3,7 +3,7 @@
 import time
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,13 +14,12 @@ from ray_reid.models.pretrained import detector, references
 from ray_reid.models.pretrained.captioner import Captioner
 from ray_reid.models.pretrained.image_text import ImageText
 from ray_reid.models.pretrained.text_to_image import ADAPTER, generate, load_adapter, load_pipeline
-from tests import tiny_models
 
 SMALL = {"guidance": 3.0, "steps": 2, "image_size": (16, 24)}
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tiny_models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("models")
     tiny_models.stable_diffusion(home / "sd")
     tiny_models.stable_diffusion_xl(home / "sdxl")
@@ -112,7 +111,9 @@ def test_a_hub_that_does_not_answer_is_asked_once(
     assert time.monotonic() - started < 20
 
 
-def test_a_fingerprint_follows_the_content(home: Path, tmp_path: Path) -> None:
+def test_a_fingerprint_follows_the_content(
+    home: Path, tiny_models: ModuleType, tmp_path: Path
+) -> None:
     first = references.fingerprint(str(home / "clip"))
     again = tiny_models.image_text(tmp_path / "clip")
     assert references.fingerprint(str(again)) == first

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import open_clip
@@ -25,7 +26,6 @@ from ray_reid.models.networks.encoders import load_encoder
 from ray_reid.models.networks.senet import FineGrainedEnhancement
 from ray_reid.recipe import recipes
 from ray_reid.recipe.train import Train
-from tests.tiny_models import image_text
 
 VISION: dict[str, Any] = {
     "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -34,9 +34,9 @@ VISION: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tiny_models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model of open_clip."""
-    return image_text(tmp_path_factory.mktemp("models") / "image_text")
+    return tiny_models.image_text(tmp_path_factory.mktemp("models") / "image_text")
 
 
 def _spec(folder: Path | str, **changes: Any) -> Train:
@@ -206,8 +206,10 @@ def test_every_part_of_the_network_learns(folder: Path) -> None:
         assert gradient.abs().sum() > 0, name
 
 
-def test_a_package_loads_where_its_encoder_does_not_lie(tmp_path: Path) -> None:
-    folder = image_text(tmp_path / "model")
+def test_a_package_loads_where_its_encoder_does_not_lie(
+    tiny_models: ModuleType, tmp_path: Path
+) -> None:
+    folder = tiny_models.image_text(tmp_path / "model")
     recipe = recipes.validate({"name": "x", "train": _spec(folder).model_dump(mode="json")})
     network = ReidNetwork(recipe.train, 2).eval()
     for norm in network.modules():

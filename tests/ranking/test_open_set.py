@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 
 import ray_reid
-from ray_reid.evaluation import evaluate, report
 from ray_reid.models import package
 from ray_reid.models.networks import ReidNetwork
 from ray_reid.ranking import open_set
 from ray_reid.ranking.open_set import Level, Side, Thresholds, calibrate, half, parse
 from ray_reid.recipe import recipes
-from tests.evaluation.test_evaluate import FakeModel, make_run, publish
 
 
 def sides(
@@ -206,51 +204,6 @@ def test_a_decision_is_strict_and_thresholds_survive_a_file(tmp_path: Path) -> N
     for text in ("{", "[]", '{"match": 1}'):
         with pytest.raises(ValueError, match="these are not thresholds"):
             parse(text)
-
-
-def test_the_job_calibrates_post_processes_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(evaluate, "_load", lambda path: FakeModel())
-    steps = [{"name": "query_expansion"}, {"name": "camera_verification", "kind": "label"}]
-    section = {
-        "num_maps": 0,
-        "max_tsne": 0,
-        "num_ranked": 1,
-        "postprocess": [*steps, {"name": "rerank", "k1": 3, "k2": 2}],
-        "open_set": {"match_far": 0.1, "possible_far": 0.2},
-    }
-    work = make_run(tmp_path, identities=32, noise=1.0, **section)
-    manifests = publish(tmp_path, work)
-    facts = manifests[-1].facts
-    assert facts["stamp"]["postprocess"] == [
-        "query_expansion(kind=dbscan, eps=0.1, min_samples=2)",
-        "camera_verification(kind=label)",
-        "rerank(k1=3, k2=2, lambda_value=0.3, neighbours=exact)",
-    ]
-    changes = facts["postprocess"]["standard"]
-    assert [change["step"] for change in changes] == [step["name"] for step in steps] + ["rerank"]
-    # All queries are of the first camera, and no gallery image is.
-    assert changes[1] == {"step": "camera_verification", "groups": 3, "excluded": 0, "emptied": 0}
-    kept = parse((tmp_path / "evaluate" / "model" / open_set.FILE).read_text())
-    assert kept.match == facts["open_set"]["match"]
-    assert kept.counts["impostors"] == facts["open_set"]["counts"]["impostors"] > 0
-    report.write_report(tmp_path, work.recipe, manifests)
-    page = (tmp_path / "report.html").read_text()
-    assert "post-processing: query_expansion(kind=dbscan" in page
-    assert "standard, rerank: " in page
-    assert f"match above {kept.match:.3f}: TAR " in page
-
-
-def test_a_test_too_small_for_thresholds_is_evaluated_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(evaluate, "_load", lambda path: FakeModel())
-    work = make_run(tmp_path, num_maps=0, max_tsne=0, num_ranked=1)
-    found = evaluate.evaluate_job(work)["open_set"]
-    assert set(found) == {"missing"}
-    assert "needs 10,000 impostor pairs" in found["missing"]
-    assert not (work.out / "model" / open_set.FILE).exists()
 
 
 def test_a_package_knows_its_thresholds(tmp_path: Path) -> None:

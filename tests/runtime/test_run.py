@@ -8,6 +8,7 @@ import pytest
 
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.view import UndeclaredError
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.run import Run, open_run, read_manifest
@@ -28,7 +29,7 @@ class Recorder:
         if self.error is not None:
             raise self.error
         (work.out / "whole").write_text("2")
-        return {"metrics": {"figure": 1.5}}
+        return Facts(metrics={"figure": 1.5})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,7 +60,7 @@ def test_a_job_is_published_once_and_then_skipped(tmp_path: Path) -> None:
     assert work.calls == 1
     assert (tmp_path / "r" / "train" / "whole").exists()
     manifest = read_manifest(tmp_path / "r", "train")
-    assert manifest.facts == {"metrics": {"figure": 1.5}}
+    assert manifest.facts["metrics"] == {"figure": 1.5}
     assert manifest.recipe["train"]["epochs"] == _recipe().train.epochs
 
 
@@ -94,6 +95,30 @@ def test_a_changed_recipe_redoes_the_job_and_what_needs_it_and_keeps_the_old(
     _perform(tmp_path / "r", _recipe("train.epochs=99"), *jobs)
     assert (first.calls, second.calls, other.calls) == (2, 2, 1)
     assert (tmp_path / "r" / "superseded" / f"train-{old}" / "whole").exists()
+
+
+def test_a_job_that_reads_what_it_has_not_declared_is_stopped(tmp_path: Path) -> None:
+    def planted(work: Work) -> Facts:
+        return Facts(metrics={"epochs": work.recipe.train.epochs, "seed": work.recipe.seed})
+
+    with pytest.raises(UndeclaredError, match=r"job 'train' reads 'seed' of the recipe"):
+        _perform(tmp_path / "r", _recipe(), Job("train", planted, sections=("train",)))
+    assert not (tmp_path / "r" / "train").exists()
+    _perform(tmp_path / "r", _recipe(), Job("train", planted, sections=("train", "seed")))
+
+
+def test_what_outside_covers_may_be_read_and_is_not_part_of_the_key(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def covered(work: Work) -> Facts:
+        calls.append(work.recipe.seed)
+        (work.out / "made").write_text("")
+        return Facts()
+
+    job = Job("ingest", covered, covered=("seed",), outside=lambda recipe: "files")
+    for seed in (1, 2):
+        _perform(tmp_path / "r", _recipe(f"seed={seed}"), job)
+    assert calls == [1]
 
 
 def test_resources_do_not_redo_a_job(tmp_path: Path) -> None:

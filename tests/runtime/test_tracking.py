@@ -1,5 +1,6 @@
 """MLflow: runs that go on after a kill, tables with their role, and one sentence for trouble."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -14,9 +15,11 @@ from mlflow import MlflowClient
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import tracking
+from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.tracking import Tracker
+from ray_reid.storage import Fingerprint
 
-PRINT = {"table": "ingest/observations", "rows": 3, "ids": "1" * 32, "images": "2" * 32}
+PRINT = Fingerprint("ingest/observations", 3, "1" * 32, "2" * 32)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,7 +65,7 @@ def test_a_changed_job_gets_a_child_of_its_own_and_a_resumed_one_goes_on(
 ) -> None:
     for key, figure in (("a", 1), ("a", 2), ("b", 3)):
         with Tracker.open(run, recipe) as tracker, tracker.job("train", key, []) as child:
-            child.log({"metrics": {"figure": figure}}, run)
+            child.log(Facts(metrics={"figure": figure}), run)
     known = _known(run)
     assert set(known) == {"pipeline", "train-a", "train-b"}
     runs = {name: MlflowClient(uri).get_run(run_id) for name, run_id in known.items()}
@@ -74,13 +77,13 @@ def test_a_changed_job_gets_a_child_of_its_own_and_a_resumed_one_goes_on(
 
 
 def test_tables_are_logged_as_read_or_published(run: Path, recipe: Recipe, uri: str) -> None:
-    made = {**PRINT, "table": "embed/embeddings", "images": None}
+    made = dataclasses.replace(PRINT, table="embed/embeddings", images=None)
     for _ in range(2):
         with (
             Tracker.open(run, recipe) as tracker,
             tracker.job("embed", "a", iter([PRINT])) as child,
         ):
-            child.log({"fingerprint": made}, run)
+            child.log(Facts(fingerprint=made), run)
     assert _inputs(uri, _known(run)["embed-a"]) == {
         "ingest/observations": "input",
         "embed/embeddings": "published",

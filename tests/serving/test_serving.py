@@ -23,7 +23,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.types import Message
 
 from ray_reid import images, schema, storage
-from ray_reid.gallery import gallery
+from ray_reid.gallery import index
 from ray_reid.gallery.gallery import Hit
 from ray_reid.gallery.search import Answer, Refinement
 from ray_reid.generation.generators import descriptions
@@ -35,7 +35,6 @@ from ray_reid.recipe.serve import Dressers, Serve
 from ray_reid.runtime.job import Work
 from ray_reid.serving import app
 from ray_reid.serving.api import UnavailableError, create_api
-from tests.gallery.test_gallery import publish
 
 JPEG = images.encode(np.full((16, 8, 3), 200, np.uint8))
 PNG_START = b"\x89PNG"
@@ -507,7 +506,7 @@ def test_serve_itself_gives_up_late_variants_and_refuses_a_full_queue(ray_local:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(publish_job: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that refines: a network that has learned nothing, and the miniature models."""
     from ray_reid.models.networks import ReidNetwork
 
@@ -522,7 +521,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = recipes.load("dlcr", "miniature", small)
     needs = {"train": [], "embed": ["train"], "index": ["embed"], "evaluate": ["embed"]}
     for job, inputs in {**needs, "describe": []}.items():
-        publish(path, job, job, {name: name for name in inputs})
+        publish_job(path, job, job, {name: name for name in inputs})
     (path / "recipe.yaml").write_text(recipes.dump(recipe))
     model = path / "train" / "model"
     model.mkdir()
@@ -537,7 +536,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     storage.write(path / "embed" / "embeddings", embedded)
     jobs = {name: path / name for name in ("ingest", "embed")}
-    gallery.index_job(Work(recipe, path / "index", jobs, {}))
+    index.index_job(Work(recipe, path / "index", jobs, {}))
     worn = [Description(f"w{n}", "red t-shirt", "blue trousers", f"boots {n}") for n in range(3)]
     descriptions.write(path / "describe" / descriptions.FILE, worn, {})
     return path

@@ -86,12 +86,12 @@ def test_each_stage_starts_from_the_one_before(work: Work, monkeypatch: pytest.M
     facts = train.train_job(work)
     # Stage I leaves eight classifiers of two ones each; the package knows the target's four.
     assert ran == [("I", 2, None), ("II", 1, 16.0), ("saved", 4)]
-    assert [entry["epoch"] for entry in facts["history"]] == [0, 1, 2]
-    assert [(stage["name"], stage["identities"]) for stage in facts["stages"]] == [
+    assert [entry["epoch"] for entry in facts.history] == [0, 1, 2]
+    assert [(stage.name, stage.identities) for stage in facts.stages] == [
         ("I", 8),
         ("II", 4),
     ]
-    assert facts["counts"]["images"] == 12
+    assert facts.counts.images == 12
 
 
 def test_a_stage_that_was_finished_is_not_trained_again(
@@ -126,18 +126,14 @@ def test_every_stage_does_without_the_held_out_identities_of_the_last(
     recipe = recipes.override(work.recipe, changes)
     facts = train.train_job(Work(recipe, work.out, work.inputs, work.facts))
     # Two of the target's four; all of those beside it are trained on.
-    assert [(stage["name"], stage["identities"]) for stage in facts["stages"]] == [
+    assert [(stage.name, stage.identities) for stage in facts.stages] == [
         ("I", 6),
         ("II", 2),
     ]
     # Stages count on: the last has one epoch, after the two of the first.
-    assert facts["validation"] == {
-        "identities": 2,
-        "images": 6,
-        "epoch": 2,
-        "mAP": 0.5,
-        "rank-1": 0.25,
-    }
+    taken = facts.validation
+    assert (taken.identities, taken.images, taken.epoch) == (2, 6, 2)
+    assert taken.figures == {"mAP": 0.5, "rank-1": 0.25}
 
 
 @pytest.mark.parametrize(

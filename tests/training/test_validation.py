@@ -211,11 +211,12 @@ def test_a_killed_training_knows_its_best_epoch_and_its_last(
     with pytest.raises(ValueError, match="train: ValueError: out of luck"):
         train.train_job(work)
     facts = train.train_job(work)
-    history, found = facts["history"], facts["validation"]
+    history, found = facts.history, facts.validation
     assert [entry[DECIDING] for entry in history] == list(FIGURES)
     assert all(0 < entry["validation_rank-1"] <= 1 for entry in history)
     rank_1 = history[1]["validation_rank-1"]
-    assert found == {"identities": 2, "images": 8, "epoch": 1, "mAP": 0.9, "rank-1": rank_1}
+    assert (found.identities, found.images, found.epoch) == (2, 8, 1)
+    assert found.figures == {"mAP": 0.9, "rank-1": rank_1}
     files = (work.out / train.RAY_RUN / "0").glob(f"*/{train.STATE}")
     states = [train.load_state(file.parent) for file in files]
     best, last = sorted(states, key=lambda state: state["progress"]["epoch"])

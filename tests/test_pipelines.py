@@ -1,0 +1,132 @@
+"""The order of the jobs, what each reads of the recipe, and the report of all that they say."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ray_reid import pipelines
+from ray_reid.evaluation import report
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime.run import Manifest
+from ray_reid.training import train
+
+STAGE = {"num_images": 40, "extractor": "image_text"}
+GENERATED: dict[str, dict[str, Any]] = {
+    "adapt": {
+        "candidates": [
+            {"name": "none", "fid": 0.9, "agreement": 0.5, "score": 0.1},
+            {"name": "0-<100>", "fid": 0.4, "agreement": 0.6, "score": 0.8},
+        ],
+        "best": "0-<100>",
+    },
+    "generate": {"candidate": "0-<100>"},
+    "review": {
+        "made": 50,
+        "kept": 40,
+        "dropped": {"colour": 3, "confidence": 7},
+        "stages": [
+            {"stage": "raw", "identities": 0, "images": 0},
+            {"stage": "adapted", "identities": 6, "images": 50, "fid": 0.25, **STAGE},
+            {"stage": "filtered", "identities": 5, "images": 40, "fid": 0.2, **STAGE},
+        ],
+    },
+    "compare": {
+        "table": [
+            {"arm": "real", "real_images": 80, "synthetic_images": 0, "seeds": [0, 1]}
+            | {"mAP": {"mean": 0.5, "std": 0.012, "values": [0.49, 0.51]}},
+            {"arm": "both", "real_images": 80, "synthetic_images": 40, "seeds": [0]}
+            | {"mAP": {"mean": 0.6, "std": 0.0, "values": [0.6]}, "rank-1": {"mean": 0.7}},
+        ]
+    },
+}
+
+
+def _recipe(*overrides: str) -> Recipe:
+    return recipes.load("baseline", "miniature", list(overrides))
+
+
+def _published(run: Path, **inputs: dict[str, str]) -> list[Manifest]:
+    """Publish the jobs of generation beside a made-up ingest."""
+    manifests = []
+    ingest = {"sources": [{"reader": "miniature"}]}
+    for job, facts in {"ingest": ingest, **GENERATED}.items():
+        own = inputs.get(job, {"outside": "files"} if job == "ingest" else {"ingest": "key-ingest"})
+        manifest = Manifest(job, f"key-{job}", "0", None, {}, own, facts, 1.0)
+        (run / job).mkdir(exist_ok=True)
+        (run / job / "manifest.json").write_text(json.dumps(asdict(manifest)))
+        manifests.append(manifest)
+    return manifests
+
+
+def test_the_tables_of_generation_are_laid_out_with_what_they_were_measured_on() -> None:
+    facts = {job: pipelines.JOBS[job].facts.model_validate(said) for job, said in GENERATED.items()}
+    sections = [pipelines.JOBS[job].section(said) for job, said in facts.items()]
+    adaptation, stages, verdicts, compared = (
+        table for section in sections for table in section.tables
+    )
+    assert adaptation.rows[1] == ("0-<100>", "0.400", "0.600", "0.800", "best")
+    assert [row[1:] for row in stages.rows] == [
+        ("-", "-", "-"),
+        ("6", "50", "0.250"),
+        ("5", "40", "0.200"),
+    ]
+    assert "40 images of either, features of image_text" in stages.note
+    assert (stages.measured, verdicts.measured) == (True, False)
+    assert verdicts.rows == (
+        ("kept", "40", "80.0 %"),
+        ("dropped: confidence", "7", "14.0 %"),
+        ("dropped: colour", "3", "6.0 %"),
+    )
+    assert compared.header[4:] == ("mAP", "rank-1")
+    assert compared.rows[0] == ("real", "80", "0", "2", "50.0 +- 1.2 %", "-")
+    assert compared.rows[1] == ("both", "80", "40", "1", "60.0 %", "70.0 %")
+
+
+def test_the_tables_of_generation_are_on_the_page_and_on_the_console(tmp_path: Path) -> None:
+    said = pipelines.write_report(tmp_path, _recipe(), _published(tmp_path))
+    page = (tmp_path / "report.html").read_text()
+    for title in ("Adaptation", "Generated images", "Filters", "Comparison"):
+        assert f"<h2>{title}</h2>" in page
+    assert "0-&lt;100&gt;" in page
+    assert "Generated with the candidate 0-&lt;100&gt;." in page
+    assert page.count(report.DRAWN) == said.count(report.DRAWN) + 1 == 3
+    assert said.startswith("nothing is evaluated yet")
+    candidate, *rows = said.split("\n\n")[1].splitlines()[:3]
+    # Numbers stand below the ends of their names.
+    assert [row.index("0.9") + len("0.900") for row in rows[:1]] == [
+        candidate.index("Frechet distance") + len("Frechet distance")
+    ]
+    assert all(line.isascii() and line == line.rstrip() for line in said.splitlines())
+
+
+def test_jobs_that_rest_on_older_ones_are_left_out_of_the_report(tmp_path: Path) -> None:
+    older = {"review": {"adapt": "key-older"}, "compare": {"review": "key-review", "outside": "x"}}
+    said = pipelines.write_report(tmp_path, _recipe(), _published(tmp_path, **older))
+    assert "0-<100>" in said
+    assert "dropped: colour" not in said
+    assert "training" not in said
+
+
+def test_the_page_says_which_epoch_was_taken() -> None:
+    taken = {"identities": 20, "images": 90, "epoch": 4, "figures": {"mAP": 0.8124}}
+    history = [{"epoch": 0, "loss": 1.0, "validation_mAP": 0.8124}]
+    facts = train.TrainFacts.model_validate({"history": history, "validation": taken})
+    (drawing,) = train.section(facts).drawings
+    assert "those of epoch 5: validation mAP 81.2 % among 20 training identities" in drawing.caption
+    (drawing,) = train.section(facts.model_copy(update={"validation": None})).drawings
+    assert "held out" not in drawing.caption
+
+
+def test_what_chooses_the_epoch_of_a_validation_is_part_of_the_key_of_train() -> None:
+    plain, validated = _recipe(), _recipe("train.validation=0.25")
+    assert "embed.flip" not in train.JOB.declared(plain)
+    for entry in ("embed.flip", "embed.scales", "evaluate.average_precision"):
+        assert entry in train.JOB.declared(validated)
+
+
+def test_what_crops_is_part_of_the_key_of_embed() -> None:
+    job = pipelines.JOBS["embed"]
+    assert "models.precision" not in job.declared(_recipe())
+    assert "models.precision" in job.declared(_recipe("embed.crop={}"))
