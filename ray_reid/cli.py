@@ -23,7 +23,7 @@ TABLES = ("generate", "inpaint", "ingest")
 LAYOUTS = ("vehiclex", "market1501", "imagefolder", "parquet")
 
 
-class Parser(argparse.ArgumentParser):
+class CommandParser(argparse.ArgumentParser):
     """Says in one line, not in a page of usage, what was typed wrong; its commands likewise."""
 
     def error(self, message: str) -> NoReturn:
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def job_main(name: str, arguments: Sequence[str] | None = None) -> None:
     """Run one job of a run, its inputs already published there: the main of a script in `jobs/`."""
-    parser = Parser(description=f"Run the job {name!r} of a recipe.")
+    parser = CommandParser(description=f"Run the job {name!r} of a recipe.")
     parser.add_argument("--recipe", help="name or .yaml file (default: that of the run)")
     _add_run_options(parser)
     _add_traceback(parser)
@@ -81,7 +81,7 @@ def _sentence(error: ValueError | OSError) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
+    parser = CommandParser(
         prog="ray-reid", description="Better re-identification from generated data, on Ray."
     )
     parser.add_argument("--version", action="version", version=f"ray-reid {__version__}")

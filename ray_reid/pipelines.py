@@ -118,9 +118,9 @@ def write_report(path: Path, recipe: Recipe, manifests: Sequence[Manifest]) -> s
             job = JOBS[manifest.job]
             facts = job.facts.model_validate(manifest.facts)
             section = Section() if job.section is None else job.section(facts)
-            shown.append(report.Shown(job.name, section, facts.pictures))
+            shown.append(report.Contribution(job.name, section, facts.pictures))
             drawn |= isinstance(facts, ingest.IngestFacts) and facts.drawn
-    shown += [report.Shown("sweep", section) for section in sweep_table.sections(path)]
+    shown += [report.Contribution("sweep", section) for section in sweep_table.sections(path)]
     report.write_report(path, recipe, manifests, shown, drawn)
     return report.console(shown, drawn)
 
@@ -143,7 +143,7 @@ def run_sweep(
     common = [f"{key}={json.dumps(value)}" for key, value in sweep.overrides.items()]
     recipe = recipes.load(sweep.recipe, profile or sweep.profile, [*common, *overrides])
     jobs = of_recipe(recipe)
-    resolved = trials.variants(sweep, recipe, jobs)
+    resolved = trials.resolve(sweep, recipe, jobs)
     with (
         Cluster(recipe.resources, address) as cluster,
         open_run(path, recipe, prepare=cluster.start) as held,

@@ -46,7 +46,7 @@ class JpegImages(Dataset[tuple[Tensor, int]]):
 class Planned:
     """The batches of our plan, epoch after epoch: both sides train on the same images."""
 
-    def __init__(self, recipe: Recipe, chosen: loader.Labels) -> None:
+    def __init__(self, recipe: Recipe, chosen: loader.TrainingLabels) -> None:
         self.recipe, self.chosen, self.epoch = recipe, chosen, 0
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -54,7 +54,7 @@ class Planned:
         self.epoch += 1
 
 
-def images(recipe: Recipe, table: Path, transform: Any) -> tuple[JpegImages, loader.Labels]:
+def images(recipe: Recipe, table: Path, transform: Any) -> tuple[JpegImages, loader.TrainingLabels]:
     """The images of a table, in the order of our labels."""
     chosen = loader.labels([table], recipe.train)
     columns = [schema.OBSERVATION_ID, schema.IMAGE]

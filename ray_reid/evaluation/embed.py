@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ray_reid import images, schema, storage
 from ray_reid.evaluation.refinement import VARIANTS
-from ray_reid.recipe.embed import Embed as EmbedSpec
+from ray_reid.recipe.embed import Embed
 from ray_reid.recipe.models import Models
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import stage
@@ -36,7 +36,7 @@ NOTHING = "none"
 """What `outside` says where the run's own model is the only one."""
 
 
-class Embed:
+class EmbedImages:
     """Add the unit-norm `embedding` column of a model package, and those of models beside it."""
 
     def __init__(self, package: str, spec: Mapping[str, Any], models: Mapping[str, Any]) -> None:
@@ -45,7 +45,7 @@ class Embed:
         from ray_reid.models import package as packages
 
         self.extract = extraction.Extractor(
-            packages.load(package), EmbedSpec.model_validate(spec), Models.model_validate(models)
+            packages.load(package), Embed.model_validate(spec), Models.model_validate(models)
         )
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
@@ -141,7 +141,7 @@ def embed_job(work: Work) -> EmbedFacts:
         "models": {} if spec.crop is None else _detector(work.recipe),
     }
     steps = [
-        stage.Step(Embed, model, spec.stage),
+        stage.Step(EmbedImages, model, spec.stage),
         stage.Step(ColourHistogram, {}, spec.stage.model_copy(update={"num_gpus": 0.0})),
     ]
     table = work.inputs["ingest"] / "observations"

@@ -26,7 +26,7 @@ NOTHING = "nothing is evaluated yet, or not since the data or the model changed"
 
 
 @dataclass(frozen=True)
-class Shown:
+class Contribution:
     """What a job, or a sweep, shows of itself."""
 
     name: str
@@ -49,7 +49,7 @@ def write_report(
     run: Path,
     recipe: Recipe,
     manifests: Sequence[Manifest],
-    shown: Sequence[Shown],
+    shown: Sequence[Contribution],
     drawn: bool = False,
 ) -> None:
     """Write `report.html` and, once something is evaluated, `metrics.json` into a run directory.
@@ -69,7 +69,7 @@ def write_report(
     storage.write_text(run / PAGE, _page(run, recipe, manifests, shown, drawn))
 
 
-def console(shown: Sequence[Shown], drawn: bool = False) -> str:
+def console(shown: Sequence[Contribution], drawn: bool = False) -> str:
     """Lay out the headline figures and all other tables as plain text."""
     ordered = _ordered(shown)
     tables = [
@@ -90,7 +90,7 @@ def headline(run: Path) -> dict[str, float]:
     return dict(result["metrics"])
 
 
-def _ordered(shown: Sequence[Shown]) -> list[Shown]:
+def _ordered(shown: Sequence[Contribution]) -> list[Contribution]:
     """The headline first, the others as they come."""
     return sorted(shown, key=lambda one: one.name != EVALUATE)
 
@@ -103,7 +103,11 @@ def _tables(section: Section, drawn: bool) -> list[Table]:
 
 
 def _page(
-    run: Path, recipe: Recipe, manifests: Sequence[Manifest], shown: Sequence[Shown], drawn: bool
+    run: Path,
+    recipe: Recipe,
+    manifests: Sequence[Manifest],
+    shown: Sequence[Contribution],
+    drawn: bool,
 ) -> str:
     import jinja2
 
@@ -120,7 +124,7 @@ def _page(
         drawn=DRAWN if drawn else "",
         evaluated=bool(ordered) and ordered[0].name == EVALUATE,
         sections=[
-            (replace(one.section, tables=tuple(_tables(one.section, drawn)))) for one in ordered
+            replace(one.section, tables=tuple(_tables(one.section, drawn))) for one in ordered
         ],
         pictures=_pictures(run, shown),
         manifests=manifests,
@@ -128,7 +132,7 @@ def _page(
     )
 
 
-def _pictures(run: Path, shown: Sequence[Shown]) -> list[Picture]:
+def _pictures(run: Path, shown: Sequence[Contribution]) -> list[Picture]:
     pictures = []
     for one in shown:
         for name, caption in one.pictures.items():

@@ -58,7 +58,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Trial:
+class ArmTrial:
     """One training: an arm and a seed."""
 
     arm: Arm
@@ -116,7 +116,7 @@ def compare_job(work: Work) -> CompareFacts:
     folder = work.out / TRIALS
     folder.mkdir(exist_ok=True)
     trials = [
-        Trial(arm, seed, folder / f"{arm.name}-seed{seed}.json")
+        ArmTrial(arm, seed, folder / f"{arm.name}-seed{seed}.json")
         # By seed first: all arms are seen early.
         for seed in spec.seeds
         for arm in arms
@@ -214,7 +214,7 @@ def _check_variants(recipe: Recipe, changed: Recipe) -> None:
 
 
 def _perform(
-    trials: Sequence[Trial],
+    trials: Sequence[ArmTrial],
     tables: Sequence[Path],
     variants: Path | None,
     num_cpus: float,
@@ -282,7 +282,7 @@ def _task(
     return {"metrics": found, "seconds": round(time.monotonic() - started, 3)}
 
 
-def _finish(finished: Any, trial: Trial) -> None:
+def _finish(finished: Any, trial: ArmTrial) -> None:
     """Write the result of a trial at once: a killed comparison does not lose it."""
     try:
         found = ray.get(finished)
@@ -293,7 +293,7 @@ def _finish(finished: Any, trial: Trial) -> None:
     storage.write_text(trial.file, json.dumps({**values, **found}, indent=2) + "\n")
 
 
-def _row(arm: Arm, trials: Sequence[Trial]) -> dict[str, Any]:
+def _row(arm: Arm, trials: Sequence[ArmTrial]) -> dict[str, Any]:
     """An arm's line of the table; the deviation is that of a sample, and null of one seed."""
     results = [json.loads(trial.file.read_text())["metrics"] for trial in trials]
     row: dict[str, Any] = {"arm": arm.name, "changes": dict(arm.changes)}

@@ -12,18 +12,18 @@ from ray_reid import storage
 from ray_reid.evaluation.headline import HEADLINE
 from ray_reid.experiments import figures_tune
 from ray_reid.experiments.in_process import METRICS
-from ray_reid.experiments.trials import HISTORY, VALIDATION, Trial, Variant
+from ray_reid.experiments.trials import HISTORY, VALIDATION, ResolvedSetting, Trial
 from ray_reid.recipe import sweeps
 from ray_reid.recipe.sweeps import Setting, Sweep
 from ray_reid.runtime import figures
 from ray_reid.runtime.run import Run, is_current, read_manifest
-from ray_reid.runtime.sections import Drawing, Section, Table, spread
+from ray_reid.runtime.sections import ReportPicture, Section, Table, spread
 
 
 def result(
     held: Run,
     sweep: Sweep,
-    found: Sequence[Variant],
+    found: Sequence[ResolvedSetting],
     trials: Mapping[tuple[str, int], Trial],
     failed: Mapping[tuple[str, int], str],
 ) -> dict[str, Any]:
@@ -33,11 +33,11 @@ def result(
         failed: Why trials failed, by setting and seed.
     """
     rows = []
-    for variant in found:
-        name = variant.setting.name
+    for resolved in found:
+        name = resolved.setting.name
         left_out = [seed for seed in sweep.seeds if (name, seed) in failed]
         done = {seed: trials[name, seed].read() for seed in sweep.seeds if seed not in left_out}
-        rows.append(_row(sweep, variant.setting, done, left_out))
+        rows.append(_row(sweep, resolved.setting, done, left_out))
     made = {job: key for trial in trials.values() for job, key in trial.inputs.keys.items()}
     return {
         "sweep": sweep.name,
@@ -167,12 +167,12 @@ def sections(run: Path) -> list[Section]:
     return shown
 
 
-def _drawings(folder: Path, result: Mapping[str, Any]) -> tuple[Drawing, ...]:
+def _drawings(folder: Path, result: Mapping[str, Any]) -> tuple[ReportPicture, ...]:
     picture = folder / sweeps.PICTURE
     if not picture.is_file():
         return ()
     caption = f"{result['metric']} of each setting; lines are deviations over the seeds."
-    return (Drawing(f"Sweep {result['sweep']}", caption, picture.read_bytes()),)
+    return (ReportPicture(f"Sweep {result['sweep']}", caption, picture.read_bytes()),)
 
 
 def _unfinished(row: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ VALIDATION, HISTORY = "validation", "history"
 
 
 @dataclass(frozen=True)
-class Variant:
+class ResolvedSetting:
     """A setting and the recipe that it makes."""
 
     setting: Setting
@@ -82,9 +82,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: a variant and a seed."""
+    """One training: a resolved setting and a seed."""
 
-    variant: Variant
+    resolved: ResolvedSetting
     seed: int
     inputs: Inputs
     batches: int
@@ -103,7 +103,7 @@ class Trial:
     @property
     def name(self) -> str:
         """What messages call it."""
-        return f"{self.variant.setting.name!r} with seed {self.seed}"
+        return f"{self.resolved.setting.name!r} with seed {self.seed}"
 
     @property
     def is_over(self) -> bool:
@@ -117,7 +117,7 @@ class Trial:
         return found
 
 
-def variants(sweep: Sweep, recipe: Recipe, jobs: Sequence[Job]) -> list[Variant]:
+def resolve(sweep: Sweep, recipe: Recipe, jobs: Sequence[Job]) -> list[ResolvedSetting]:
     """Resolve every setting against the sweep's recipe, refusing what could not be trained.
 
     Raises:
@@ -140,7 +140,7 @@ def variants(sweep: Sweep, recipe: Recipe, jobs: Sequence[Job]) -> list[Variant]
             _check_validation(sweep, changed)
         except ValueError as error:
             raise ValueError(f"sweep {sweep.name!r}: {setting.name!r}: {error}") from error
-        found.append(Variant(setting, changed))
+        found.append(ResolvedSetting(setting, changed))
     return found
 
 
@@ -153,12 +153,12 @@ def prerequisites(jobs: Sequence[Job]) -> list[Job]:
 
 
 def make_inputs(
-    held: Run, sweep: Sweep, found: Sequence[Variant], jobs: Sequence[Job], folder: Path
+    held: Run, sweep: Sweep, found: Sequence[ResolvedSetting], jobs: Sequence[Job], folder: Path
 ) -> dict[tuple[str, int], Inputs]:
     """Perform the prerequisites of all variants, each distinct one once.
 
     What is made as the sweep's recipe says is published in the run directory itself, as a
-    pipeline would; what a variant changes in directories of the sweep, with links to the rest.
+    pipeline would; what a setting changes in directories of the sweep, with links to the rest.
 
     Returns:
         The inputs by setting and seed, which differ by the seed where the sweep is `seeded`.
@@ -168,8 +168,8 @@ def make_inputs(
     inputs: dict[str, Inputs] = {}
     by_trial = {}
     own = _digests(needed, held.recipe)
-    for variant, seed in itertools.product(found, sweep.seeds):
-        recipe = recipes.override(variant.recipe, dict.fromkeys(sweep.seeded, seed))
+    for resolved, seed in itertools.product(found, sweep.seeds):
+        recipe = recipes.override(resolved.recipe, dict.fromkeys(sweep.seeded, seed))
         digests = _digests(needed, recipe)
         whole = "-".join(digests.values())
         if whole not in inputs:
@@ -184,20 +184,20 @@ def make_inputs(
                     made[digest].perform(job)
                 _link(made[digest].path / job.name, home.path / job.name)
             inputs[whole] = _inputs(home, sweep, jobs)
-        by_trial[variant.setting.name, seed] = inputs[whole]
+        by_trial[resolved.setting.name, seed] = inputs[whole]
     return by_trial
 
 
 def expand(
     sweep: Sweep,
-    found: Sequence[Variant],
+    found: Sequence[ResolvedSetting],
     made: Mapping[tuple[str, int], Inputs],
     folder: Path,
 ) -> dict[tuple[str, int], Trial]:
-    """Every trial by setting and seed; checks each variant against its tables.
+    """Every trial by setting and seed; checks each resolved setting against its tables.
 
     Raises:
-        ValueError: If the rows of a variant cannot fill its batches; the setting is named.
+        ValueError: If the rows of a resolved setting cannot fill its batches; the setting is named.
     """
     places = folder / TRIALS
     places.mkdir(parents=True, exist_ok=True)
@@ -206,10 +206,10 @@ def expand(
     judged = f"{sweep.scheduler!r} {sweep.metric}"
     # By seed first: all settings are seen early.
     for seed in sweep.seeds:
-        for variant in found:
-            inputs = made[variant.setting.name, seed]
-            seeded = recipes.override(variant.recipe, dict.fromkeys(["seed", *sweep.seeded], seed))
-            batches = _batches(sweep, variant, seeded, inputs)
+        for resolved in found:
+            inputs = made[resolved.setting.name, seed]
+            seeded = recipes.override(resolved.recipe, dict.fromkeys(["seed", *sweep.seeded], seed))
+            batches = _batches(sweep, resolved, seeded, inputs)
             judged_on = {"validation": sorted(inputs.held_out), "tested": sweep.tested}
             parts = {**inputs.keys, "judged_on": json.dumps(judged_on)}
             training = content_key("training", seeded, ("seed", "train"), parts)
@@ -221,10 +221,10 @@ def expand(
             key = content_key("trial", seeded, _reads(seeded), parts)
             rule = content_key("stop", seeded, (), {"scheduler": judged, "key": key})
             stopped = places / f"{rule}.stopped.json"
-            place = variant.setting.name, seed
+            place = resolved.setting.name, seed
             trainings[place] = training
             trials[place] = Trial(
-                Variant(variant.setting, seeded),
+                ResolvedSetting(resolved.setting, seeded),
                 seed,
                 inputs,
                 batches,
@@ -245,7 +245,7 @@ def _sharing(
     (folder / MODELS).mkdir(exist_ok=True)
     shared = dict(trials)
     for place, trial in trials.items():
-        validated = trial.inputs.held_out or trial.variant.recipe.train.validation
+        validated = trial.inputs.held_out or trial.resolved.recipe.train.validation
         if different[trainings[place]] > 1 and not validated:
             shared[place] = replace(trial, shared=folder / MODELS / trainings[place])
     return shared
@@ -256,8 +256,8 @@ def task(sweep: Sweep, trial: Trial) -> Task:
     return Task(
         name=trial.key,
         recipe=restrict(
-            in_process.portable(trial.variant.recipe, trial.seed),
-            _reads(trial.variant.recipe),
+            in_process.portable(trial.resolved.recipe, trial.seed),
+            _reads(trial.resolved.recipe),
             f"trial {trial.name}",
         ),
         tables=tuple(map(str, trial.inputs.tables)),
@@ -362,10 +362,10 @@ def _inputs(home: Run, sweep: Sweep, jobs: Sequence[Job]) -> Inputs:
     return Inputs(tables, keys, fingerprints, kept, test_set, variants, dressed)
 
 
-def _batches(sweep: Sweep, variant: Variant, recipe: Recipe, inputs: Inputs) -> int:
+def _batches(sweep: Sweep, resolved: ResolvedSetting, recipe: Recipe, inputs: Inputs) -> int:
     try:
         # One of the two at most holds any out.
         held_out = inputs.held_out | validation.left_out(recipe, inputs.tables)
         return num_batches(recipe, inputs.tables, held_out)
     except ValueError as error:
-        raise ValueError(f"sweep {sweep.name!r}: {variant.setting.name!r}: {error}") from error
+        raise ValueError(f"sweep {sweep.name!r}: {resolved.setting.name!r}: {error}") from error

@@ -27,7 +27,7 @@ from ray_reid import storage
 from ray_reid.experiments import compare, in_process, sweep_table, trials
 from ray_reid.experiments.compare import Tally
 from ray_reid.experiments.in_process import METRICS
-from ray_reid.experiments.trials import HISTORY, VALIDATION, Task, Trial, Variant
+from ray_reid.experiments.trials import HISTORY, VALIDATION, ResolvedSetting, Task, Trial
 from ray_reid.recipe import sweeps
 from ray_reid.recipe.sweeps import Sweep
 from ray_reid.runtime import stage
@@ -58,7 +58,7 @@ Train = Callable[[Task, Callable[[int], None], Callable[[int, Mapping[str, float
 def sweep_run(
     held: Run,
     sweep: Sweep,
-    found: Sequence[Variant],
+    found: Sequence[ResolvedSetting],
     jobs: Sequence[Job],
     prepare: Callable[[], None],
     train: Train | None = None,
@@ -74,7 +74,7 @@ def sweep_run(
         What `table.json` holds; `failures` says of each failed trial why.
 
     Raises:
-        ValueError: If a variant cannot be trained on its tables; nothing is trained then.
+        ValueError: If a resolved setting cannot be trained on its tables; nothing is trained then.
     """
     folder = held.path / f"tune-{sweep.name}"
     made = trials.make_inputs(held, sweep, found, jobs, folder)
@@ -135,7 +135,7 @@ def _perform(
     ray.get(tally.get.remote())
     aside = (held.path / ".work" / folder.name).resolve()
     shutil.rmtree(aside, ignore_errors=True)
-    record = Record(sweep, left, held.tracker, tally)
+    record = TrialRecorder(sweep, left, held.tracker, tally)
     with watched(f"tune {sweep.name}", "batch", lambda: ray.get(tally.get.remote())):
         _fit(sweep, unique, left, train, record, aside)
     shutil.rmtree(aside, ignore_errors=True)
@@ -161,7 +161,7 @@ def _fit(
     unique: Mapping[str, Trial],
     left: Mapping[str, Trial],
     train: Train,
-    record: "Record",
+    record: "TrialRecorder",
     aside: Path,
 ) -> None:
     """One experiment of Ray Tune with the trials that are left."""
@@ -224,7 +224,7 @@ def _scheduler(sweep: Sweep, unique: Mapping[str, Trial]) -> TrialScheduler | No
         time_attr=EPOCH,
         metric=VALIDATION,
         mode="max",
-        max_t=max(trial.variant.recipe.train.epochs for trial in unique.values()),
+        max_t=max(trial.resolved.recipe.train.epochs for trial in unique.values()),
         grace_period=sweep.scheduler.grace,
         reduction_factor=sweep.scheduler.reduction,
         stop_last_trials=False,
@@ -240,7 +240,7 @@ def _scheduler(sweep: Sweep, unique: Mapping[str, Trial]) -> TrialScheduler | No
     return scheduler
 
 
-class Record(tune.Callback):
+class TrialRecorder(tune.Callback):
     """Keeps every trial that ends, at once: a killed sweep does not lose it."""
 
     def __init__(
@@ -286,14 +286,14 @@ class Record(tune.Callback):
             self._log(self._trials[key], {}, _FailedError(reason))
 
     def _keep(self, trial: Trial, file: Path, kept: Mapping[str, Any]) -> None:
-        setting = trial.variant.setting
+        setting = trial.resolved.setting
         values = {"setting": setting.name, "seed": trial.seed, "changes": dict(setting.changes)}
         # First, so that a result that is kept is in MLflow.
         self._log(trial, kept)
         storage.write_text(file, json.dumps({**values, **kept}, indent=2) + "\n")
 
     def _log(self, trial: Trial, kept: Mapping[str, Any], error: Exception | None = None) -> None:
-        setting = trial.variant.setting
+        setting = trial.resolved.setting
         name = f"tune-{self._sweep.name}: {setting.name}, seed {trial.seed}"
         params = {key: sweeps.spell(value) for key, value in setting.changes.items()}
         metrics = dict(kept.get("metrics", {}))

@@ -19,7 +19,7 @@ from ray_reid import images, schema
 from ray_reid.gallery.embedded import ann, nearest
 from ray_reid.gallery.embedded.contents import View
 from ray_reid.gallery.embedded.segment import Vectors
-from ray_reid.gallery.embedded.store import Manifest, Reader
+from ray_reid.gallery.embedded.store import GalleryManifest, Reader
 from ray_reid.gallery.embedded.where import Where
 from ray_reid.gallery.embedded.writer import Writer
 from ray_reid.ranking.open_set import Decision, Thresholds
@@ -186,7 +186,10 @@ class Gallery:
                     self._opened = wanted
                     break
                 except FileNotFoundError as error:
-                    if attempt + 1 == _ATTEMPTS or Manifest.read(self.source.path) == manifest:
+                    if (
+                        attempt + 1 == _ATTEMPTS
+                        or GalleryManifest.read(self.source.path) == manifest
+                    ):
                         raise ValueError(
                             f"gallery {str(self.source.path)!r} lacks the file "
                             f"{manifest.search!r}; make it again with Writer.rebuild"
@@ -195,7 +198,7 @@ class Gallery:
             return view, self._approximate
 
 
-def _open_index(path: Path, manifest: Manifest, view: View) -> ann.Search | None:
+def _open_index(path: Path, manifest: GalleryManifest, view: View) -> ann.Search | None:
     """What searches the segment: None for `nearest`, which needs no index."""
     settings = ann.checked(manifest.index)
     vectors = view.segment.vectors

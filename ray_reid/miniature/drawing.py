@@ -78,7 +78,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Setting:
+class Arrangement:
     """Where everything stands in one picture: enough to trace it, or to trace it changed.
 
     Attributes:
@@ -143,7 +143,7 @@ def arrange(
     size: tuple[int, int],
     outfit: int = 0,
     view: str | None = None,
-) -> Setting:
+) -> Arrangement:
     """Place an identity before a camera and frame it.
 
     Args:
@@ -167,7 +167,7 @@ def arrange(
     lens = _frame(points, origin, axes, camera.looseness, rng, size)
     offsets = background_shift(rng)
     objects = (thing, *_occluder(camera, rng, low, high))
-    return Setting(camera, objects, lens, offsets, heading)
+    return Arrangement(camera, objects, lens, offsets, heading)
 
 
 def view_name(heading: float) -> str:

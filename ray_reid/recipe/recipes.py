@@ -18,7 +18,7 @@ from ray_reid.recipe import keys
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.shipped import RECIPES
 from ray_reid.recipe.sources import Source
-from ray_reid.recipe.view import View
+from ray_reid.recipe.view import RecipeView
 
 
 def load(recipe: str, profile: str | None = None, overrides: Sequence[str] = ()) -> Recipe:
@@ -88,12 +88,14 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     Raises:
         ValueError: If a key is unknown or a value breaks a rule.
     """
-    values = (recipe.whole() if isinstance(recipe, View) else recipe).model_dump(mode="json")
+    values = (recipe.whole() if isinstance(recipe, RecipeView) else recipe).model_dump(mode="json")
     for key, value in changes.items():
         keys.assign(values, key, value)
     changed = validate(values)
     # What a job makes of its view shows no more than the view does, and what is set here.
-    return cast(Recipe, recipe.over(changed, changes)) if isinstance(recipe, View) else changed
+    return (
+        cast(Recipe, recipe.over(changed, changes)) if isinstance(recipe, RecipeView) else changed
+    )
 
 
 def dump(recipe: Recipe) -> str:

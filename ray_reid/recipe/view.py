@@ -22,10 +22,10 @@ def restrict(recipe: Recipe, sections: Iterable[str], reader: str) -> Recipe:
         reader: Who reads, for the message.
     """
     # It has every attribute of a recipe and raises where a recipe would answer.
-    return cast(Recipe, View(recipe, frozenset(sections), reader))
+    return cast(Recipe, RecipeView(recipe, frozenset(sections), reader))
 
 
-class View:
+class RecipeView:
     """A model of the recipe, whole or a section, of which some entries can be read."""
 
     __slots__ = ("_model", "_names", "_place", "_reader")
@@ -55,12 +55,16 @@ class View:
                 "the sections of the job, because its key must change with all that it reads"
             )
         # Of a section that is null, so is every entry.
-        return value if value is None else View(value, inner, self._reader, f"{self._place}{name}.")
+        return (
+            value
+            if value is None
+            else RecipeView(value, inner, self._reader, f"{self._place}{name}.")
+        )
 
-    def model_copy(self, *, update: Mapping[str, Any]) -> "View":
+    def model_copy(self, *, update: Mapping[str, Any]) -> "RecipeView":
         """Replace some entries; what is set here may be read here."""
         names = self._names | update.keys()
-        return View(self._model.model_copy(update=update), names, self._reader, self._place)
+        return RecipeView(self._model.model_copy(update=update), names, self._reader, self._place)
 
     def model_dump(self, *, mode: str = "python", exclude: Iterable[str] = ()) -> dict[str, Any]:
         """Return the entries that may be read, resources among them."""
@@ -73,13 +77,13 @@ class View:
                 values[name] = value
             elif inner := _inside(self._names, name):
                 section = getattr(self._model, name)
-                view = View(section, inner, self._reader) if section is not None else None
+                view = RecipeView(section, inner, self._reader) if section is not None else None
                 values[name] = view if view is None else view.model_dump(mode=mode)
         return values
 
-    def over(self, model: Frozen, set_here: Iterable[str]) -> "View":
+    def over(self, model: Frozen, set_here: Iterable[str]) -> "RecipeView":
         """Return the same view of another recipe, in which some entries have been set."""
-        return View(model, self._names.union(set_here), self._reader, self._place)
+        return RecipeView(model, self._names.union(set_here), self._reader, self._place)
 
     def whole(self) -> Frozen:
         """Return the guarded model, to make another of it; reading it is what the view prevents."""

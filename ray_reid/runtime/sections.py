@@ -20,7 +20,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class ReportPicture:
     """A picture that is made for the report alone."""
 
     title: str
@@ -36,7 +36,7 @@ class Section:
     notes: tuple[str, ...] = ()
     """Sentences without their full stop."""
     warnings: tuple[str, ...] = ()
-    drawings: tuple[Drawing, ...] = ()
+    drawings: tuple[ReportPicture, ...] = ()
     details: Mapping[str, str] = field(default_factory=dict)
     """Name to value, folded away under the tables."""
     printed: bool = True

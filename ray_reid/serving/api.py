@@ -61,7 +61,7 @@ class Search(Protocol):
         """The k nearest, nearest first; ValueError if the bytes are not an image."""
 
 
-class Refined(Protocol):
+class RefinedAnswer(Protocol):
     """What a refined search gives."""
 
     @property
@@ -73,10 +73,10 @@ class Refined(Protocol):
         """Whether it was refined, and why: a dataclass."""
 
 
-class Refine(Protocol):
+class RefinedSearch(Protocol):
     """What the API needs to refine a search."""
 
-    def search(self, encoded: bytes, k: int, *, camera: str | None) -> Refined:
+    def search(self, encoded: bytes, k: int, *, camera: str | None) -> RefinedAnswer:
         """As `Search.search`; `UnavailableError` if no variants can be had."""
 
 
@@ -119,7 +119,7 @@ class Health:
 
 
 def create_api(
-    searcher: Search, max_upload_mb: float, refiner: Refine | str = "nothing refines here"
+    searcher: Search, max_upload_mb: float, refiner: RefinedSearch | str = "nothing refines here"
 ) -> FastAPI:
     """Build the API over a searcher.
 
@@ -169,7 +169,7 @@ def create_api(
 
 
 def _answer(
-    searcher: Search, refiner: Refine | str, query: Query
+    searcher: Search, refiner: RefinedSearch | str, query: Query
 ) -> tuple[list[Hit], dict[str, Any] | None]:
     """Hits, and what became of the refinement if one was asked for."""
     if query.refine is None or isinstance(refiner, str):

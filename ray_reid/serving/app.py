@@ -66,10 +66,10 @@ def application(run: Path, settings: Serve) -> serve.Application:
     if dressers is None:
         return search.bind()
     # What a deployment is bound to is deployed with it.
-    return search.bind(dressing(Dresser, dressers).bind(run))
+    return search.bind(dressing(DresserReplica, dressers).bind(run))
 
 
-def dressing(kind: type["Dresser"], settings: Dressers) -> serve.Deployment:
+def dressing(kind: type["DresserReplica"], settings: Dressers) -> serve.Deployment:
     """Describe the deployment that makes variants, one query at a time."""
     return serve.deployment(
         name=DRESSER,
@@ -80,7 +80,7 @@ def dressing(kind: type["Dresser"], settings: Dressers) -> serve.Deployment:
     )(kind)
 
 
-class Dresser:
+class DresserReplica:
     """Makes variants with the models and descriptions of a run."""
 
     def __init__(self, run: Path) -> None:

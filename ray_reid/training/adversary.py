@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ray_reid.recipe.train import Clothes
-from ray_reid.training.loader import Labels
+from ray_reid.training.loader import TrainingLabels
 from ray_reid.training.losses import clothes_adversarial
 
 MEASURED = ("clothes", "clothes_accuracy", "adversarial")
@@ -26,7 +26,7 @@ class Adversary:
     def __init__(
         self,
         spec: Clothes,
-        chosen: Labels,
+        chosen: TrainingLabels,
         width: int,
         device: torch.device,
         optimize: Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer],

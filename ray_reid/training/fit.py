@@ -25,7 +25,7 @@ from ray_reid.recipe.train import Train
 from ray_reid.training import adversary, samplers
 from ray_reid.training.adversary import Adversary
 from ray_reid.training.augment import augment, blend, mix
-from ray_reid.training.loader import Labels, Rows
+from ray_reid.training.loader import Rows, TrainingLabels
 from ray_reid.training.losses import ReidLoss
 
 log = logging.getLogger(__name__)
@@ -254,7 +254,9 @@ class Fit:
         self._sums.zero_()
 
 
-def _network(spec: Train, chosen: Labels, start: Mapping[str, Tensor] | None) -> ReidNetwork:
+def _network(
+    spec: Train, chosen: TrainingLabels, start: Mapping[str, Tensor] | None
+) -> ReidNetwork:
     """A new network, or an earlier stage's with classifiers for these identities."""
     num_classes = len(chosen.identities)
     if start is None:
@@ -265,7 +267,7 @@ def _network(spec: Train, chosen: Labels, start: Mapping[str, Tensor] | None) ->
 
 
 def _adversary(
-    spec: Train, chosen: Labels, network: ReidNetwork, device: torch.device
+    spec: Train, chosen: TrainingLabels, network: ReidNetwork, device: torch.device
 ) -> Adversary | None:
     if not spec.clothes.weight:
         return None
@@ -278,7 +280,7 @@ def _adversary(
     return Adversary(spec.clothes, chosen, network.neck.num_features, device, optimize)
 
 
-def plan(recipe: Recipe, rows: Labels, epoch: int, world_size: int = 1) -> samplers.Plan:
+def plan(recipe: Recipe, rows: TrainingLabels, epoch: int, world_size: int = 1) -> samplers.Plan:
     """The batches of an epoch, as `train.sampler` and `train.mixing` make them of the rows.
 
     Raises:
@@ -300,26 +302,26 @@ def plan(recipe: Recipe, rows: Labels, epoch: int, world_size: int = 1) -> sampl
     return PLANS[spec.sampler.kind](spec, rows, shared)
 
 
-def _identity(spec: Train, rows: Labels, shared: dict[str, Any]) -> samplers.Plan:
+def _identity(spec: Train, rows: TrainingLabels, shared: dict[str, Any]) -> samplers.Plan:
     if spec.mixing == "balanced":
         return samplers.balanced(rows.labels, rows.synthetic, **shared)
     return samplers.identity_balanced(rows.labels, **shared)
 
 
-def _naive(spec: Train, rows: Labels, shared: dict[str, Any]) -> samplers.Plan:
+def _naive(spec: Train, rows: TrainingLabels, shared: dict[str, Any]) -> samplers.Plan:
     if spec.mixing == "balanced":
         # The two origins are balanced as any two sources are.
         return samplers.source_balanced(rows.synthetic.astype(np.int64), **shared)
     return samplers.naive(len(rows.labels), **shared)
 
 
-def _progressive(spec: Train, rows: Labels, shared: dict[str, Any]) -> samplers.Plan:
+def _progressive(spec: Train, rows: TrainingLabels, shared: dict[str, Any]) -> samplers.Plan:
     kinship = rows.labels, rows.synthetic, rows.parents
     shared |= {name: getattr(spec.sampler, name) for name in ("widen_every", "partitions")}
     return samplers.progressive_pairs(*kinship, **shared)
 
 
-PLANS: dict[str, Callable[[Train, Labels, dict[str, Any]], samplers.Plan]] = {
+PLANS: dict[str, Callable[[Train, TrainingLabels, dict[str, Any]], samplers.Plan]] = {
     "identity": _identity,
     "naive": _naive,
     "class_balanced": lambda _, rows, shared: samplers.class_balanced(rows.labels, **shared),

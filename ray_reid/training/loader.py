@@ -36,7 +36,7 @@ DECIDING = (
 
 
 @dataclass(frozen=True, eq=False)
-class Labels:
+class TrainingLabels:
     """The rows that are trained on: real ones first, then synthetic, each by `observation_id`."""
 
     identities: list[str]
@@ -69,7 +69,9 @@ class Labels:
         }
 
 
-def labels(tables: Sequence[str | Path], spec: Train, held_out: Collection[str] = ()) -> Labels:
+def labels(
+    tables: Sequence[str | Path], spec: Train, held_out: Collection[str] = ()
+) -> TrainingLabels:
     """Choose the rows that `spec` trains on (`mixing` and the two fractions), and label them.
 
     Args:
@@ -106,7 +108,7 @@ def labels(tables: Sequence[str | Path], spec: Train, held_out: Collection[str] 
     real = rows[schema.OBSERVATION_ID].slice(0, int(np.count_nonzero(~synthetic)))
     parents = pc.index_in(rows[schema.PARENT], value_set=pc.cast(real, pa.string()))
     clothes, wearers = _clothes(rows[schema.CLOTHES], numbers, synthetic, spec.clothes)
-    return Labels(
+    return TrainingLabels(
         identities=names,
         labels=numbers,
         synthetic=synthetic,
@@ -123,7 +125,7 @@ def labels(tables: Sequence[str | Path], spec: Train, held_out: Collection[str] 
 class Rows(Protocol):
     """Rows that can be trained on, wherever their images are decoded."""
 
-    chosen: Labels
+    chosen: TrainingLabels
 
     def batches(self, plan: Plan, worker: int, start: int = 0) -> Iterable[tuple[Tensor, Tensor]]:
         """A worker's batches of a plan in order, from batch `start` on."""

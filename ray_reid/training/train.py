@@ -2,15 +2,11 @@
 
 import logging
 import os
-import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ray
-import ray.train
 from ray.train import (
-    Checkpoint,
     CheckpointConfig,
     FailureConfig,
     RunConfig,
@@ -26,18 +22,17 @@ from ray_reid.runtime.cluster import check_capacity
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.progress import metered
-from ray_reid.runtime.sections import Drawing, Section
+from ray_reid.runtime.sections import ReportPicture, Section
+from ray_reid.training import worker
 
 # Ray Train's controller imports this module too; it has no use for torch and waits for it.
 if TYPE_CHECKING:
-    from ray_reid.training.fit import Fit, Progress
-    from ray_reid.training.loader import Labels, Rows
+    from ray_reid.training.loader import TrainingLabels
     from ray_reid.training.validation import Validation
 
 log = logging.getLogger(__name__)
 
-STATE, START = "state.pt", "weights.pt"
-RAY_RUN, SCORE = "ray", "score"
+RAY_RUN, START = "ray", "weights.pt"
 
 
 class RowCounts(Frozen):
@@ -115,7 +110,7 @@ def train_job(work: Work) -> TrainFacts:
         trained.append(TrainedStage(name=name, epochs=len(own), **_count(chosen)))
     _, recipe, chosen = stages[-1]
     assert before is not None, "every training has a stage"
-    package.save(work.out / "model", recipe, chosen.identities, _load(before))
+    package.save(work.out / "model", recipe, chosen.identities, worker.load(before))
     taken = history[validation.kept(own, recipe.train.keep) - len(own)]
     return TrainFacts(
         history=tuple(history),
@@ -140,7 +135,7 @@ def _validated(search: "Validation", taken: Mapping[str, float], epochs: int) ->
     return KeptEpoch(**counts, epoch=int(taken["epoch"]), figures=figures)
 
 
-def _count(chosen: "Labels") -> dict[str, Any]:
+def _count(chosen: "TrainingLabels") -> dict[str, Any]:
     return {
         "images": len(chosen.labels),
         "identities": len(chosen.identities),
@@ -193,7 +188,7 @@ def check_network(spec: Train) -> None:
         ) from error
 
 
-def check_plan(recipe: Recipe, chosen: "Labels", world_size: int = 1) -> int:
+def check_plan(recipe: Recipe, chosen: "TrainingLabels", world_size: int = 1) -> int:
     """Plan an epoch here, where a refusal is one sentence; returns its number of batches.
 
     Raises:
@@ -219,14 +214,14 @@ def _train(
 
     What comes after starts from the weights that it leaves there, those of `train.keep`.
     """
-    done = place / STATE
+    done = place / worker.STATE
     if done.is_file():
-        return load_state(place)
+        return worker.load_state(place)
     state, weights = _run(recipe, tables, held_out, place, stage_name, before)
     place.mkdir(parents=True, exist_ok=True)
-    aside = place / f".{STATE}"
-    _save(state, aside)
-    _save(weights, place / START)
+    aside = place / f".{worker.STATE}"
+    worker.save(state, aside)
+    worker.save(weights, place / START)
     aside.rename(done)
     return state
 
@@ -253,7 +248,7 @@ def _run(
     }
     with metered(f"train {stage_name}".strip(), "batch") as meter:
         trainer = TorchTrainer(
-            train_worker,
+            worker.train_worker,
             train_loop_config={**arguments, "meter": meter},
             torch_config=TorchConfig(backend="nccl" if spec.use_gpu else "gloo"),
             scaling_config=ScalingConfig(
@@ -269,10 +264,10 @@ def _run(
             raise ValueError(f"train: {_reason(error)}") from error
     assert result.checkpoint is not None, "a finished training has a checkpoint"
     assert result.best_checkpoints, "and one that has scored best"
-    state = _read(result.checkpoint)
+    state = worker.read_checkpoint(result.checkpoint)
     if spec.keep == "last":
         return state, state["network"]
-    return state, _read(result.best_checkpoints[-1][0])["network"]
+    return state, worker.read_checkpoint(result.best_checkpoints[-1][0])["network"]
 
 
 def _run_config(place: Path, spec: Train) -> RunConfig:
@@ -283,116 +278,15 @@ def _run_config(place: Path, spec: Train) -> RunConfig:
         failure_config=FailureConfig(max_failures=spec.max_failures),
         # One by its score; beside it Ray Train always keeps the last.
         checkpoint_config=CheckpointConfig(
-            num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="max"
+            num_to_keep=1, checkpoint_score_attribute=worker.SCORE, checkpoint_score_order="max"
         ),
     )
-
-
-def _read(checkpoint: Checkpoint) -> dict[str, Any]:
-    with checkpoint.as_directory() as directory:
-        return load_state(Path(directory))
 
 
 def _reason(error: TrainingFailedError) -> str:
     """One line on why the workers failed, where Ray Train knows it."""
     failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
     return stage.reason(next(iter(failures.values()), error))
-
-
-def train_worker(arguments: Mapping[str, Any]) -> None:
-    """One worker of Ray Train: restore the last checkpoint, then train and report."""
-    from ray.train.torch import get_device, prepare_model
-
-    from ray_reid.training import validation
-    from ray_reid.training.fit import Fit
-
-    recipe: Recipe = arguments["recipe"]
-    tables, held_out = arguments["tables"], arguments["held_out"]
-    context = ray.train.get_context()
-    fit = Fit(
-        recipe,
-        open_rows(tables, recipe.train, held_out),
-        device=get_device(),
-        worker=context.get_world_rank(),
-        world_size=context.get_world_size(),
-        wrap=prepare_model,
-        start=None if arguments["start"] is None else _load(Path(arguments["start"])),
-    )
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        fit.restore(_read(checkpoint))
-        log.info("resumed at epoch %d, batch %d", fit.progress.epoch, fit.progress.batch)
-    leader = context.get_world_rank() == 0
-    search = None
-    if leader and held_out:
-        search = validation.Validation(tables[0], held_out, recipe.evaluate)
-    for progress in fit.run():
-        if search is not None and progress.batch == 0:
-            # The others wait for the leader's report.
-            search.follow(fit)
-        if leader:
-            total = fit.spec.epochs * fit.batches_per_epoch
-            note = validation.note(progress.history)
-            arguments["meter"].set.remote(fit.batches_done, total, note)
-        if _is_due(fit, progress):
-            _report(fit, leader)
-
-
-def open_rows(tables: Sequence[str | Path], spec: Train, held_out: Collection[str]) -> "Rows":
-    """The rows to train on, decoded where `train.loader` says."""
-    from ray_reid.training import loader, remote_loader
-
-    kinds: dict[str, Callable[..., Rows]] = {
-        "local": loader.TrainingRows,
-        "ray_data": remote_loader.RemoteRows,
-    }
-    return kinds[spec.loader](tables, spec, held_out)
-
-
-def load_state(directory: Path) -> dict[str, Any]:
-    """Read a checkpoint; tensors and plain values only, never arbitrary pickles."""
-    return _load(directory / STATE)
-
-
-def _load(file: Path) -> dict[str, Any]:
-    import torch
-
-    found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    return found
-
-
-def _save(values: Mapping[str, Any], file: Path) -> None:
-    import torch
-
-    torch.save(dict(values), file)
-
-
-def _is_due(fit: "Fit", progress: "Progress") -> bool:
-    every = fit.spec.checkpoint_batches
-    return progress.batch == 0 or (every is not None and progress.batch % every == 0)
-
-
-def _score(progress: "Progress") -> int:
-    """Puts the checkpoint to keep above all others: that of an epoch as good as none before it.
-
-    Without a validation that is every epoch, so the last.
-    """
-    from ray_reid.training import validation
-
-    finished = progress.batch == 0 and progress.epoch > 0
-    best = finished and validation.kept(progress.history, "best") == progress.epoch - 1
-    return progress.epoch if best else 0
-
-
-def _report(fit: "Fit", leader: bool) -> None:
-    progress = fit.progress
-    metrics = {"epoch": progress.epoch, "batch": progress.batch, SCORE: _score(progress)}
-    if not leader:
-        ray.train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as directory:
-        _save(fit.state(), Path(directory) / STATE)
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(directory))
 
 
 def validates_with(recipe: Recipe) -> tuple[str, ...]:
@@ -415,7 +309,7 @@ def section(facts: TrainFacts) -> Section:
             "held out."
         )
     drawing = figures.png(figures.training_curve(facts.history))
-    return Section(drawings=(Drawing("Training", caption, drawing),))
+    return Section(drawings=(ReportPicture("Training", caption, drawing),))
 
 
 JOB = Job(

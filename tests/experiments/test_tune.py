@@ -228,7 +228,7 @@ def test_an_impossible_setting_is_named_before_anything_runs(
 ) -> None:
     sweep = _sweep(arms={"good": {}, "bad": changes})
     with pytest.raises(ValueError, match=rule) as raised:
-        trials.variants(sweep, _recipe(), JOBS)
+        trials.resolve(sweep, _recipe(), JOBS)
     assert str(raised.value).startswith("sweep 's': ")
 
 
@@ -239,22 +239,22 @@ def test_a_grace_that_no_training_outlives_is_refused() -> None:
         validation=0.2,
     )
     with pytest.raises(ValueError, match=r"'a': scheduler.grace 2 must be less than train.epochs"):
-        trials.variants(sweep, _recipe(), JOBS)
+        trials.resolve(sweep, _recipe(), JOBS)
 
 
 def test_identities_are_held_out_by_the_sweep_or_by_the_recipe() -> None:
     arms = {"a": {}, "b": {"train.validation": 0.25}}
-    trials.variants(_sweep(arms=arms), _recipe(), JOBS)
+    trials.resolve(_sweep(arms=arms), _recipe(), JOBS)
     rule = r"'b': the sweep's validation 0.2 and train.validation 0.25 would each hold"
     with pytest.raises(ValueError, match=rule):
-        trials.variants(_sweep(arms=arms, validation=0.2), _recipe(), JOBS)
+        trials.resolve(_sweep(arms=arms, validation=0.2), _recipe(), JOBS)
 
 
 def _expanded(
     path: Path, sweep: Sweep, jobs: Sequence[Job] = JOBS
 ) -> dict[tuple[str, int], trials.Trial]:
     recipe = _recipe()
-    found = trials.variants(sweep, recipe, jobs)
+    found = trials.resolve(sweep, recipe, jobs)
     with _held(path, recipe) as held:
         inputs = trials.make_inputs(held, sweep, found, jobs, path / "tune-s")
     return trials.expand(sweep, found, inputs, path / "tune-s")
@@ -347,7 +347,7 @@ def test_a_seed_may_draw_a_split_of_its_own_which_all_settings_share(tmp_path: P
     sweep = _sweep(arms=arms, seeds=[6, 7], seeded=["ingest.sources.0.num_test"])
     found = _expanded(tmp_path / "r", sweep)
     assert made == ["ingest", "ingest"]
-    drawn = {seed: found["a", seed].variant.recipe.ingest.sources[0] for seed in (6, 7)}
+    drawn = {seed: found["a", seed].resolved.recipe.ingest.sources[0] for seed in (6, 7)}
     assert {seed: one.num_test for seed, one in drawn.items()} == {6: 6, 7: 7}  # type: ignore[union-attr]
     assert found["a", 6].inputs.test_set == found["b", 6].inputs.test_set
     assert found["a", 6].inputs.test_set != found["a", 7].inputs.test_set
@@ -355,7 +355,7 @@ def test_a_seed_may_draw_a_split_of_its_own_which_all_settings_share(tmp_path: P
     assert not sweep_table.comparable([found["a", 6], replace(found["b", 7], seed=6)])
     for key, rule in (("ingest.sources.0.split", "unknown recipe key"), ("serve.port", "no trial")):
         with pytest.raises(ValueError, match=rule):
-            trials.variants(sweep.model_copy(update={"seeded": (key,)}), _recipe(), JOBS)
+            trials.resolve(sweep.model_copy(update={"seeded": (key,)}), _recipe(), JOBS)
 
 
 def test_rows_that_cannot_fill_a_batch_are_named_with_their_setting(tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def _run(path: Path, sweep: Sweep) -> tuple[dict[str, Any], list[str]]:
     """A sweep of quick trials; returns its table and the learning rates that were trained."""
     recipe = _recipe()
     (path / "calls").unlink(missing_ok=True)
-    found = trials.variants(sweep, recipe, JOBS)
+    found = trials.resolve(sweep, recipe, JOBS)
     with _held(path, recipe) as held:
         table = tune.sweep_run(held, sweep, found, JOBS, lambda: None, _quick())
         held.save_recipe()

@@ -12,7 +12,7 @@ import pytest
 from ray_reid import storage
 from ray_reid.gallery.embedded import contents, nearest
 from ray_reid.gallery.embedded.segment import ROWS
-from ray_reid.gallery.embedded.store import Manifest, Reader
+from ray_reid.gallery.embedded.store import GalleryManifest, Reader
 from ray_reid.gallery.embedded.where import Where
 from ray_reid.gallery.embedded.writer import Writer
 from ray_reid.gallery.gallery import Gallery
@@ -382,7 +382,7 @@ def test_the_table_stays_one_that_every_parquet_reader_opens(writer: Writer) -> 
     table = storage.read(writer.path / "gallery", ["observation_id", "image"])
     assert table["observation_id"].to_pylist() == sorted(living(writer))
     assert table["image"].to_pylist()[3] == b"image 3"
-    assert Manifest.read(writer.path).rows == NUM
+    assert GalleryManifest.read(writer.path).rows == NUM
 
 
 def test_a_payload_reads_back_as_it_was_written() -> None:

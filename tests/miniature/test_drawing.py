@@ -21,7 +21,7 @@ from ray_reid.miniature import (
 )
 from ray_reid.miniature.cameras import SHOWROOM, STREET
 from ray_reid.miniature.chance import generator
-from ray_reid.miniature.drawing import Setting, arrange, view_name
+from ray_reid.miniature.drawing import Arrangement, arrange, view_name
 from ray_reid.miniature.paint import CLOTHES_PARTS
 from ray_reid.miniature.pedestrians import Pedestrian
 from ray_reid.miniature.staging import Traced, extent, project, trace
@@ -32,7 +32,7 @@ PORTRAIT = (64, 32)
 NO_MARKS = Marks(0, 0, 0, 0, 0, 0, 0)
 
 
-def render(setting: Setting, size: tuple[int, int], shadows: bool = True) -> Traced:
+def render(setting: Arrangement, size: tuple[int, int], shadows: bool = True) -> Traced:
     return trace(setting.objects, setting.lens, setting.camera, setting.offsets, size, shadows)
 
 

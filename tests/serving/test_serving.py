@@ -400,7 +400,7 @@ def test_searches_that_wait_for_variants_leave_threads_to_the_others(
     assert all(one.result().status_code == 200 for one in asked)
 
 
-class SlowDresser(app.Dresser):
+class SlowDresser(app.DresserReplica):
     """Dresses in an instant, after a while or never, as the image says."""
 
     def load(self, run: Path) -> Callable[[bytes], list[bytes] | str]:
@@ -429,7 +429,7 @@ def test_a_query_that_is_given_up_is_never_painted_beside_another() -> None:
     seen: list[str] = []
     finish = threading.Event()
 
-    class Watched(app.Dresser):
+    class Watched(app.DresserReplica):
         def load(self, run: Path) -> Callable[[bytes], list[bytes] | str]:
             return self.make
 

@@ -124,7 +124,7 @@ def test_large_logits_do_not_overflow() -> None:
     assert logits.grad.tolist() == [[0.0, pytest.approx(-0.95), pytest.approx(0.95)]]
 
 
-def _opponent(table: Path, *overrides: str) -> tuple[Adversary, loader.Labels]:
+def _opponent(table: Path, *overrides: str) -> tuple[Adversary, loader.TrainingLabels]:
     started = _fit(table, ON, "train.optimizer=sgd", *overrides)
     assert started.adversary is not None
     return started.adversary, started.rows.chosen
@@ -153,7 +153,7 @@ def test_the_classifier_learns_from_embeddings_and_only_embeddings_feel_the_loss
 
 def _check_gradients(
     against: Adversary,
-    chosen: loader.Labels,
+    chosen: loader.TrainingLabels,
     rows: Tensor,
     embeddings: Tensor,
     before: Tensor,

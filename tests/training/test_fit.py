@@ -292,11 +292,11 @@ def test_a_training_keeps_the_arithmetic_it_began_with(table: Path) -> None:
     assert second.dtype == torch.bfloat16
 
 
-def _chosen(tables: list[Path], **changes: Any) -> loader.Labels:
+def _chosen(tables: list[Path], **changes: Any) -> loader.TrainingLabels:
     return loader.labels(tables, Train(**changes))
 
 
-def _ids(tables: list[Path], chosen: loader.Labels) -> list[str]:
+def _ids(tables: list[Path], chosen: loader.TrainingLabels) -> list[str]:
     """The observation ids of the chosen rows, read by their places."""
     columns = [schema.OBSERVATION_ID]
     read = [storage.read(table, columns, storage.TRAINABLE) for table in tables]

@@ -16,11 +16,11 @@ from ray_reid.recipe.evaluate import Evaluate
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import figures
 from ray_reid.runtime.job import Work
-from ray_reid.training import loader, train, validation
+from ray_reid.training import loader, train, validation, worker
 from ray_reid.training.fit import Fit
 from ray_reid.training.loader import TrainingRows
-from ray_reid.training.train import train_worker
 from ray_reid.training.validation import DECIDING, Validation
+from ray_reid.training.worker import train_worker
 
 SMALL = (
     "train.backbone=resnet10t",
@@ -207,7 +207,7 @@ def test_a_killed_training_knows_its_best_epoch_and_its_last(
     (tmp_path / "out").mkdir()
     changes = ("epochs=3", "validation=0.25", "checkpoint_batches=1", "max_failures=0")
     work = Work(_recipe(*(f"train.{change}" for change in changes)), tmp_path / "out", inputs, {})
-    monkeypatch.setattr(train, "train_worker", _stumbling_worker)
+    monkeypatch.setattr(worker, "train_worker", _stumbling_worker)
     with pytest.raises(ValueError, match="train: ValueError: out of luck"):
         train.train_job(work)
     facts = train.train_job(work)
@@ -217,8 +217,8 @@ def test_a_killed_training_knows_its_best_epoch_and_its_last(
     rank_1 = history[1]["validation_rank-1"]
     assert (found.identities, found.images, found.epoch) == (2, 8, 1)
     assert found.figures == {"mAP": 0.9, "rank-1": rank_1}
-    files = (work.out / train.RAY_RUN / "0").glob(f"*/{train.STATE}")
-    states = [train.load_state(file.parent) for file in files]
+    files = (work.out / train.RAY_RUN / "0").glob(f"*/{worker.STATE}")
+    states = [worker.load_state(file.parent) for file in files]
     best, last = sorted(states, key=lambda state: state["progress"]["epoch"])
     assert (best["progress"]["epoch"], last["progress"]["epoch"]) == (2, 3)
     weights = package.load(work.out / "model", "cpu").network.state_dict()

@@ -30,7 +30,7 @@ _ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
-class Manifest:
+class GalleryManifest:
     """What `CURRENT` says."""
 
     format: int
@@ -137,7 +137,7 @@ class Reader:
         """The gallery as it is now."""
         return self.state()[1]
 
-    def state(self) -> tuple[Manifest, View]:
+    def state(self) -> tuple[GalleryManifest, View]:
         """The gallery as it is now, and the files that belong to it."""
         with self._guard:
             return self.manifest, self._contents.view()
@@ -154,7 +154,7 @@ class Reader:
             ValueError: If a file is damaged; what was seen before stays.
         """
         with self._guard:
-            if Manifest.read(self.path) != self.manifest:
+            if GalleryManifest.read(self.path) != self.manifest:
                 self._load()
             else:
                 self._replay(self._log, self._contents)
@@ -187,7 +187,7 @@ class Reader:
             else:
                 return
 
-    def _copy(self, path: Path, manifest: Manifest, head: bytes) -> None:
+    def _copy(self, path: Path, manifest: GalleryManifest, head: bytes) -> None:
         for folder in FOLDERS:
             (path / folder).mkdir(parents=True, exist_ok=True)
         for name in manifest.checksums:
@@ -208,13 +208,13 @@ class Reader:
     def _load(self) -> None:
         """Open what `CURRENT` names, again where a compaction replaced it meanwhile."""
         for attempt in range(_ATTEMPTS):
-            manifest = Manifest.read(self.path)
+            manifest = GalleryManifest.read(self.path)
             try:
                 found = Segment(self.path, manifest.generation, manifest.rows, manifest.dimension)
                 records = Log(self.path / log_name(manifest.generation), self._writes)
                 break
             except FileNotFoundError as error:
-                same = Manifest.read(self.path).generation == manifest.generation
+                same = GalleryManifest.read(self.path).generation == manifest.generation
                 if same or attempt + 1 == _ATTEMPTS:
                     raise ValueError(
                         f"gallery {str(self.path)!r} lacks the file {error.filename!r}; restore "
@@ -246,7 +246,7 @@ def log_name(generation: int) -> str:
     return f"{LOG}/part-{generation}.log"
 
 
-def leftovers(path: Path, manifest: Manifest) -> Iterator[Path]:
+def leftovers(path: Path, manifest: GalleryManifest) -> Iterator[Path]:
     """Files of other generations: what a killed compaction, or one after its rename, left."""
     named = set(manifest.files())
     for folder in FOLDERS:
@@ -258,12 +258,12 @@ def leftovers(path: Path, manifest: Manifest) -> Iterator[Path]:
 def check(path: Path) -> list[str]:
     """Look at every byte of a gallery on the disk, afresh; what is wrong, in sentences."""
     try:
-        manifest = Manifest.read(path)
+        manifest = GalleryManifest.read(path)
         damaged = [
             sentence for name in manifest.files() if (sentence := _damage(path, name, manifest))
         ]
         # A compaction may have gone by, and taken the files away.
-        if damaged and Manifest.read(path) != manifest:
+        if damaged and GalleryManifest.read(path) != manifest:
             return check(path)
         if damaged:
             return damaged
@@ -273,7 +273,7 @@ def check(path: Path) -> list[str]:
         return [str(error)]
 
 
-def _damage(path: Path, name: str, manifest: Manifest) -> str | None:
+def _damage(path: Path, name: str, manifest: GalleryManifest) -> str | None:
     try:
         # The log has checksums of its own.
         expected = manifest.checksums.get(name)

@@ -21,7 +21,7 @@ from ray_reid.gallery.embedded import contents, log, rules, segment, store
 from ray_reid.gallery.embedded.contents import Row
 from ray_reid.gallery.embedded.log import Log, Record
 from ray_reid.gallery.embedded.segment import Vectors
-from ray_reid.gallery.embedded.store import Manifest, Reader
+from ray_reid.gallery.embedded.store import GalleryManifest, Reader
 from ray_reid.gallery.embedded.where import Where
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Writer(Reader):
         Raises:
             ValueError: If it is none, is damaged, or another process writes it.
         """
-        Manifest.read(path)
+        GalleryManifest.read(path)
         self._lock = _hold(path)
         self._broken = False
         try:
@@ -231,7 +231,7 @@ class Writer(Reader):
             yield
         except (OSError, ValueError) as error:
             # A rename that took place, but perhaps not on the disk: what holds, opening tells.
-            self._broken = Manifest.read(self.path) != self.manifest
+            self._broken = GalleryManifest.read(self.path) != self.manifest
             if not self._broken:
                 self._clean(self.manifest)
             if isinstance(error, ValueError):
@@ -241,7 +241,7 @@ class Writer(Reader):
                 "nothing is lost"
             ) from error
 
-    def _clean(self, manifest: Manifest) -> None:
+    def _clean(self, manifest: GalleryManifest) -> None:
         for file in store.leftovers(self.path, manifest):
             file.unlink()
 
@@ -330,7 +330,7 @@ def _generation(
     dimension: int,
     blocks: Iterable[tuple[pa.Table, Vectors]],
     index: Mapping[str, Any],
-) -> Manifest:
+) -> GalleryManifest:
     """Write the files of a generation; they count once its manifest is written."""
     for folder in store.FOLDERS:
         (path / folder).mkdir(exist_ok=True)
@@ -344,7 +344,7 @@ def _generation(
     search, built = _build(path, number, vectors, index, None)
     for folder in store.FOLDERS:
         segment.sync(path / folder)
-    return Manifest(
+    return GalleryManifest(
         store.FORMAT, number, model, dimension, rows, dict(index), search, {**checksums, **built}
     )
 
