@@ -1,6 +1,6 @@
-"""A gallery to search: made by the index job, changed through `galleries.writer`, read by all.
+"""A gallery to search: made by the index job, changed through `embedded.writer`, read by all.
 
-`ray_reid/galleries/` keeps it on disk. Similarity is the inner product of unit-norm embeddings,
+`embedded/` keeps it on disk. Similarity is the inner product of unit-norm embeddings,
 the cosine: higher is nearer.
 """
 

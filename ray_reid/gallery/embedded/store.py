@@ -60,7 +60,7 @@ class GalleryManifest:
         except (FileNotFoundError, NotADirectoryError):
             raise ValueError(
                 f"{str(path)!r} is not a gallery: it has no file {CURRENT!r}; the index job or "
-                "galleries.writer.Writer.create makes one"
+                "Writer.create makes one"
             ) from None
         except ValueError as error:
             raise ValueError(f"{str(path / CURRENT)!r} is damaged: {error}") from error
