@@ -22,6 +22,7 @@ import ray_reid
 from ray_reid import cli, pipelines, schema, storage
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime import tracking
 from ray_reid.runtime.run import read_manifest
 
 SMALL = (
@@ -193,6 +194,12 @@ def test_a_killed_training_worker_is_replaced_and_the_weights_are_the_same_to_th
     process.wait()
     assert f"Worker PID: {worker}" in log.read_text()
     _check_same_training(path, run)
+
+
+def test_the_newest_registered_model_is_that_of_the_evaluation(run: Path) -> None:
+    newest = tracking.download_model("models:/ray-reid-baseline@newest", run.parent)
+    own = run / "evaluate" / "model" / "model.safetensors"
+    assert (newest / "model.safetensors").read_bytes() == own.read_bytes()
 
 
 def _check_same_training(path: Path, other: Path) -> None:

@@ -17,7 +17,7 @@ import ray_reid
 from ray_reid import schema, storage
 from ray_reid.datasets.ingest import IngestFacts
 from ray_reid.evaluation import pictures, refinement
-from ray_reid.evaluation.headline import REFERENCE, EvaluateFacts, LevelFacts, OpenSetFacts, section
+from ray_reid.evaluation.headline import REFERENCE, EvaluateFacts, OpenSetFacts, section
 from ray_reid.evaluation.refinement import VARIANTS, VariantsFacts
 from ray_reid.models import card
 from ray_reid.ranking import doubt, open_set, scoring
@@ -213,12 +213,11 @@ def _decide(
     except ValueError as error:
         log.info("evaluate: no open-set thresholds: %s", error)
         return None, OpenSetFacts(missing=str(error))
-    levels = {name: LevelFacts(**asdict(level)) for name, level in found.levels.items()}
     return found, OpenSetFacts(
         match=found.match,
         possible=found.possible,
         cameras=len(found.cameras),
-        levels=levels,
+        levels=dict(found.levels),
         counts=dict(found.counts),
     )
 

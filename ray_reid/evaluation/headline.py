@@ -7,6 +7,7 @@ from pydantic import Field
 
 from ray_reid.evaluation import refinement
 from ray_reid.evaluation.refinement import RefinementFacts
+from ray_reid.ranking.open_set import Level
 from ray_reid.ranking.scoring import UNREFINED
 from ray_reid.recipe.base import Frozen
 from ray_reid.runtime.facts import Facts
@@ -19,18 +20,6 @@ REFERENCE = "reference_"
 MODEL, FLOOR = "model", "colour histogram (no learning)"
 
 
-class LevelFacts(Frozen):
-    """What a threshold is worth; see `open_set.Level`."""
-
-    target: float
-    tar: float
-    tar_low: float
-    tar_high: float
-    far: float
-    far_low: float
-    far_high: float
-
-
 class OpenSetFacts(Frozen):
     """Thresholds of the answers match and possible, or why there are none."""
 
@@ -39,7 +28,7 @@ class OpenSetFacts(Frozen):
     possible: float = 0.0
     cameras: int = 0
     """Camera pairs with thresholds of their own."""
-    levels: dict[str, LevelFacts] = Field(default_factory=dict)
+    levels: dict[str, Level] = Field(default_factory=dict)
     counts: dict[str, int] = Field(default_factory=dict)
 
 
