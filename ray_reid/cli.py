@@ -258,7 +258,7 @@ def _tune(options: argparse.Namespace) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from ray_reid.datasets import doctor
+    from ray_reid.datasets import doctor, sources
 
     if options.reader is None and not options.overrides:
         found = doctor.recognise(options.path)
@@ -266,7 +266,7 @@ def _doctor(options: argparse.Namespace) -> int:
             raise ValueError(_unrecognised(options.path, [source.reader for source in found]))
         source = found[0]
     else:
-        source = recipes.source(options.path, options.reader or "folder", options.overrides)
+        source = sources.single(options.path, options.reader or "folder", options.overrides)
     diagnosis = doctor.examine(source, look=not options.quick)
     print(doctor.page(options.path, diagnosis))
     return 0 if diagnosis.trainable else UNFIT

@@ -13,8 +13,11 @@ from PIL import Image
 from ray_reid import cli, images, schema, storage
 from ray_reid.datasets import export, loading
 from ray_reid.datasets.readers import folder, market1501, parquet, vehiclex
+from ray_reid.datasets.readers.folder import FolderSource
+from ray_reid.datasets.readers.market1501 import Market1501Source
+from ray_reid.datasets.readers.parquet import ParquetSource
+from ray_reid.datasets.readers.vehiclex import VehicleXSource
 from ray_reid.datasets.reading import Reading
-from ray_reid.recipe.sources import FolderSource, Market1501Source, ParquetSource, VehicleXSource
 
 Rows = list[dict[str, Any]]
 

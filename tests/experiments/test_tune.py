@@ -22,6 +22,8 @@ import yaml
 from jobs import embed, evaluate, train
 from jobs import tune as tune_script
 from ray_reid import cli, schema, storage
+from ray_reid.datasets import ingest, sources
+from ray_reid.datasets.readers.miniature import MiniatureSource
 from ray_reid.evaluation import report, report_tables
 from ray_reid.experiments import figures_tune, in_process, sweep_table, trials, tune
 from ray_reid.miniature import street_observations
@@ -46,11 +48,12 @@ RATE = "train.learning_rate"
 
 def _ingest(work: Work) -> Facts:
     """Stands for the ingest job: draws the street without Ray, and counts its calls."""
-    (source,) = work.recipe.ingest.sources
+    (source,) = sources.resolve(work.recipe.ingest.sources)
+    assert isinstance(source, MiniatureSource)
     rows = street_observations(
         "vehicle",
-        num_train=source.num_train,  # type: ignore[union-attr]
-        num_test=source.num_test,  # type: ignore[union-attr]
+        num_train=source.num_train,
+        num_test=source.num_test,
         images_per_camera=2,
         cameras_per_identity=2,
         size=(32, 32),
@@ -77,7 +80,7 @@ def _adapt(work: Work) -> Facts:
 
 made: list[str] = []
 JOBS = (
-    Job("ingest", _ingest, sections=("ingest",), uses_ray=False),
+    Job("ingest", _ingest, sections=("ingest",), check=ingest.check, uses_ray=False),
     train.JOB,
     embed.JOB,
     evaluate.JOB,
@@ -347,7 +350,7 @@ def test_a_seed_may_draw_a_split_of_its_own_which_all_settings_share(tmp_path: P
     found = _expanded(tmp_path / "r", sweep)
     assert made == ["ingest", "ingest"]
     drawn = {seed: found["a", seed].variant.recipe.ingest.sources[0] for seed in (6, 7)}
-    assert {seed: one.num_test for seed, one in drawn.items()} == {6: 6, 7: 7}  # type: ignore[union-attr]
+    assert {seed: one.model_dump()["num_test"] for seed, one in drawn.items()} == {6: 6, 7: 7}
     assert found["a", 6].inputs.test_set == found["b", 6].inputs.test_set
     assert found["a", 6].inputs.test_set != found["a", 7].inputs.test_set
     assert sweep_table.comparable(list(found.values()))
