@@ -351,7 +351,7 @@ def _export(options: argparse.Namespace) -> None:
     if options.splits is None:
         done = export.LAYOUTS[options.layout](table, options.folder)
     elif options.layout == "parquet":
-        done = export.write_parquet(table, options.folder, options.splits)
+        done = export.parquet.write_parquet(table, options.folder, options.splits)
     else:
         raise ValueError(f"layout {options.layout!r} has its own splits; --splits is for 'parquet'")
     print(
