@@ -252,7 +252,7 @@ def _tune(options: argparse.Namespace) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from ray_reid.datasets import doctor
+    from ray_reid.datasets import doctor, sources
 
     if options.reader is None and not options.overrides:
         found = doctor.recognise(options.path)
@@ -260,7 +260,7 @@ def _doctor(options: argparse.Namespace) -> int:
             raise ValueError(_unrecognised(options.path, [source.reader for source in found]))
         source = found[0]
     else:
-        source = recipes.source(options.path, options.reader or "folder", options.overrides)
+        source = sources.single(options.path, options.reader or "folder", options.overrides)
     diagnosis = doctor.examine(source, look=not options.quick)
     print(doctor.page(options.path, diagnosis))
     return 0 if diagnosis.trainable else UNFIT
@@ -345,7 +345,7 @@ def _export(options: argparse.Namespace) -> None:
     if options.splits is None:
         done = export.LAYOUTS[options.layout](table, options.folder)
     elif options.layout == "parquet":
-        done = export.write_parquet(table, options.folder, options.splits)
+        done = export.parquet.write_parquet(table, options.folder, options.splits)
     else:
         raise ValueError(f"layout {options.layout!r} has its own splits; --splits is for 'parquet'")
     print(

@@ -6,15 +6,14 @@ Clothes are named `identity_outfit`, so that they are one person's own.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 from ray_reid import schema
 from ray_reid.datasets import reading
-from ray_reid.datasets.reading import Reading, Row
+from ray_reid.datasets.reading import Named, Reading, Row
 
 
 @dataclass(frozen=True)
-class Shot:
+class ClothesShot:
     """What the place of an image says about it."""
 
     identity: str
@@ -23,23 +22,11 @@ class Shot:
     track: str | None = None
 
 
-Parse = Callable[[PurePosixPath], Shot | None]
+Parse = Callable[[PurePosixPath], ClothesShot | None]
 """From the path relative to the set's folder; null for a name that the set does not have."""
 
 
-class Named(Protocol):
-    """What every source says about its rows."""
-
-    @property
-    def name(self) -> str:
-        """Name of the source in identities."""
-
-    @property
-    def licence(self) -> str | None:
-        """Terms of its images."""
-
-
-def row(source: Named, root: Path, file: Path, split: str, shot: Shot) -> Row:
+def row(source: Named, root: Path, file: Path, split: str, shot: ClothesShot) -> Row:
     """The row of a real image."""
     return reading.file_row(
         source.name,

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from ray_reid import datasets, images, schema
-from ray_reid.datasets import loading, reading
-from ray_reid.datasets.reading import LOCATOR, Row
-from ray_reid.recipe.sources import Source
+from ray_reid import images, schema
+from ray_reid.datasets import loading, reading, sources
+from ray_reid.datasets.readers import READERS
+from ray_reid.datasets.reading import LOCATOR, ReaderSource, Row
 
 Level = Literal["problem", "warning", "fine"]
 # Two pictures are near duplicates if their hashes differ in at most this many of 64 bits.
@@ -46,7 +46,7 @@ class Finding:
 class Diagnosis:
     """What was found out about a data set."""
 
-    source: Source | None
+    source: ReaderSource | None
     """How it would be read; null if it cannot be."""
     counts: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     """Images, identities and cameras by split; junk left out, all distractors one identity."""
@@ -70,23 +70,23 @@ class _Look:
     """64-bit difference hash of the picture."""
 
 
-def recognise(root: Path) -> list[Source]:
+def recognise(root: Path) -> list[ReaderSource]:
     """Every layout that a folder has, as a source; none, or more than one, is for a person.
 
     Raises:
         ValueError: If there is no such folder.
     """
     place = reading.folder(str(root))
-    found = (layout.recognise(place) for layout in datasets.LAYOUTS.values())
+    found = (layout.recognise(place) for layout in READERS.values())
     return [source for source in found if source is not None]
 
 
-def examine(source: Source, look: bool = True) -> Diagnosis:
+def examine(source: ReaderSource, look: bool = True) -> Diagnosis:
     """Read a source and judge it; `look` also opens every image."""
     diagnosis = Diagnosis(source)
     say = diagnosis.findings.append
     try:
-        read = datasets.read(source)
+        read = sources.read(source)
     except ValueError as error:
         say(Finding("problem", str(error)))
         return diagnosis
@@ -96,7 +96,7 @@ def examine(source: Source, look: bool = True) -> Diagnosis:
     diagnosis.findings += _labels(read.rows)
     if look:
         diagnosis.findings += _pictures(read.rows)
-    terms = datasets.LAYOUTS[source.reader].terms if source.reader in datasets.LAYOUTS else ""
+    terms = READERS[source.reader].terms
     withdrawn = "withdrawn" in terms
     if terms:
         remedy = "check whether you may still use it" if withdrawn else ""
@@ -143,10 +143,10 @@ def _counts(rows: Sequence[Row]) -> dict[str, tuple[int, int, int]]:
     return counts
 
 
-def _official(source: Source, counts: Mapping[str, tuple[int, int, int]]) -> Iterator[Finding]:
-    if source.reader not in datasets.LAYOUTS:
-        return
-    published = datasets.LAYOUTS[source.reader].official(source)
+def _official(
+    source: ReaderSource, counts: Mapping[str, tuple[int, int, int]]
+) -> Iterator[Finding]:
+    published = READERS[source.reader].official(source)
     off = []
     for split, (number, identities) in published.items():
         found = counts.get(split, (0, 0, 0))

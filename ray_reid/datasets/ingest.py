@@ -14,14 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from ray_reid import datasets, schema, storage
-from ray_reid.datasets import lists, reading
+from ray_reid import schema, storage
+from ray_reid.datasets import planning, reading, sources
 from ray_reid.datasets.loading import CORRUPT, load
-from ray_reid.datasets.readers import miniature
-from ray_reid.datasets.reading import LOCATOR
+from ray_reid.datasets.readers import READERS
+from ray_reid.datasets.reading import LOCATOR, ReaderSource
 from ray_reid.recipe.base import Frozen
 from ray_reid.recipe.recipe import Recipe
-from ray_reid.recipe.sources import FolderSource, MiniatureSource, Source
 from ray_reid.runtime import stage
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.job import Job, Work
@@ -83,11 +82,11 @@ def ingest_job(work: Work) -> IngestFacts:
     spec = work.recipe.ingest.stage
     out = work.out / TABLE
     steps = [stage.Step(Load, {}, spec)]
-    stage.stream(work.out / "plan", datasets.PLAN.names, steps, out, "ingest")
+    stage.stream(work.out / "plan", planning.PLAN.names, steps, out, "ingest")
     columns = [name for name in schema.OBSERVATION.names if name != schema.IMAGE]
     table = storage.read(out, columns, kept_only=False)
     assert table.num_rows == plan.num_rows, f"{table.num_rows} rows of {plan.num_rows} planned"
-    warnings = datasets.warnings(plan) + _check_corrupt(table, plan, work.recipe)
+    warnings = planning.warnings(plan) + _check_corrupt(table, plan, work.recipe)
     kept = table.filter(table[schema.DROP_REASON].is_null())
     warnings += _check_kept(kept, table.num_rows)
     for warning in warnings:
@@ -97,32 +96,47 @@ def ingest_job(work: Work) -> IngestFacts:
         dropped=_dropped(table),
         warnings=tuple(warnings),
         fingerprint=storage.fingerprint(out, f"ingest/{TABLE}"),
-        sources=tuple(source.model_dump(mode="json") for source in work.recipe.ingest.sources),
+        sources=tuple(
+            source.model_dump(mode="json") for source in sources.resolve(work.recipe.ingest.sources)
+        ),
     )
 
 
+def check(recipe: Recipe) -> None:
+    """Refuse a recipe without a data set, and sources that their readers do not understand.
+
+    Raises:
+        ValueError: Says what to give, or which key breaks which rule.
+    """
+    if not recipe.ingest.sources:
+        raise ValueError(
+            f"the profile {recipe.profile!r} of the recipe {recipe.name!r} has no data set; give a "
+            "folder of images with --data FOLDER, or list data sets under ingest.sources"
+        )
+    sources.resolve(recipe.ingest.sources)
+
+
 def outside(recipe: Recipe) -> str:
-    """Fingerprint of the files that the sources name: paths, sizes and times of the images.
+    """Fingerprint of what the sources name: paths, sizes and times of the images, and options.
 
     Raises:
         ValueError: If a folder or list does not exist.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for source in recipe.ingest.sources:
+    for source in sources.resolve(recipe.ingest.sources):
         for part in _outside(source):
             digest.update(f"{part}\n".encode())
     return digest.hexdigest()
 
 
-def _outside(source: Source) -> Iterator[str]:
-    """What changes when the files of a source do."""
-    if isinstance(source, MiniatureSource):
-        yield miniature.version()
-        return
-    if isinstance(source, FolderSource):
-        yield from lists.texts(source)
-    root = reading.folder(source.root)
-    for file in datasets.files(source):
+def _outside(source: ReaderSource) -> Iterator[str]:
+    """What changes when the files of a source do, or an option that the recipe leaves to us."""
+    # The recipe itself says where the files are.
+    yield source.model_dump_json(exclude={"root"})
+    yield from READERS[source.reader].beside(source)
+    root = sources.folder(source)
+    for file in sources.files(source):
+        assert root is not None, f"reader {source.reader!r} has files, so it has a folder"
         yield f"{file.relative_to(root).as_posix()}\x1f{_state(file)}"
 
 
@@ -142,7 +156,7 @@ def _plan(work: Work) -> pa.Table:
         aside = work.out / ".plan"
         shutil.rmtree(aside, ignore_errors=True)
         spec = work.recipe.ingest
-        storage.write(aside, datasets.plan(spec.sources, spec.use))
+        storage.write(aside, planning.plan(sources.resolve(spec.sources), spec.use))
         aside.rename(place)
     return storage.dataset(place).to_table()
 
@@ -172,11 +186,9 @@ def _check_corrupt(table: pa.Table, plan: pa.Table, recipe: Recipe) -> list[str]
 
 def _relative(locator: str, recipe: Recipe) -> str:
     """A file's path relative to its source's folder."""
-    for source in recipe.ingest.sources:
-        if not isinstance(source, MiniatureSource):
-            root = reading.folder(source.root)
-            if Path(locator).is_relative_to(root):
-                return Path(locator).relative_to(root).as_posix()
+    for root in map(sources.folder, sources.resolve(recipe.ingest.sources)):
+        if root is not None and Path(locator).is_relative_to(root):
+            return Path(locator).relative_to(root).as_posix()
     return locator
 
 
@@ -228,6 +240,7 @@ JOB = Job(
     "ingest",
     ingest_job,
     sections=("ingest",),
+    check=check,
     outside=outside,
     scratch=("plan",),
     facts=IngestFacts,

@@ -3,39 +3,30 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ray_reid.datasets import reading
 from ray_reid.datasets.splits import TEST
-from ray_reid.recipe.sources import FolderSource
 
 
-def texts(source: FolderSource) -> list[str]:
-    """The texts of a folder's lists.
-
-    Raises:
-        ValueError: If one cannot be read.
-    """
-    root = reading.folder(source.root)
-    names = [name for name in (source.train_list, source.test_list) if name is not None]
-    return [_text(root / name) for name in names]
-
-
-def named_images(files: Sequence[Path], source: FolderSource, root: Path) -> dict[str, set[str]]:
+def named_images(
+    files: Sequence[Path], root: Path, train_list: str | None, test_list: str | None
+) -> dict[str, set[str]]:
     """Relative paths of the images that each list names, by split: `train`, `test` or both.
 
     Args:
         files: All images below `root`.
+        train_list: Name of the list of train images, relative to `root`; None where there is none.
+        test_list: Likewise for query and gallery.
 
     Raises:
         ValueError: If a list cannot be read, names no image or more than one, or both lists
             name the same.
     """
     index = _index(files, root)
-    given = {"train": source.train_list, TEST: source.test_list}
+    given = {"train": train_list, TEST: test_list}
     named = {s: _listed(root, name, index) for s, name in given.items() if name is not None}
     both = sorted(named.get("train", set()) & named.get(TEST, set()))
     if both:
         raise ValueError(
-            f"{len(both)} images are in both {source.train_list} and {source.test_list}, "
+            f"{len(both)} images are in both {train_list} and {test_list}, "
             f"e.g. {both[0]!r}; an image is either trained on or tested on"
         )
     return named
@@ -53,7 +44,7 @@ def _index(files: Sequence[Path], root: Path) -> dict[str, list[str]]:
 
 def _listed(root: Path, name: str, index: dict[str, list[str]]) -> set[str]:
     """Relative paths of the images that a list names."""
-    lines = _text(root / name).splitlines()
+    lines = text(root / name).splitlines()
     entries = [line.strip().removeprefix("./").replace("\\", "/") for line in lines]
     entries = [entry for entry in entries if entry and not entry.startswith("#")]
     absent = [entry for entry in entries if entry not in index]
@@ -71,7 +62,12 @@ def _listed(root: Path, name: str, index: dict[str, list[str]]) -> set[str]:
     return {entry if entry in index[entry] else index[entry][0] for entry in entries}
 
 
-def _text(file: Path) -> str:
+def text(file: Path) -> str:
+    """The text of a list.
+
+    Raises:
+        ValueError: If it cannot be read or is not UTF-8.
+    """
     try:
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,6 +1,6 @@
 """Locators: where the image of a planned row is, and how it is loaded when its batch comes.
 
-A locator is the path of a file, or a marked one: a drawing (`miniature.PREFIX`), an image inside
+A locator is the path of a file, or a marked one: a drawing (`drawings.PREFIX`), an image inside
 another file (`cuhk03_mat.PREFIX`) or a part of an image, which become PNGs of their own, or a row
 of a Parquet file, whose bytes stay as they are.
 """
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_reid import images, schema
-from ray_reid.datasets.readers import cuhk03_mat, miniature
+from ray_reid.datasets import cuhk03_mat, drawings
 from ray_reid.datasets.reading import Row
 
 CORRUPT = "corrupt image"
@@ -65,8 +65,8 @@ _groups = _Groups()
 
 def load(locator: str) -> Row:
     """The image, and whatever else is learned by loading it; what cannot be used says why."""
-    if locator.startswith(miniature.PREFIX):
-        return miniature.draw(locator)
+    if locator.startswith(drawings.PREFIX):
+        return drawings.draw(locator)
     if locator.startswith(cuhk03_mat.PREFIX):
         try:
             return {schema.IMAGE: cuhk03_mat.load(locator)}

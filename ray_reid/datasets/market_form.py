@@ -7,12 +7,9 @@ from pathlib import Path
 
 from ray_reid import schema
 from ray_reid.datasets import reading
-from ray_reid.datasets.reading import Row
-from ray_reid.recipe.sources import CUHK03NPSource, DukeMTMCSource, Market1501Source
+from ray_reid.datasets.reading import Named, Row
 
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
-
-MarketFormSource = Market1501Source | DukeMTMCSource | CUHK03NPSource
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class Names:
 
 
 def read_folders(
-    source: MarketFormSource, place: Path, names: Names, root: Path
+    source: Named, place: Path, names: Names, root: Path
 ) -> tuple[list[Row], list[str]]:
     """The rows of the three folders in `place`, and what was left out.
 
@@ -61,7 +58,7 @@ def read_folders(
 
 
 def row(
-    source: MarketFormSource,
+    source: Named,
     root: Path,
     split: str,
     role: str,

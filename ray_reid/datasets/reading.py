@@ -5,13 +5,36 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ray_reid import images, schema
+from ray_reid.recipe.base import Frozen
 
 LOCATOR = "locator"
 
 Row = dict[str, Any]
+
+
+class ReaderSource(Frozen):
+    """Base of the sources: every reader has a model of the options that a recipe may give it.
+
+    A reader of files has a field `root` too: their folder.
+    """
+
+    reader: str
+    """Name of the reader in `READERS`."""
+
+
+class Named(Protocol):
+    """What most sources say about their rows."""
+
+    @property
+    def name(self) -> str:
+        """Name of the source in identities."""
+
+    @property
+    def licence(self) -> str | None:
+        """Terms of its images."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +51,8 @@ class Reading:
 class Layout:
     """How one data set, or one family of them, lies on a disk."""
 
+    source: type[ReaderSource]
+    """The options of its reader."""
     read: Callable[[Any], Reading]
     """Files to rows, without decoding an image."""
     files: Callable[[Any], list[Path]]
@@ -40,6 +65,8 @@ class Layout:
     """Published numbers of images and identities of a source by split, where they are known."""
     terms: str = ""
     """What its authors ask of users: licence, or that the set was withdrawn."""
+    beside: Callable[[Any], Iterable[str]] = lambda _: ()
+    """Texts that a reading depends on beside the files; a changed one is another input."""
 
 
 def folder(root: str) -> Path:

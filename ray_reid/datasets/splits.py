@@ -6,7 +6,6 @@ from pathlib import Path
 from ray_reid import schema
 from ray_reid.datasets import reading
 from ray_reid.datasets.reading import Row
-from ray_reid.recipe.sources import FolderSource
 
 TEST = "test"
 
@@ -29,8 +28,17 @@ def held_out(identities: set[str], fraction: float, seed: int) -> set[str]:
     return set(order[: min(max(wanted, 2), len(order) - 2)])
 
 
-def choose_queries(rows: Sequence[Row], source: FolderSource, root: Path) -> list[str]:
+def choose_queries(
+    rows: Sequence[Row], root: Path, seed: int, query_cameras: Sequence[str] = ()
+) -> list[str]:
     """Turn the split `test` of the rows into `query` and `gallery`, in place.
+
+    Args:
+        rows: All rows of a source; rows of other splits stay as they are.
+        root: Folder of the images, for the sentences.
+        seed: Draws the query of each identity and camera.
+        query_cameras: Test images of these cameras are the queries; empty draws one query for
+            each identity and camera, or takes the first camera where each has one image.
 
     Returns:
         Warnings.
@@ -40,25 +48,25 @@ def choose_queries(rows: Sequence[Row], source: FolderSource, root: Path) -> lis
             image answers.
     """
     test = [row for row in rows if row[schema.SPLIT] == TEST]
-    _check_cameras(test, source, root)
+    _check_cameras(test, query_cameras, root)
     identities: dict[str, list[Row]] = {}
     for row in test:
         identities.setdefault(row[schema.IDENTITY], []).append(row)
     alone = []
     for identity, images in identities.items():
-        queries = _queries(images, source)
+        queries = _queries(images, seed, query_cameras)
         for row in images:
             row[schema.SPLIT] = "query" if any(row is query for query in queries) else "gallery"
         # An identity that no query camera sees is an ordinary part of the gallery.
-        if not queries and (not source.query_cameras or _seen_by(images, source.query_cameras)):
+        if not queries and (not query_cameras or _seen_by(images, query_cameras)):
             alone.append(identity)
-    return _report(alone, test, len(identities), source, root)
+    return _report(alone, test, len(identities), query_cameras, root)
 
 
-def _queries(images: Sequence[Row], source: FolderSource) -> list[Row]:
+def _queries(images: Sequence[Row], seed: int, query_cameras: Sequence[str]) -> list[Row]:
     """The queries of one identity; none where its other images could not answer any."""
-    if source.query_cameras:
-        queries = _seen_by(images, source.query_cameras)
+    if query_cameras:
+        queries = _seen_by(images, query_cameras)
         return queries if len(queries) < len(images) else []
     cameras: dict[str | None, list[Row]] = {}
     for row in images:
@@ -68,7 +76,7 @@ def _queries(images: Sequence[Row], source: FolderSource) -> list[Row]:
         return cameras[order[0]]
 
     def drawn(row: Row) -> tuple[float, str]:
-        return reading.share(source.seed, row[schema.OBSERVATION_ID]), row[schema.OBSERVATION_ID]
+        return reading.share(seed, row[schema.OBSERVATION_ID]), row[schema.OBSERVATION_ID]
 
     return _answerable([min(cameras[camera], key=drawn) for camera in order], images)
 
@@ -88,9 +96,9 @@ def _answerable(candidates: Sequence[Row], images: Sequence[Row]) -> list[Row]:
     return queries
 
 
-def _check_cameras(test: Sequence[Row], source: FolderSource, root: Path) -> None:
+def _check_cameras(test: Sequence[Row], query_cameras: Sequence[str], root: Path) -> None:
     cameras = {row[schema.CAMERA] for row in test} - {None}
-    unknown = [camera for camera in source.query_cameras if camera not in cameras]
+    unknown = [camera for camera in query_cameras if camera not in cameras]
     if unknown:
         raise ValueError(
             f"query camera {unknown[0]!r} is on no test image of {str(root)!r}; choose from "
@@ -99,15 +107,19 @@ def _check_cameras(test: Sequence[Row], source: FolderSource, root: Path) -> Non
 
 
 def _report(
-    alone: Sequence[str], test: Sequence[Row], total: int, source: FolderSource, root: Path
+    alone: Sequence[str],
+    test: Sequence[Row],
+    total: int,
+    query_cameras: Sequence[str],
+    root: Path,
 ) -> list[str]:
     """Say which identities give no query, and why."""
     if not alone:
         return []
     camera = next(row[schema.CAMERA] for row in test if row[schema.IDENTITY] == alone[0])
     where = f"e.g. {alone[0].partition(':')[2]!r}" + ("" if camera is None else f" on {camera!r}")
-    if source.query_cameras:
-        rule = f"appears on the query cameras {list(source.query_cameras)} only"
+    if query_cameras:
+        rule = f"appears on the query cameras {list(query_cameras)} only"
         needs = "choose fewer query_cameras"
     elif camera is None:
         rule = "has a single image"

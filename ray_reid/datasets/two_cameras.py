@@ -8,14 +8,13 @@ from typing import Any
 
 from ray_reid import schema
 from ray_reid.datasets import reading
-from ray_reid.datasets.reading import Row
-from ray_reid.recipe.sources import PRID2011Source, VIPeRSource
+from ray_reid.datasets.reading import Named, Row
 
 FOLDERS = {"a": "cam_a", "b": "cam_b"}
 
 
 @dataclass(frozen=True)
-class Shot:
+class CameraShot:
     """An image of one person by one camera."""
 
     file: Path
@@ -29,13 +28,15 @@ class Shot:
         return self.name["identity"]
 
 
-def shots(place: Path, pattern: "re.Pattern[str]", example: str) -> tuple[list[Shot], list[str]]:
+def shots(
+    place: Path, pattern: "re.Pattern[str]", example: str
+) -> tuple[list[CameraShot], list[str]]:
     """All images of both cameras whose names match, and a warning about the others.
 
     Raises:
         ValueError: If no name matches.
     """
-    found: list[Shot] = []
+    found: list[CameraShot] = []
     strange: list[Path] = []
     for camera, folder in FOLDERS.items():
         for file in reading.list_images(place / folder):
@@ -43,7 +44,7 @@ def shots(place: Path, pattern: "re.Pattern[str]", example: str) -> tuple[list[S
             if name is None:
                 strange.append(file)
             else:
-                found.append(Shot(file, camera, name))
+                found.append(CameraShot(file, camera, name))
     where = repr(str(place))
     if not found:
         raise ValueError(f"{where} holds no image with a name like {example}")
@@ -61,7 +62,7 @@ def has_names(place: Path, pattern: "re.Pattern[str]") -> bool:
     return any(pattern.fullmatch(file.stem) for file in first)
 
 
-def on_both(found: Sequence[Shot]) -> set[str]:
+def on_both(found: Sequence[CameraShot]) -> set[str]:
     """The people that both cameras saw, matched by name and never by position."""
     seen = [{shot.person for shot in found if shot.camera == camera} for camera in FOLDERS]
     return seen[0] & seen[1]
@@ -94,9 +95,7 @@ def splits(
     return {(person, camera): split(person, camera) for person in people for camera in FOLDERS}
 
 
-def row(
-    source: VIPeRSource | PRID2011Source, place: Path, shot: Shot, split: str, **columns: Any
-) -> Row:
+def row(source: Named, place: Path, shot: CameraShot, split: str, **columns: Any) -> Row:
     """The row of a person's image."""
     return reading.file_row(
         source.name,

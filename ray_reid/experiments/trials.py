@@ -129,11 +129,11 @@ def resolve(sweep: Sweep, recipe: Recipe, jobs: Sequence[Job]) -> list[ResolvedS
         try:
             _check_keys([*setting.changes, *sweep.seeded], allowed)
             changed = recipes.override(recipe, setting.changes)
-            for seed in sweep.seeds if sweep.seeded else ():
-                recipes.override(changed, dict.fromkeys(sweep.seeded, seed))
-            for job in prerequisites(jobs):
+            seeds = sweep.seeds if sweep.seeded else ()
+            seeded = [recipes.override(changed, dict.fromkeys(sweep.seeded, s)) for s in seeds]
+            for job, one in itertools.product(prerequisites(jobs), [changed, *seeded]):
                 if job.check is not None:
-                    job.check(changed)
+                    job.check(one)
             check_network(changed.train)
             embed.check(changed)
             _check_epochs(sweep, changed)

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 # Height or width of an image in pixels; less shows nothing, and some backbones fail on it.
-Side = Annotated[int, Field(ge=8)]
+ImageSide = Annotated[int, Field(ge=8)]
 
 
 class Frozen(BaseModel):

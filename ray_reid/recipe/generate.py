@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from ray_reid.recipe.base import Frozen, Side
+from ray_reid.recipe.base import Frozen, ImageSide
 from ray_reid.recipe.resources import StageSpec
 
 
@@ -15,7 +15,7 @@ class Generate(Frozen):
     """Classifier-free guidance scale (Ho and Salimans, 2021); 1 is none."""
     steps: int = Field(50, ge=1)
     """Denoising steps."""
-    image_size: tuple[Side, Side] = (1024, 1024)
+    image_size: tuple[ImageSide, ImageSide] = (1024, 1024)
     """Height and width in pixels."""
     negative_prompt: str = ""
     licence: str | None = None

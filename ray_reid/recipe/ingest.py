@@ -2,17 +2,32 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, JsonValue
 
 from ray_reid.recipe.base import Frozen
 from ray_reid.recipe.resources import StageSpec
-from ray_reid.recipe.sources import MiniatureSource, Source
+
+
+class SourceSpec(Frozen):
+    """One data set: its reader, and the reader's options as further keys.
+
+    Every reader has a model of its options in `ray_reid/datasets/readers`, which is checked before
+    any job runs.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    # The reader's own model knows their types; here they only have to survive YAML and JSON.
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
+
+    reader: str
+    """Name of the reader, such as `folder` or `market1501`."""
 
 
 class Ingest(Frozen):
     """Files to observations."""
 
-    sources: tuple[Source, ...] = (MiniatureSource(),)
+    sources: tuple[SourceSpec, ...] = ()
+    """The data sets of the run; a run needs one at least."""
     use: dict[str, Literal["train", "whole"]] = Field(default_factory=dict)
     """What to take of a source, by its name: `train` for its train split alone, `whole` to train
     on all of it. Sources that are not named here bring their query and gallery too."""

@@ -6,7 +6,6 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from ray_reid.recipe.postprocess import Step
-from ray_reid.recipe.sources import Source
 
 
 def assign(values: dict[str, Any], key: str, value: Any) -> None:
@@ -34,11 +33,17 @@ def _position(key: str, part: str, node: list[Any]) -> int:
     return int(part)
 
 
-def sentence(error: ValidationError, of: type[BaseModel]) -> str:
-    """The first broken rule of a model with its key; an unknown key comes with those there are."""
+def sentence(error: ValidationError, of: type[BaseModel], within: Sequence[int | str] = ()) -> str:
+    """The first broken rule of a model with its key; an unknown key comes with those there are.
+
+    Args:
+        error: Of the model's validation.
+        of: The model.
+        within: Key of the model in the recipe, and its kind; empty for the recipe itself.
+    """
     first = error.errors()[0]
     where = first["loc"]
-    key = ".".join(map(str, where))
+    key = ".".join(map(str, (*within, *where)))
     if first["type"] == "extra_forbidden":
         return f"unknown recipe key {key!r}; choose from {_choices(where, of)}"
     rule = first["msg"].removeprefix("Value error, ")
@@ -50,16 +55,12 @@ def sentence(error: ValidationError, of: type[BaseModel]) -> str:
 
 def _choices(where: Sequence[int | str], of: type[BaseModel]) -> list[str]:
     """Names of the fields beside an unknown key."""
-    readers = {
-        kind.model_fields[tag].default: kind
-        for union, tag in ((Source, "reader"), (Step, "name"))
-        for kind in get_args(get_args(union)[0])
-    }
+    steps = {kind.model_fields["name"].default: kind for kind in get_args(get_args(Step)[0])}
     model = of
     for part in (part for part in where[:-1] if isinstance(part, str)):
         field = model.model_fields.get(part)
-        inner: Any = field.annotation if field is not None else readers.get(part)
-        # A list of sources or steps has no fields of its own; the name of its kind comes next.
+        inner: Any = field.annotation if field is not None else steps.get(part)
+        # A list of steps has no fields of its own; the name of its kind comes next.
         # A section that may be null is a union with None.
         for kind in (inner, *get_args(inner)):
             if isinstance(kind, type) and issubclass(kind, BaseModel):

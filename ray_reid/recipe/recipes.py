@@ -17,7 +17,6 @@ from pydantic import (
 from ray_reid.recipe import keys
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.shipped import RECIPES
-from ray_reid.recipe.sources import Source
 from ray_reid.recipe.view import RecipeView
 
 
@@ -65,21 +64,6 @@ def validate(values: Mapping[str, Any]) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise ValueError(keys.sentence(error, Recipe)) from error
-
-
-def source(root: Path, reader: str, options: Sequence[str] = ()) -> Source:
-    """One source by the name of its reader, with `option=value` as in a recipe.
-
-    Raises:
-        ValueError: If the reader or an option is unknown, or a value breaks a rule.
-    """
-    values: dict[str, Any] = {"reader": reader, "root": str(root)}
-    for option in options:
-        key, found, text = option.partition("=")
-        if not found:
-            raise ValueError(f"--set {option!r} must be option=value")
-        values[key] = _parse(key, text)
-    return validate({"name": "one", "ingest": {"sources": [values]}}).ingest.sources[0]
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:

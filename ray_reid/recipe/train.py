@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from ray_reid.recipe import keys
-from ray_reid.recipe.base import Frozen, Side
+from ray_reid.recipe.base import Frozen, ImageSide
 from ray_reid.recipe.sampler import Sampler
 
 
@@ -144,7 +144,7 @@ class Train(Frozen):
     side_weight: float = Field(0.0, ge=0)
     """Weight of a learned vector per camera and view, which is added to the feature (TransReID);
     0 builds none."""
-    image_size: tuple[Side, Side] = (64, 64)
+    image_size: tuple[ImageSide, ImageSide] = (64, 64)
     """Height and width of the network's input in pixels."""
     sampler: Sampler = Sampler()
     augment: Augment = Augment()

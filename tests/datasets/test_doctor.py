@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from ray_reid import cli, images
-from ray_reid.datasets import doctor
-from ray_reid.recipe import recipes
-from ray_reid.recipe.sources import Market1501Source
+from ray_reid.datasets import doctor, sources
+from ray_reid.datasets.readers.market1501 import Market1501Source
 
 
 def picture(seed: int, changed: int = 0) -> images.Pixels:
@@ -143,4 +142,4 @@ def test_a_folder_of_ones_own_is_read_with_its_pattern(
     assert cli.main(["doctor", str(tmp_path), "--set", pattern]) == 0
     assert "reader folder" in capsys.readouterr().out
     assert cli.main(["doctor", str(tmp_path), "--reader", "market", "--set", "x=1"]) == cli.MISTAKE
-    assert recipes.source(tmp_path, "folder", [pattern]).reader == "folder"
+    assert sources.single(tmp_path, "folder", [pattern]).reader == "folder"

@@ -13,8 +13,11 @@ from PIL import Image
 from ray_reid import cli, images, schema, storage
 from ray_reid.datasets import export, loading
 from ray_reid.datasets.readers import folder, market1501, parquet, vehiclex
+from ray_reid.datasets.readers.folder import FolderSource
+from ray_reid.datasets.readers.market1501 import Market1501Source
+from ray_reid.datasets.readers.parquet import ParquetSource
+from ray_reid.datasets.readers.vehiclex import VehicleXSource
 from ray_reid.datasets.reading import Reading
-from ray_reid.recipe.sources import FolderSource, Market1501Source, ParquetSource, VehicleXSource
 
 Rows = list[dict[str, Any]]
 
@@ -102,7 +105,7 @@ def pictures(found: Reading, names: dict[str, str]) -> Counter[tuple[str | None,
 def test_vehiclex_is_read_back_with_images_identities_and_attributes(tmp_path: Path) -> None:
     rows = generated()
     out = tmp_path / "new" / "out"
-    done = export.write_vehiclex(write(tmp_path / "t", rows), out)
+    done = export.vehiclex.write_vehiclex(write(tmp_path / "t", rows), out)
     assert (done.images, done.identities, done.cameras) == (5, 2, 1)
     assert done.skipped == {"split unlabelled": 1, "unlabelled": 1}
     assert done.licences == ("unknown",)
@@ -123,7 +126,7 @@ def test_vehiclex_is_read_back_with_images_identities_and_attributes(tmp_path: P
 def test_a_vehiclex_set_without_lists_is_written_as_it_was_read(tmp_path: Path) -> None:
     attributes = {"colour_id": "7", "body_style_id": "3", "light_intensity": "0.5"}
     rows = [row(i, f"vehiclex:{i}", "6", attributes=attributes) for i in (1, 2)]
-    export.write_vehiclex(write(tmp_path / "t", rows), tmp_path / "out")
+    export.vehiclex.write_vehiclex(write(tmp_path / "t", rows), tmp_path / "out")
     assert 'colorID="7" typeID="3" lightInt="0.5"' in (tmp_path / "out/train_label.xml").read_text()
     assert not (tmp_path / "out" / "list_color.txt").exists()
     found = vehiclex.read_vehiclex(VehicleXSource(root=str(tmp_path / "out")))
@@ -131,7 +134,7 @@ def test_a_vehiclex_set_without_lists_is_written_as_it_was_read(tmp_path: Path) 
 
 
 def test_test_images_are_not_exported_for_training(tmp_path: Path) -> None:
-    done = export.write_vehiclex(write(tmp_path / "t", read_in()), tmp_path / "out")
+    done = export.vehiclex.write_vehiclex(write(tmp_path / "t", read_in()), tmp_path / "out")
     assert (done.images, done.skipped) == (4, {"split query": 1, "split gallery": 3})
     assert set(numbers(tmp_path / "out" / "identities.csv").values()) == {"own:a", "own:b"}
 
@@ -139,7 +142,7 @@ def test_test_images_are_not_exported_for_training(tmp_path: Path) -> None:
 def test_market1501_is_read_back_with_splits_cameras_and_roles(tmp_path: Path) -> None:
     rows = read_in()
     out = tmp_path / "out"
-    done = export.write_market1501(write(tmp_path / "t", rows), out)
+    done = export.market1501.write_market1501(write(tmp_path / "t", rows), out)
     assert (done.images, done.identities, done.cameras, done.skipped) == (8, 3, 3, {})
     found = market1501.read_market1501(Market1501Source(root=str(out)))
     assert found.warnings == []
@@ -173,15 +176,15 @@ def test_market1501_is_read_back_with_splits_cameras_and_roles(tmp_path: Path) -
 def test_the_market_layout_has_room_for_nine_cameras(tmp_path: Path) -> None:
     table = write(tmp_path / "t", [row(i, "own:a", str(i)) for i in range(10)])
     with pytest.raises(ValueError, match="has 10 cameras, and the names of Market-1501 have room"):
-        export.write_market1501(table, tmp_path / "out")
+        export.market1501.write_market1501(table, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert export.write_vehiclex(table, tmp_path / "out").cameras == 10
+    assert export.vehiclex.write_vehiclex(table, tmp_path / "out").cameras == 10
 
 
 def test_a_folder_is_read_back_with_the_default_pattern(tmp_path: Path) -> None:
     rows = read_in()
     out = tmp_path / "out"
-    done = export.write_folder(write(tmp_path / "t", rows), out)
+    done = export.imagefolder.write_imagefolder(write(tmp_path / "t", rows), out)
     assert done.skipped == {"junk": 1, "distractor": 1}
     found = folder.read_folder(FolderSource(root=str(out)))
     assert found.warnings == []
@@ -198,7 +201,7 @@ def test_parquet_is_read_back_as_the_same_observations(tmp_path: Path) -> None:
     rows += [row(10, "own:c", "9", origin="synthetic", attributes={"upper": "red"}, **scored)]
     rows = [{**r, "source": "own"} for r in rows]
     out = tmp_path / "out"
-    done = export.write_parquet(write(tmp_path / "t", rows), out)
+    done = export.parquet.write_parquet(write(tmp_path / "t", rows), out)
     assert (done.images, done.identities, done.cameras) == (9, 4, 3)
     assert done.skipped == {"unlabelled": 1}
     assert list(tree(out)) == ["part-00000.parquet"]
@@ -220,21 +223,21 @@ def test_parquet_is_read_back_as_the_same_observations(tmp_path: Path) -> None:
 
 def test_parquet_has_the_splits_that_are_asked_for(tmp_path: Path) -> None:
     table = write(tmp_path / "t", [*read_in(), row(8, None, split="unlabelled")])
-    done = export.write_parquet(table, tmp_path / "a", ["gallery", "unlabelled"])
+    done = export.parquet.write_parquet(table, tmp_path / "a", ["gallery", "unlabelled"])
     assert done.skipped == {"split train": 4, "split query": 1}
     splits = pq.read_table(tmp_path / "a")["split"].to_pylist()
     assert Counter(splits) == {"gallery": 3, "unlabelled": 1}
     with pytest.raises(ValueError, match=r"unknown split 'val'; choose from \['train', "):
-        export.write_parquet(table, tmp_path / "b", ["val"])
+        export.parquet.write_parquet(table, tmp_path / "b", ["val"])
 
 
 def test_parquet_files_and_row_groups_have_a_bounded_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "FILE_ROWS", 4)
+    monkeypatch.setattr(export.parquet, "FILE_ROWS", 4)
     monkeypatch.setattr(storage, "ROW_GROUP", 2)
     rows = [row(i, f"own:{i % 3}", str(i % 2)) for i in range(11)]
-    export.write_parquet(write(tmp_path / "t", rows), tmp_path / "out")
+    export.parquet.write_parquet(write(tmp_path / "t", rows), tmp_path / "out")
     files = sorted((tmp_path / "out").iterdir())
     assert [pq.ParquetFile(file).num_row_groups for file in files] == [2, 2, 2]
     tables = [pq.read_table(file) for file in files]
@@ -249,9 +252,9 @@ def test_other_formats_become_jpeg_only_where_the_layout_demands_it(tmp_path: Pa
     Image.new("RGB", (8, 8), (200, 10, 10)).save(tmp_path / "x.png")
     png = (tmp_path / "x.png").read_bytes()
     table = write(tmp_path / "t", [row(0, "own:a", image=png), row(1, "own:b")])
-    export.write_folder(table, tmp_path / "folder")
+    export.imagefolder.write_imagefolder(table, tmp_path / "folder")
     assert tree(tmp_path / "folder")["train/00001/00001_cam1_000001.png"] == png
-    export.write_market1501(table, tmp_path / "market")
+    export.market1501.write_market1501(table, tmp_path / "market")
     files = tree(tmp_path / "market")
     assert files["bounding_box_train/0002_c1s1_000001_00.jpg"] == picture(1)
     red = images.decode(files["bounding_box_train/0001_c1s1_000001_00.jpg"])
@@ -277,11 +280,11 @@ def test_an_export_that_fails_leaves_nothing_and_the_next_one_clears_what_a_kill
     bad = row(1, "own:b", image=b"\x89PNG but no more")
     table = write(tmp_path / "t", [row(0, "own:a"), bad])
     with pytest.raises(ValueError, match="not a readable image"):
-        export.write_vehiclex(table, tmp_path / "out")
+        export.vehiclex.write_vehiclex(table, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["t"]
     (tmp_path / ".out.export" / "sys_image_train").mkdir(parents=True)
     (tmp_path / ".out.export" / "half.jpg").touch()
-    export.write_folder(table, tmp_path / "out")
+    export.imagefolder.write_imagefolder(table, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "t"]
     assert not (tmp_path / "out" / "half.jpg").exists()
 
@@ -289,25 +292,25 @@ def test_an_export_that_fails_leaves_nothing_and_the_next_one_clears_what_a_kill
 def test_a_folder_that_is_not_empty_is_refused_and_an_empty_one_is_filled(tmp_path: Path) -> None:
     table = write(tmp_path / "t", generated())
     with pytest.raises(ValueError, match="t' is not empty; give a new folder"):
-        export.write_vehiclex(table, table)
+        export.vehiclex.write_vehiclex(table, table)
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="file' is a file; give a new folder"):
-        export.write_vehiclex(table, tmp_path / "file")
+        export.vehiclex.write_vehiclex(table, tmp_path / "file")
     (tmp_path / "out").mkdir()
-    assert export.write_vehiclex(table, tmp_path / "out").images == 5
+    assert export.vehiclex.write_vehiclex(table, tmp_path / "out").images == 5
 
 
 def test_a_table_without_labelled_images_is_refused(tmp_path: Path) -> None:
     table = write(tmp_path / "t", [row(0, None), row(1, None, split="unlabelled")])
     with pytest.raises(ValueError, match=r"nothing to export; left out: {'split unlabelled': 1, "):
-        export.write_vehiclex(table, tmp_path / "out")
+        export.vehiclex.write_vehiclex(table, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["t"]
 
 
 def test_characters_that_xml_forbids_do_not_spoil_the_labels(tmp_path: Path) -> None:
     attributes = {"colour": "red\x00\nblue", "my note": "x", "imageName": "y", "ok": "a\tb\x1f"}
     rows = [row(i, f"own:{i}", attributes=attributes) for i in range(2)]
-    export.write_vehiclex(write(tmp_path / "t", rows), tmp_path / "out")
+    export.vehiclex.write_vehiclex(write(tmp_path / "t", rows), tmp_path / "out")
     found = vehiclex.read_vehiclex(VehicleXSource(root=str(tmp_path / "out")))
     assert [r["attributes"]["ok"] for r in found.rows] == ["a\tb ", "a\tb "]
 
@@ -360,7 +363,7 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
     probe = (
         "import sys; from pathlib import Path; import pyarrow as pa\n"
         "from ray_reid.datasets import export\n"
-        "done = export.write_vehiclex(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "done = export.vehiclex.write_vehiclex(Path(sys.argv[1]), Path(sys.argv[2]))\n"
         "print(done.images, pa.default_memory_pool().max_memory())\n"
     )
     command = [sys.executable, "-c", probe, str(table), str(tmp_path / "out")]
@@ -400,4 +403,4 @@ def test_images_made_from_those_whose_terms_forbid_it_are_not_exported(
 def test_other_terms_against_derivatives_are_known_too(tmp_path: Path, terms: str) -> None:
     table = write(tmp_path / "t", [row(0, "a:1", "1", origin="synthetic", licence=terms)])
     with pytest.raises(ValueError, match="may not be exported"):
-        export.write_folder(table, tmp_path / "out")
+        export.imagefolder.write_imagefolder(table, tmp_path / "out")

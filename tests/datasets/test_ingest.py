@@ -1,6 +1,7 @@
 import io
 import os
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+from pydantic import create_model
 
-from ray_reid import datasets, images, schema, storage
-from ray_reid.datasets import ingest
+from ray_reid import images, schema, storage
+from ray_reid.datasets import ingest, planning, sources
+from ray_reid.datasets.readers import READERS
+from ray_reid.datasets.readers.folder import FolderSource
+from ray_reid.datasets.readers.miniature import MiniatureSource
 from ray_reid.datasets.reading import LOCATOR
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
-from ray_reid.recipe.sources import MiniatureSource
 from ray_reid.runtime import stage
 from ray_reid.runtime.job import Work
 
@@ -34,8 +38,8 @@ def crops(root: Path, identities: int) -> Path:
 
 def recipe(root: Path, **options: Any) -> Recipe:
     drawn = {"reader": "miniature", "num_train": 2, "num_test": 2, "cameras_per_identity": 2}
-    sources = [{"reader": "folder", "root": str(root), "name": "own"}, drawn]
-    return recipes.validate({"name": "test", "ingest": {"sources": sources, **options}})
+    both = [{"reader": "folder", "root": str(root), "name": "own"}, drawn]
+    return recipes.validate({"name": "test", "ingest": {"sources": both, **options}})
 
 
 def work(recipe: Recipe, out: Path) -> Work:
@@ -48,7 +52,7 @@ def load(*locators: str) -> pa.Table:
     row = {"image": b"", "source": "own", "split": "train"}
     rows = [{**row, "observation_id": str(number)} for number in range(len(locators))]
     plan = schema.observations(rows).drop_columns(["image"])
-    plan = plan.append_column(datasets.PLAN.field(LOCATOR), pa.array(locators, pa.string()))
+    plan = plan.append_column(planning.PLAN.field(LOCATOR), pa.array(locators, pa.string()))
     return stage._Adapter(ingest.Load, {})(plan)
 
 
@@ -110,7 +114,7 @@ def test_load_keeps_a_row_whose_file_has_gone(tmp_path: Path) -> None:
 
 def test_load_fills_in_what_only_the_drawing_knows() -> None:
     source = MiniatureSource(num_train=2, num_test=2)
-    batch = schema.to_batch(datasets.plan([source]).slice(0, 2))
+    batch = schema.to_batch(planning.plan([source]).slice(0, 2))
     found = schema.to_table(ingest.Load()(batch))
     assert found["view"].null_count == found["time"].null_count == 0
     assert dict(found["attributes"][0].as_py()).keys() >= {"colour"}
@@ -184,7 +188,7 @@ def test_what_corruption_leaves_must_still_be_a_test_set() -> None:
 def test_the_first_of_the_corrupt_images_is_named_with_its_own_reason(tmp_path: Path) -> None:
     root = crops(tmp_path / "own", 8)
     made = recipe(root, max_corrupt_fraction=0.1)
-    plan = datasets.plan(made.ingest.sources)
+    plan = planning.plan(sources.resolve(made.ingest.sources))
     record = [
         {k: v for k, v in row.items() if k != LOCATOR} | {"image": b"", "attributes": None}
         for row in plan.to_pylist()
@@ -237,3 +241,47 @@ def test_outside_reads_the_lists(tmp_path: Path) -> None:
     assert ingest.outside(made) == before
     (root / "train.txt").write_text("v01_cam1.jpg\n")
     assert ingest.outside(made) != before
+
+
+def test_outside_changes_with_every_option_and_every_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = recipe(crops(tmp_path / "own", 4))
+    before = ingest.outside(made)
+    values = made.model_dump(mode="json")
+    values["ingest"]["sources"][0]["seed"] = 1
+    assert ingest.outside(recipes.validate(values)) != before
+    # A later version of the reader may have another default, and the recipe does not write it.
+    later = create_model("Later", __base__=FolderSource, test_fraction=(float, 0.4))
+    layout = replace(READERS["folder"], source=later)
+    monkeypatch.setattr(sources, "READERS", {**READERS, "folder": layout})
+    assert ingest.outside(made) != before
+
+
+# The check before any job
+
+
+def test_a_recipe_without_a_data_set_is_refused() -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"^the profile 'photographs' of the recipe 'baseline' has no data set; give a folder "
+        r"of images with --data FOLDER, or list data sets under ingest\.sources$",
+    ):
+        ingest.check(recipes.load("baseline", "photographs"))
+
+
+def test_every_other_shipped_profile_names_its_data_set() -> None:
+    drawn = {}
+    for file in recipes.RECIPES.glob("*.yaml"):
+        for profile in recipes.read_yaml(file).get("profiles", {}):
+            if profile == "photographs":
+                continue
+            made = recipes.load(file.stem, profile)
+            ingest.check(made)
+            readers = {source.reader for source in made.ingest.sources}
+            drawn[file.stem, profile] = "miniature" in readers
+    assert {profile for (_, profile), is_drawn in drawn.items() if is_drawn} == {
+        "miniature",
+        "study",
+    }
+    assert not any(is_drawn for (_, profile), is_drawn in drawn.items() if profile == "paper")

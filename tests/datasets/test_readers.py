@@ -1,17 +1,19 @@
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from ray_reid import datasets, images, schema
-from ray_reid.datasets import loading, reading, splits
-from ray_reid.datasets.readers import folder, market1501, miniature
+from ray_reid import images, schema
+from ray_reid.datasets import drawings, loading, planning, reading, splits
+from ray_reid.datasets.readers import READERS, folder, market1501, miniature
+from ray_reid.datasets.readers.folder import FolderSource
+from ray_reid.datasets.readers.market1501 import Market1501Source
+from ray_reid.datasets.readers.miniature import MiniatureSource
 from ray_reid.miniature import draw_shot, plan_street
-from ray_reid.recipe.sources import FolderSource, Market1501Source, MiniatureSource, Source
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -489,10 +491,10 @@ def test_a_planned_drawing_is_the_one_that_is_drawn() -> None:
     source = MiniatureSource(num_train=2, num_test=2, cameras_per_identity=2, image_size=(24, 24))
     rows = miniature.read_miniature(source).rows
     assert Counter(row["split"] for row in rows) == {"train": 8, "query": 4, "gallery": 4}
-    drawn = miniature.draw(rows[0]["locator"])
+    drawn = drawings.draw(rows[0]["locator"])
     planned = {name: value for name, value in rows[0].items() if name in drawn}
     assert planned == {name: drawn[name] for name in planned}
-    assert drawn == miniature.draw(rows[0]["locator"])
+    assert drawn == drawings.draw(rows[0]["locator"])
 
 
 def test_a_shot_has_the_id_of_its_picture() -> None:
@@ -510,13 +512,13 @@ def test_plan_unites_sources_in_the_order_of_ids(tmp_path: Path) -> None:
         FolderSource(root=str(touch(two_cameras(tmp_path / "a", 4), "odd.jpg"))),
         FolderSource(root=str(two_cameras(tmp_path / "b", 4))),
     ]
-    table = datasets.plan(sources)
-    assert table.schema == datasets.PLAN
+    table = planning.plan(sources)
+    assert table.schema == planning.PLAN
     ids = table["observation_id"].to_pylist()
     assert ids == sorted(set(ids))
     assert pc.count_distinct(table["identity"]).as_py() == 8
-    assert [warning[:10] for warning in datasets.warnings(table)] == ["1 of 9 ima"]
-    again = datasets.plan(sources[::-1])
+    assert [warning[:10] for warning in planning.warnings(table)] == ["1 of 9 ima"]
+    again = planning.plan(sources[::-1])
     assert again.drop_columns(["locator"]).equals(table.drop_columns(["locator"]))
 
 
@@ -524,7 +526,7 @@ def test_two_drawn_worlds_have_names_of_their_own() -> None:
     sources = [
         MiniatureSource(num_train=3, num_test=2, seed=seed, name=f"world{seed}") for seed in (0, 1)
     ]
-    table = datasets.plan(sources)
+    table = planning.plan(sources)
     assert set(table["source"].to_pylist()) == {"world0", "world1"}
     identities = {name.partition(":")[0] for name in table["identity"].to_pylist()}
     assert identities == {"world0", "world1"}
@@ -537,7 +539,7 @@ def test_a_source_may_be_used_for_training_alone(tmp_path: Path) -> None:
         FolderSource(root=str(two_cameras(tmp_path / name, 4)), name=name)
         for name in ("target", "beside", "more")
     ]
-    table = datasets.plan(sources, {"beside": "train", "more": "whole"})
+    table = planning.plan(sources, {"beside": "train", "more": "whole"})
     counts = Counter(zip(*(table[name].to_pylist() for name in ("source", "split")), strict=True))
     assert counts[("target", "query")] == counts[("target", "gallery")] == 2
     assert counts[("beside", "train")] == 4
@@ -546,20 +548,23 @@ def test_a_source_may_be_used_for_training_alone(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"ingest\.use names 'les', which is no source of \['beside'"
     ):
-        datasets.plan(sources, {"les": "train"})
+        planning.plan(sources, {"les": "train"})
 
 
 def test_plan_refuses_two_sources_of_one_name(tmp_path: Path) -> None:
     source = FolderSource(root=str(two_cameras(tmp_path / "a", 4)))
     with pytest.raises(ValueError, match="two sources are named 'a'"):
-        datasets.plan([source, source])
+        planning.plan([source, source])
     with pytest.raises(ValueError, match=r"ingest\.sources is empty"):
-        datasets.plan([])
+        planning.plan([])
 
 
-def test_every_source_has_a_layout() -> None:
-    kinds = [kind.model_fields["reader"].default for kind in get_args(get_args(Source)[0])]
-    assert sorted(kinds) == sorted([*datasets.LAYOUTS, "miniature"])
+def test_every_file_of_readers_is_an_entry_with_the_model_of_its_options() -> None:
+    kinds = {layout.source.model_fields["reader"].default: name for name, layout in READERS.items()}
+    assert kinds == {name: name for name in READERS}
+    assert len({layout.source for layout in READERS.values()}) == len(READERS)
+    files = Path(str(folder.__file__)).parent.glob("[!_]*.py")
+    assert {file.stem for file in files} == set(READERS)
 
 
 def test_parts_of_files_are_loaded_as_images_of_their_own(tmp_path: Path) -> None:

@@ -5,17 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_reid import datasets, images, schema
-from ray_reid.datasets import loading, reading
+from ray_reid import images, schema
+from ray_reid.datasets import loading, planning, reading, sources
+from ray_reid.datasets.readers import READERS
 from ray_reid.datasets.readers import ltcc as ltcc_reader
-from ray_reid.recipe.sources import (
-    CCVIDSource,
-    DLCRSource,
-    LaSTSource,
-    LTCCSource,
-    PRCCSource,
-    VCClothesSource,
-)
+from ray_reid.datasets.readers.ccvid import CCVIDSource
+from ray_reid.datasets.readers.dlcr import DLCRSource
+from ray_reid.datasets.readers.last import LaSTSource
+from ray_reid.datasets.readers.ltcc import LTCCSource
+from ray_reid.datasets.readers.prcc import PRCCSource
+from ray_reid.datasets.readers.vc_clothes import VCClothesSource
 
 CLOTHES = ("prcc", "ltcc", "vc_clothes", "ccvid", "last")
 
@@ -80,7 +79,7 @@ MAKERS: dict[str, Any] = {
 
 def read(kind: str, root: Path, **options: Any) -> reading.Reading:
     source, make = MAKERS[kind]
-    return datasets.read(source(root=str(root if root.exists() else make(root)), **options))
+    return sources.read(source(root=str(root if root.exists() else make(root)), **options))
 
 
 def columns(found: reading.Reading, *names: str) -> set[tuple[Any, ...]]:
@@ -117,9 +116,9 @@ def test_a_set_is_found_below_its_parent_with_the_same_ids(tmp_path: Path, kind:
 def test_a_reading_depends_on_its_images_and_lists(tmp_path: Path, kind: str) -> None:
     source, make = MAKERS[kind]
     made = source(root=str(make(tmp_path / "set")))
-    files = datasets.files(made)
+    files = sources.files(made)
     assert all(file.is_file() and file.is_relative_to(tmp_path / "set") for file in files)
-    assert {row["locator"] for row in datasets.read(made).rows} <= {str(file) for file in files}
+    assert {row["locator"] for row in sources.read(made).rows} <= {str(file) for file in files}
     assert len(files) == len(set(files))
     lists = {file.name for file in files if file.suffix == ".txt"}
     assert lists == ({"train.txt", "query.txt", "gallery.txt"} if kind == "ccvid" else set())
@@ -129,10 +128,10 @@ def test_a_reading_depends_on_its_images_and_lists(tmp_path: Path, kind: str) ->
 def test_only_its_own_layout_recognises_a_set(tmp_path: Path, kind: str) -> None:
     source, make = MAKERS[kind]
     root = make(tmp_path / "set")
-    known = {name: layout.recognise(root) for name, layout in datasets.LAYOUTS.items()}
+    known = {name: layout.recognise(root) for name, layout in READERS.items()}
     assert {name for name, found in known.items() if found is not None} == {kind}
     assert known[kind] == source(root=str(root))
-    assert datasets.LAYOUTS[kind].recognise(touch(tmp_path / "none", "train/a.jpg")) is None
+    assert READERS[kind].recognise(touch(tmp_path / "none", "train/a.jpg")) is None
 
 
 @pytest.mark.parametrize(
@@ -162,12 +161,12 @@ def test_a_missing_folder_is_named(tmp_path: Path, kind: str, gone: str) -> None
 
 
 def test_published_counts_are_those_of_train() -> None:
-    official = {name: datasets.LAYOUTS[name].official for name in MAKERS}
+    official = {name: READERS[name].official for name in MAKERS}
     assert official["prcc"](PRCCSource(root="x")) == {"train": (17896, 150)}
     assert official["prcc"](PRCCSource(root="x", val=True)) == {"train": (22898, 150)}
     assert official["last"](LaSTSource(root="x")) == {"train": (71248, 5000)}
     assert official["ltcc"](LTCCSource(root="x")) == {}
-    assert all(datasets.LAYOUTS[name].terms for name in MAKERS)
+    assert all(READERS[name].terms for name in MAKERS)
 
 
 # PRCC
@@ -195,7 +194,7 @@ def test_prcc_takes_val_into_training_only_if_asked(tmp_path: Path) -> None:
     assert len(joined.rows) == len(without.rows) + 1
     assert {row["split"] for row in joined.rows if "rgb900" in row["locator"]} == {"train"}
     source = PRCCSource(root=str(tmp_path / "set"), val=True)
-    assert sum("val" in file.parts for file in datasets.files(source)) == 1
+    assert sum("val" in file.parts for file in sources.files(source)) == 1
 
 
 def test_prcc_reads_colour_images_unless_root_says_sketch(tmp_path: Path) -> None:
@@ -333,7 +332,7 @@ def test_last_has_no_cameras_and_outfits_in_train_only(tmp_path: Path) -> None:
 def test_last_can_be_tested_on_val(tmp_path: Path) -> None:
     found = read("last", tmp_path / "set", test="val")
     assert {row["identity"] for row in found.rows if row["split"] == "query"} == {"last:val_000001"}
-    files = datasets.files(LaSTSource(root=str(tmp_path / "set"), test="val"))
+    files = sources.files(LaSTSource(root=str(tmp_path / "set"), test="val"))
     assert not any("test" in file.relative_to(tmp_path).parts for file in files)
 
 
@@ -353,7 +352,7 @@ def strips(root: Path, *names: str, prompts: int = 10, width: int = 80) -> Path:
 
 
 def read_dlcr(root: Path, parent: str, **options: Any) -> reading.Reading:
-    return datasets.read(DLCRSource(root=str(root), parent=parent, **options))
+    return sources.read(DLCRSource(root=str(root), parent=parent, **options))
 
 
 def test_a_strip_is_ten_synthetic_images_of_the_parent_s_identity(tmp_path: Path) -> None:
@@ -467,7 +466,7 @@ def test_one_file_per_variant_says_whose_clothes_it_shows(tmp_path: Path) -> Non
     (warning,) = found.warnings
     assert "e.g. 'cropped_rgb001.png'" in warning
     source = DLCRSource(root=str(tmp_path), parent="prcc", form="images")
-    assert len(datasets.files(source)) == 4
+    assert len(sources.files(source)) == 4
 
 
 def test_the_form_of_single_images_is_that_of_prcc() -> None:
@@ -488,6 +487,6 @@ def test_strips_become_a_plan_beside_their_parents(tmp_path: Path) -> None:
     root = ltcc(tmp_path / "real")
     strips(tmp_path / "made", "train/001_1_c1_000001.png", "train/002_1_c3_000003.png")
     made = DLCRSource(root=str(tmp_path / "made"), parent="ltcc")
-    plan = datasets.plan([LTCCSource(root=str(root)), made])
+    plan = planning.plan([LTCCSource(root=str(root)), made])
     assert plan.num_rows == 5 + 20
     assert set(plan["parent"].drop_null().to_pylist()) < set(plan["observation_id"].to_pylist())

@@ -7,9 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_reid import datasets, images, schema
-from ray_reid.datasets import loading, reading
-from ray_reid.recipe.sources import ImageFolderSource, OMLSource, ParquetSource
+from ray_reid import images, schema
+from ray_reid.datasets import loading, planning, reading, sources
+from ray_reid.datasets.readers import READERS
+from ray_reid.datasets.readers.imagefolder import ImageFolderSource
+from ray_reid.datasets.readers.oml import OMLSource
+from ray_reid.datasets.readers.parquet import ParquetSource
 
 KINDS: dict[str, Any] = {
     "imagefolder": ImageFolderSource,
@@ -31,7 +34,7 @@ def picture(grey: int, size: tuple[int, int] = (12, 16)) -> bytes:
 
 
 def read(kind: str, root: Path, **options: Any) -> reading.Reading:
-    return datasets.read(KINDS[kind](root=str(root), **options))
+    return sources.read(KINDS[kind](root=str(root), **options))
 
 
 def refuses(match: str, kind: str, root: Path, **options: Any) -> None:
@@ -138,10 +141,10 @@ def test_an_incomplete_imagefolder_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_an_imagefolder_is_recognised_with_its_cameras(tmp_path: Path) -> None:
-    recognise = datasets.LAYOUTS["imagefolder"].recognise
+    recognise = READERS["imagefolder"].recognise
     found = recognise(layumi(tmp_path / "a"))
     assert found.camera is not None
-    assert {row["camera"] for row in datasets.read(found).rows} == {"1", "2", "3"}
+    assert {row["camera"] for row in sources.read(found).rows} == {"1", "2", "3"}
     plain = touch(tmp_path / "b", *(f"{s}/x/1.jpg" for s in ("train", "query", "gallery")))
     assert recognise(plain) == ImageFolderSource(root=str(plain))
     assert recognise(touch(plain, "query/1.jpg")) is None
@@ -194,7 +197,7 @@ def test_an_image_that_is_query_and_gallery_becomes_two_rows_of_one_track(tmp_pa
     assert query["observation_id"] != gallery["observation_id"]
     assert query["locator"] == gallery["locator"]
     assert query["track"] == gallery["track"]
-    plan = datasets.plan([OMLSource(root=str(tmp_path))])
+    plan = planning.plan([OMLSource(root=str(tmp_path))])
     assert len(set(plan["observation_id"].to_pylist())) == 6
 
 
@@ -235,13 +238,13 @@ def test_the_columns_of_an_oml_table_are_checked(tmp_path: Path) -> None:
 
 def test_the_table_of_oml_is_the_only_one_or_named(tmp_path: Path) -> None:
     root = oml(tmp_path, *LINES)
-    known = datasets.LAYOUTS["oml"].recognise(root)
+    known = READERS["oml"].recognise(root)
     assert known == OMLSource(root=str(root))
-    files = datasets.files(known)
+    files = sources.files(known)
     assert [file.name for file in files] == ["df.csv", "a.png", "b.png", "c.png", "d.png"]
     (root / "more.csv").write_text("x\n1\n")
     refuses("holds 2 .csv files; set table to the one of OML, .*'df.csv', 'more.csv'", "oml", root)
-    assert datasets.LAYOUTS["oml"].recognise(root) is None
+    assert READERS["oml"].recognise(root) is None
     assert len(read("oml", root, table="df.csv").rows) == 6
     refuses("table 'no.csv' is no file of", "oml", root, table="no.csv")
 
@@ -286,7 +289,7 @@ def test_parquet_rows_with_images_say_file_and_row(tmp_path: Path) -> None:
     assert {row["licence"] for row in found.rows} == {"CC0"}
     assert len({row["observation_id"] for row in found.rows}) == 8
     assert found.rows[1]["camera"] is None
-    plan = datasets.plan([ParquetSource(root=str(tmp_path))])
+    plan = planning.plan([ParquetSource(root=str(tmp_path))])
     assert plan.num_rows == 8
 
 
@@ -353,7 +356,7 @@ def test_parquet_paths_are_below_the_root(tmp_path: Path) -> None:
     found = read("parquet", tmp_path, table="tables")
     assert greys(found) == [0, 1, 2, 3]
     assert found.rows[0]["observation_id"] == schema.observation_id("parquet", "w.png")
-    files = datasets.files(ParquetSource(root=str(tmp_path), table="tables/t.parquet"))
+    files = sources.files(ParquetSource(root=str(tmp_path), table="tables/t.parquet"))
     assert [file.name for file in files] == ["t.parquet", *paths]
     write(tmp_path / "tables/t.parquet", table(image=[], path=["/w.png", *paths[1:]]))
     refuses("path '/w.png' is not a path below root", "parquet", tmp_path)
@@ -369,7 +372,7 @@ def test_parquet_columns_take_the_types_of_the_record(tmp_path: Path) -> None:
     assert [row["identity"] for row in rows] == [f"parquet:{i}" for i in (1, 2, 3, 3)]
     assert [row["camera"] for row in rows] == ["1", "1", "1", "2"]
     assert [row.get("time") for row in rows] == [0.0, 1.0, 2.0, None]
-    record = datasets.plan([ParquetSource(root=str(tmp_path))])
+    record = planning.plan([ParquetSource(root=str(tmp_path))])
     assert [("upper", "red")] in record["attributes"].to_pylist()
 
 
@@ -428,10 +431,10 @@ def test_sources_of_parquet_rows_must_not_be_those_of_another_source(tmp_path: P
     write(tmp_path / "a/t.parquet", table(identity=names, source=[n[0] for n in names]))
     write(tmp_path / "b/t.parquet", table(image=[picture(n) for n in range(9, 13)]))
     one = ParquetSource(root=str(tmp_path / "a"))
-    assert [row["identity"] for row in datasets.read(one).rows] == names
-    assert datasets.plan([one, ParquetSource(root=str(tmp_path / "b"), name="z")]).num_rows == 8
+    assert [row["identity"] for row in sources.read(one).rows] == names
+    assert planning.plan([one, ParquetSource(root=str(tmp_path / "b"), name="z")]).num_rows == 8
     with pytest.raises(ValueError, match="two sources are named 'y'"):
-        datasets.plan([one, ParquetSource(root=str(tmp_path / "b"), name="y")])
+        planning.plan([one, ParquetSource(root=str(tmp_path / "b"), name="y")])
 
 
 def test_large_row_groups_are_told_where_they_do_not_fit(
@@ -448,7 +451,7 @@ def test_large_row_groups_are_told_where_they_do_not_fit(
 
 
 def test_parquet_is_recognised_by_its_columns(tmp_path: Path) -> None:
-    recognise = datasets.LAYOUTS["parquet"].recognise
+    recognise = READERS["parquet"].recognise
     assert recognise(tmp_path) is None
     root = write(tmp_path / "a/t.parquet", table())
     assert recognise(root) == ParquetSource(root=str(root))

@@ -11,20 +11,17 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from scipy.io import savemat
 
-from ray_reid import datasets, images
-from ray_reid.datasets import loading
-from ray_reid.datasets.readers import cuhk03_mat
-from ray_reid.datasets.reading import Reading, Row
-from ray_reid.recipe.sources import (
-    CUHK03NPSource,
-    CUHK03Source,
-    DukeMTMCSource,
-    Market1501Source,
-    MSMT17Source,
-    PRID2011Source,
-    Source,
-    VIPeRSource,
-)
+from ray_reid import images
+from ray_reid.datasets import cuhk03_mat, loading, planning, sources
+from ray_reid.datasets.readers import READERS
+from ray_reid.datasets.readers.cuhk03 import CUHK03Source
+from ray_reid.datasets.readers.cuhk03_np import CUHK03NPSource
+from ray_reid.datasets.readers.dukemtmc import DukeMTMCSource
+from ray_reid.datasets.readers.market1501 import Market1501Source
+from ray_reid.datasets.readers.msmt17 import MSMT17Source
+from ray_reid.datasets.readers.prid2011 import PRID2011Source
+from ray_reid.datasets.readers.viper import VIPeRSource
+from ray_reid.datasets.reading import ReaderSource, Reading, Row
 
 PERSON = ("market1501", "dukemtmc", "msmt17", "cuhk03", "cuhk03_np", "viper", "prid2011")
 
@@ -46,13 +43,13 @@ def identities(found: Reading, split: str) -> set[str]:
     return {row["identity"].partition(":")[2] for row in found.rows if row["split"] == split}
 
 
-def refuses(match: str, source: Source) -> None:
+def refuses(match: str, source: ReaderSource) -> None:
     with pytest.raises(ValueError, match=match):
-        datasets.read(source)
+        sources.read(source)
 
 
-def official(source: Source) -> Any:
-    return datasets.LAYOUTS[source.reader].official(source)
+def official(source: ReaderSource) -> Any:
+    return READERS[source.reader].official(source)
 
 
 # The folders of Market-1501
@@ -82,7 +79,7 @@ def cuhk03_np(root: Path, *kinds: str) -> Path:
 
 def test_market1501_reads_its_three_folders_only(tmp_path: Path) -> None:
     touch(market(tmp_path), "gt_bbox/0001_c2s1_000001_00.jpg", "images/0000_c2s1_000001_00.jpg")
-    found = datasets.read(Market1501Source(root=str(tmp_path)))
+    found = sources.read(Market1501Source(root=str(tmp_path)))
     assert len(found.rows) == 5
     assert found.warnings == []
 
@@ -92,26 +89,26 @@ def test_market1501_takes_more_distractors_when_asked(tmp_path: Path) -> None:
     refuses("has no images in a folder 'images'; unpack the distractors there", source)
     names = ["0000_c2s1_000001_00.jpg", "0002_c3s1_000001_00.jpg", "x.jpg", "-1_c4s1_000001_00.jpg"]
     touch(tmp_path / "images", *names)
-    rows = by_name(datasets.read(source))
+    rows = by_name(sources.read(source))
     assert len(rows) == 9
     more = [rows[name] for name in names]
     assert [row["role"] for row in more] == ["distractor", "distractor", "distractor", "junk"]
     assert {(row["identity"], row["split"]) for row in more} == {(None, "gallery")}
     assert [row["camera"] for row in more] == ["2", "3", None, "4"]
-    assert tmp_path / "images" / "x.jpg" in datasets.files(source)
+    assert tmp_path / "images" / "x.jpg" in sources.files(source)
     assert official(source).keys() == {"train", "query"}
 
 
 def test_a_variant_of_market1501_has_its_own_name_and_terms(tmp_path: Path) -> None:
     source = Market1501Source(root=str(market(tmp_path)), name="hq_market", licence="MIT")
-    row = by_name(datasets.read(source))["0002_c1s1_000451_03.jpg"]
+    row = by_name(sources.read(source))["0002_c1s1_000451_03.jpg"]
     assert (row["identity"], row["licence"]) == ("hq_market:0002", "MIT")
 
 
 @pytest.mark.parametrize("nested", ["", "DukeMTMC-reID", "dukemtmc-reid/DukeMTMC-reID"])
 def test_dukemtmc_is_read_with_a_word_about_its_withdrawal(tmp_path: Path, nested: str) -> None:
     duke(tmp_path / nested)
-    found = datasets.read(DukeMTMCSource(root=str(tmp_path)))
+    found = sources.read(DukeMTMCSource(root=str(tmp_path)))
     rows = by_name(found)
     train = rows["0007_c8_f0046182.jpg"]
     assert (train["identity"], train["camera"], train["split"]) == ("dukemtmc:0007", "8", "train")
@@ -127,12 +124,12 @@ def test_occluded_duke_may_lie_inside_dukemtmc(tmp_path: Path) -> None:
     touch(duke(tmp_path), "query/0005_c3_f0000001.jpg")
     duke(tmp_path / "Occluded_Duke")
     source = DukeMTMCSource(root=str(tmp_path), occluded=True)
-    assert len(datasets.read(source).rows) == 5
-    assert len(datasets.read(DukeMTMCSource(root=str(tmp_path))).rows) == 6
+    assert len(sources.read(source).rows) == 5
+    assert len(sources.read(DukeMTMCSource(root=str(tmp_path))).rows) == 6
     inside = DukeMTMCSource(root=str(tmp_path / "Occluded_Duke"), occluded=True)
-    assert datasets.read(inside).rows == datasets.read(source).rows
+    assert sources.read(inside).rows == sources.read(source).rows
     assert official(source) == {}
-    found = datasets.LAYOUTS["dukemtmc"].recognise(tmp_path / "Occluded_Duke")
+    found = READERS["dukemtmc"].recognise(tmp_path / "Occluded_Duke")
     assert (found.name, found.occluded) == ("occluded_duke", True)
 
 
@@ -147,7 +144,7 @@ def test_sets_with_the_same_folders_refuse_each_others_names(tmp_path: Path) -> 
 
 def test_dukemtmc_names_with_two_digits_of_a_camera_are_read_whole(tmp_path: Path) -> None:
     touch(duke(tmp_path), "bounding_box_train/0002_c15_f0046182.jpg", "query/0005_c2.jpg")
-    found = datasets.read(DukeMTMCSource(root=str(tmp_path)))
+    found = sources.read(DukeMTMCSource(root=str(tmp_path)))
     assert by_name(found)["0002_c15_f0046182.jpg"]["camera"] == "15"
     assert "1 images" in found.warnings[1]
     assert "e.g. '0005_c2.jpg'" in found.warnings[1]
@@ -155,8 +152,8 @@ def test_dukemtmc_names_with_two_digits_of_a_camera_are_read_whole(tmp_path: Pat
 
 def test_cuhk03_np_has_two_kinds_of_boxes(tmp_path: Path) -> None:
     cuhk03_np(tmp_path / "cuhk03-np")
-    labeled = datasets.read(CUHK03NPSource(root=str(tmp_path)))
-    detected = datasets.read(CUHK03NPSource(root=str(tmp_path), boxes="detected"))
+    labeled = sources.read(CUHK03NPSource(root=str(tmp_path)))
+    detected = sources.read(CUHK03NPSource(root=str(tmp_path), boxes="detected"))
     assert {Path(row["locator"]).parts[-3] for row in labeled.rows} == {"labeled"}
     assert {Path(row["locator"]).parts[-3] for row in detected.rows} == {"detected"}
     ids = [{row["observation_id"] for row in found.rows} for found in (labeled, detected)]
@@ -168,9 +165,9 @@ def test_cuhk03_np_has_two_kinds_of_boxes(tmp_path: Path) -> None:
 
 def test_cuhk03_np_is_found_from_the_folder_of_its_boxes(tmp_path: Path) -> None:
     cuhk03_np(tmp_path)
-    whole = datasets.read(CUHK03NPSource(root=str(tmp_path), boxes="detected"))
+    whole = sources.read(CUHK03NPSource(root=str(tmp_path), boxes="detected"))
     inside = CUHK03NPSource(root=str(tmp_path / "detected"), boxes="detected")
-    assert datasets.read(inside).rows == whole.rows
+    assert sources.read(inside).rows == whole.rows
     refuses("lacks .'labeled/bounding_box_train", CUHK03NPSource(root=str(tmp_path / "detected")))
 
 
@@ -210,7 +207,7 @@ def test_both_versions_of_msmt17_are_read(
     tmp_path: Path, nested: str, folders: tuple[str, str]
 ) -> None:
     root = msmt17(tmp_path / nested, *folders)
-    found = datasets.read(MSMT17Source(root=str(tmp_path)))
+    found = sources.read(MSMT17Source(root=str(tmp_path)))
     assert Counter(row["split"] for row in found.rows) == {"train": 2, "query": 2, "gallery": 2}
     row = by_name(found)["0001_000_15_0303noon_0008_0.jpg"]
     assert row["camera"] == "15"
@@ -219,18 +216,18 @@ def test_both_versions_of_msmt17_are_read(
 
 
 def test_people_of_msmt17_are_others_in_train_and_test(tmp_path: Path) -> None:
-    found = datasets.read(MSMT17Source(root=str(msmt17(tmp_path))))
+    found = sources.read(MSMT17Source(root=str(msmt17(tmp_path))))
     assert identities(found, "train") == {"train_0000", "train_0001"}
     assert identities(found, "query") == identities(found, "gallery") == {"test_0000", "test_0001"}
 
 
 def test_val_of_msmt17_is_trained_on_only_when_asked(tmp_path: Path) -> None:
     source = MSMT17Source(root=str(msmt17(tmp_path)))
-    (unused,) = datasets.read(source).warnings
+    (unused,) = sources.read(source).warnings
     assert unused.startswith("1 images of list_val.txt")
     assert "set combine_val" in unused
     both = MSMT17Source(root=str(tmp_path), combine_val=True)
-    found = datasets.read(both)
+    found = sources.read(both)
     assert found.warnings == []
     assert by_name(found)["0001_001_02_0303noon_0009_1.jpg"]["split"] == "train"
     assert "train" not in official(source)
@@ -239,7 +236,7 @@ def test_val_of_msmt17_is_trained_on_only_when_asked(tmp_path: Path) -> None:
 
 def test_msmt17_without_a_list_of_val_is_refused_only_if_it_is_asked_for(tmp_path: Path) -> None:
     (msmt17(tmp_path) / "list_val.txt").unlink()
-    (warning,) = datasets.read(MSMT17Source(root=str(tmp_path))).warnings
+    (warning,) = sources.read(MSMT17Source(root=str(tmp_path))).warnings
     assert "are in no list, e.g. '0001_001_02_0303noon_0009_1.jpg'" in warning
     refuses(
         "cannot read '.*list_val.txt': No such file",
@@ -255,7 +252,7 @@ def test_lists_of_msmt17_are_held_against_the_images(tmp_path: Path) -> None:
     append(gallery, "0000/0000_077_14_0302morning_0015_2.jpg 0  ")
     append(gallery, "0002/0002_000_01_0302morning_0001_0.jpg 5")
     append(gallery, "0002/x.jpg 2")
-    found = datasets.read(MSMT17Source(root=str(tmp_path), combine_val=True))
+    found = sources.read(MSMT17Source(root=str(tmp_path), combine_val=True))
     assert Counter(row["split"] for row in found.rows)["gallery"] == 2
     absent, repeated, strange, idle = found.warnings
     assert "1 images" in absent
@@ -269,7 +266,7 @@ def test_lists_of_msmt17_may_lack_suffixes_and_end_in_spaces(tmp_path: Path) -> 
     msmt17(tmp_path)
     names = ["0000/0000_000_01_0303morning_0008_0 0 ", "./0001/0001_000_15_0303noon_0008_0.JPG 1\r"]
     (tmp_path / "list_train.txt").write_text("\n".join([*names, ""]))
-    assert len(identities(datasets.read(MSMT17Source(root=str(tmp_path))), "train")) == 2
+    assert len(identities(sources.read(MSMT17Source(root=str(tmp_path))), "train")) == 2
     append(tmp_path / "list_train.txt", "0000_000_01_0303morning_0008_0.jpg")
     refuses(
         "list_train.txt', line 3: '0000_.*jpg' is not `path label`",
@@ -289,7 +286,7 @@ def test_msmt17_says_which_folders_it_wants(tmp_path: Path) -> None:
 
 def test_a_parent_folder_of_msmt17_is_no_part_of_its_names(tmp_path: Path) -> None:
     root = msmt17(tmp_path / "exp_12_c3_data")
-    found = datasets.read(MSMT17Source(root=str(root)))
+    found = sources.read(MSMT17Source(root=str(root)))
     assert {row["camera"] for row in found.rows} == {"01", "15", "11", "14", "02"}
 
 
@@ -439,7 +436,7 @@ def extracted(root: Path, boxes: str = "labeled") -> Path:
 
 def test_cuhk03_is_read_from_its_extracted_images(tmp_path: Path) -> None:
     extracted(tmp_path / "cuhk03")
-    found = datasets.read(CUHK03Source(root=str(tmp_path)))
+    found = sources.read(CUHK03Source(root=str(tmp_path)))
     assert found.warnings == []
     assert identities(found, "train") == {"1_001", "1_002"}
     assert identities(found, "query") == identities(found, "gallery") == {"1_003", "2_001", "2_002"}
@@ -452,10 +449,10 @@ def test_cuhk03_is_read_from_inside_its_file(tmp_path: Path, write: Write) -> No
     config(tmp_path, "detected")
     mat = write(tmp_path / "cuhk03_release" / "cuhk-03.mat")
     source = CUHK03Source(root=str(tmp_path), boxes="detected")
-    found = datasets.read(source)
+    found = sources.read(source)
     assert found.warnings == []
     assert Counter(row["split"] for row in found.rows) == {"train": 4, "query": 3, "gallery": 4}
-    assert mat in datasets.files(source)
+    assert mat in sources.files(source)
     for row in found.rows:
         name = row["locator"].removeprefix("cuhk03:detected/").partition(":")[0]
         pair, person, _, column = map(int, name.split("_"))
@@ -468,7 +465,7 @@ def test_an_image_of_cuhk03_has_one_id_extracted_or_not(tmp_path: Path, write: W
     write(tmp_path / "a" / "cuhk03_release" / "cuhk-03.mat")
     extracted(tmp_path / "b")
     inside, outside = (
-        datasets.plan([CUHK03Source(root=str(tmp_path / name))]).drop_columns(["locator"])
+        planning.plan([CUHK03Source(root=str(tmp_path / name))]).drop_columns(["locator"])
         for name in ("a", "b")
     )
     assert inside.equals(outside)
@@ -478,13 +475,13 @@ def test_classic_splits_of_cuhk03_search_one_view_in_the_other(
     tmp_path: Path, write: Write
 ) -> None:
     mat = write(tmp_path / "cuhk03_release" / "cuhk-03.mat")
-    found = datasets.read(CUHK03Source(root=str(tmp_path), protocol="classic", split=1))
+    found = sources.read(CUHK03Source(root=str(tmp_path), protocol="classic", split=1))
     assert identities(found, "query") == identities(found, "gallery") == {"1_002", "2_002"}
     assert identities(found, "train") == {"1_001", "1_003", "2_001"}
     assert {row["camera"] for row in found.rows if row["split"] == "query"} == {"1"}
     assert {row["camera"] for row in found.rows if row["split"] == "gallery"} == {"2"}
     direct = CUHK03Source(root=str(mat.parent), protocol="classic")
-    assert identities(datasets.read(direct), "query") == {"1_001", "2_001"}
+    assert identities(sources.read(direct), "query") == {"1_001", "2_001"}
     assert official(direct) == {}
     refuses("split 2 is not in .*; it has 0 to 1", direct.model_copy(update={"split": 2}))
 
@@ -492,9 +489,9 @@ def test_classic_splits_of_cuhk03_search_one_view_in_the_other(
 def test_the_images_of_a_classic_split_may_be_extracted(tmp_path: Path, write: Write) -> None:
     mat = write(extracted(tmp_path) / "cuhk03_release" / "cuhk-03.mat")
     source = CUHK03Source(root=str(tmp_path), protocol="classic")
-    found = datasets.read(source)
+    found = sources.read(source)
     assert by_name(found)["1_001_1_01.png"]["locator"].startswith(str(tmp_path))
-    assert mat in datasets.files(source)
+    assert mat in sources.files(source)
 
 
 def test_a_damaged_cuhk03_file_is_one_sentence(tmp_path: Path, write: Write) -> None:
@@ -513,7 +510,7 @@ def test_without_h5py_only_extracted_images_are_read(
 ) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
     touch(extracted(tmp_path), "cuhk03_release/cuhk-03.mat")
-    assert datasets.read(CUHK03Source(root=str(tmp_path))).rows
+    assert sources.read(CUHK03Source(root=str(tmp_path))).rows
     refuses(
         "cuhk-03.mat' takes h5py; pip install h5py",
         CUHK03Source(root=str(tmp_path), protocol="classic"),
@@ -523,7 +520,7 @@ def test_without_h5py_only_extracted_images_are_read(
 def test_the_split_of_cuhk03_is_held_against_the_images(tmp_path: Path) -> None:
     touch(extracted(tmp_path), "images_labeled/9_001_1_01.png", "images_labeled/readme.png")
     (tmp_path / "images_labeled" / "1_001_1_01.png").unlink()
-    strange, absent, idle = datasets.read(CUHK03Source(root=str(tmp_path))).warnings
+    strange, absent, idle = sources.read(CUHK03Source(root=str(tmp_path))).warnings
     assert "no name like 1_001_1_01.png, e.g. 'readme.png'" in strange
     assert "in the split but not on the disk, e.g. '1_001_1_01'" in absent
     assert "in no split, e.g. '9_001_1_01'" in idle
@@ -571,7 +568,7 @@ def prid2011(root: Path) -> Path:
 
 
 def test_viper_is_halved_by_people(tmp_path: Path) -> None:
-    found = datasets.read(VIPeRSource(root=str(viper(tmp_path / "viper" / "VIPeR"))))
+    found = sources.read(VIPeRSource(root=str(viper(tmp_path / "viper" / "VIPeR"))))
     assert Counter(row["split"] for row in found.rows) == {"train": 12, "query": 6, "gallery": 6}
     assert identities(found, "query") == identities(found, "gallery")
     assert not identities(found, "query") & identities(found, "train")
@@ -587,7 +584,7 @@ def test_the_draw_of_viper_depends_on_its_seed_alone(tmp_path: Path) -> None:
 
     def train(name: str, seed: int) -> set[str]:
         source = VIPeRSource(root=str(tmp_path / name), split_seed=seed)
-        return identities(datasets.read(source), "train")
+        return identities(sources.read(source), "train")
 
     assert train("a", 0) == train("b", 0)
     assert len({frozenset(train("a", seed)) for seed in range(5)}) > 1
@@ -596,7 +593,7 @@ def test_the_draw_of_viper_depends_on_its_seed_alone(tmp_path: Path) -> None:
 def test_viper_is_searched_in_either_direction(tmp_path: Path) -> None:
     viper(tmp_path)
     there, back = (
-        datasets.read(VIPeRSource(root=str(tmp_path), query_camera=camera))
+        sources.read(VIPeRSource(root=str(tmp_path), query_camera=camera))
         for camera in get_args(VIPeRSource.model_fields["query_camera"].annotation)
     )
     assert identities(there, "query") == identities(back, "query")
@@ -608,7 +605,7 @@ def test_people_of_viper_are_matched_by_name_not_by_position(tmp_path: Path) -> 
     next((tmp_path / "cam_a").glob("006_*")).unlink()
     next((tmp_path / "cam_b").glob("030_*")).unlink()
     touch(tmp_path, "cam_b/face.bmp")
-    found = datasets.read(VIPeRSource(root=str(tmp_path)))
+    found = sources.read(VIPeRSource(root=str(tmp_path)))
     assert len(found.rows) == 20
     for row in found.rows:
         assert row["identity"].endswith(Path(row["locator"]).name.partition("_")[0])
@@ -631,7 +628,7 @@ def test_prid2011_has_people_of_the_second_camera_as_distractors(
     tmp_path: Path, nested: str
 ) -> None:
     prid2011(tmp_path / nested)
-    found = datasets.read(PRID2011Source(root=str(tmp_path)))
+    found = sources.read(PRID2011Source(root=str(tmp_path)))
     normal = [row for row in found.rows if row["identity"] is not None]
     assert Counter(row["split"] for row in normal) == {"train": 6, "query": 3, "gallery": 3}
     assert {row["camera"] for row in normal if row["split"] == "query"} == {"a"}
@@ -651,12 +648,10 @@ def test_prid2011_has_people_of_the_second_camera_as_distractors(
 
 
 def test_prid2011_is_found_from_single_shot(tmp_path: Path) -> None:
-    whole = datasets.read(PRID2011Source(root=str(prid2011(tmp_path))))
+    whole = sources.read(PRID2011Source(root=str(prid2011(tmp_path))))
     inside = PRID2011Source(root=str(tmp_path / "single_shot"))
-    assert datasets.read(inside).rows == whole.rows
-    draws = [
-        datasets.read(PRID2011Source(root=str(tmp_path), split_seed=seed)) for seed in range(5)
-    ]
+    assert sources.read(inside).rows == whole.rows
+    draws = [sources.read(PRID2011Source(root=str(tmp_path), split_seed=seed)) for seed in range(5)]
     seeds = {frozenset(identities(draw, "train")) for draw in draws}
     assert len(seeds) > 1
     assert {len(seed) for seed in seeds} == {3}
@@ -678,19 +673,19 @@ TREES: dict[str, Callable[[Path], Path]] = {
 @pytest.mark.parametrize("reader", PERSON)
 def test_a_set_is_recognised_by_its_own_layout_only(tmp_path: Path, reader: str) -> None:
     TREES[reader](tmp_path / "inside")
-    found = {name: datasets.LAYOUTS[name].recognise(tmp_path) for name in PERSON}
+    found = {name: READERS[name].recognise(tmp_path) for name in PERSON}
     assert [name for name, source in found.items() if source is not None] == [reader]
-    rows = datasets.plan([found[reader]])
+    rows = planning.plan([found[reader]])
     assert rows.num_rows > 4
     # Fingerprints name files relative to the root.
-    assert all(file.relative_to(tmp_path) for file in datasets.files(found[reader]))
-    assert all(datasets.LAYOUTS[name].recognise(tmp_path / "none") is None for name in PERSON)
+    assert all(file.relative_to(tmp_path) for file in sources.files(found[reader]))
+    assert all(READERS[name].recognise(tmp_path / "none") is None for name in PERSON)
 
 
 def test_the_kind_of_boxes_that_is_there_is_recognised(tmp_path: Path) -> None:
     cuhk03_np(tmp_path / "np", "detected")
-    assert datasets.LAYOUTS["cuhk03_np"].recognise(tmp_path / "np").boxes == "detected"
+    assert READERS["cuhk03_np"].recognise(tmp_path / "np").boxes == "detected"
     extracted(tmp_path / "raw", "detected")
-    assert datasets.LAYOUTS["cuhk03"].recognise(tmp_path / "raw").boxes == "detected"
+    assert READERS["cuhk03"].recognise(tmp_path / "raw").boxes == "detected"
     touch(tmp_path / "mat", "cuhk03_release/cuhk-03.mat")
-    assert datasets.LAYOUTS["cuhk03"].recognise(tmp_path / "mat").protocol == "classic"
+    assert READERS["cuhk03"].recognise(tmp_path / "mat").protocol == "classic"

@@ -7,20 +7,18 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from ray_reid import datasets, images, schema
+from ray_reid import images, schema
+from ray_reid.datasets import planning, sources
 from ray_reid.datasets.loading import load
-from ray_reid.datasets.readers import cityflow, compcars, vehicleid, veri776, veriwild
-from ray_reid.datasets.reading import Reading, Row
-from ray_reid.recipe.sources import (
-    CityFlowSource,
-    CompCarsSource,
-    Market1501Source,
-    Source,
-    VehicleIDSource,
-    VehicleXSource,
-    VeRi776Source,
-    VERIWildSource,
-)
+from ray_reid.datasets.readers import READERS, cityflow, compcars, vehicleid, veri776, veriwild
+from ray_reid.datasets.readers.cityflow import CityFlowSource
+from ray_reid.datasets.readers.compcars import CompCarsSource
+from ray_reid.datasets.readers.market1501 import Market1501Source
+from ray_reid.datasets.readers.vehicleid import VehicleIDSource
+from ray_reid.datasets.readers.vehiclex import VehicleXSource
+from ray_reid.datasets.readers.veri776 import VeRi776Source
+from ray_reid.datasets.readers.veriwild import VERIWildSource
+from ray_reid.datasets.reading import ReaderSource, Reading, Row
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -589,10 +587,10 @@ TREES: dict[str, tuple[Callable[[Path], Path], type[Any]]] = {
 def test_each_layout_recognises_its_own_tree_and_no_other(reader: str, tmp_path: Path) -> None:
     build, kind = TREES[reader]
     root = build(tmp_path / "sets" / "inner").parent
-    claims = {name: layout.recognise(root) for name, layout in datasets.LAYOUTS.items()}
+    claims = {name: layout.recognise(root) for name, layout in READERS.items()}
     assert {name for name, source in claims.items() if source is not None} == {reader}
     assert claims[reader] == kind(root=str(root))
-    assert datasets.LAYOUTS[reader].terms
+    assert READERS[reader].terms
     assert claims[reader].licence
 
 
@@ -600,7 +598,7 @@ def test_each_layout_recognises_its_own_tree_and_no_other(reader: str, tmp_path:
 def test_a_folder_without_the_layout_is_one_sentence(reader: str, tmp_path: Path) -> None:
     source = TREES[reader][1](root=str(tmp_path))
     with pytest.raises(ValueError, match=r"no .* layout in .* lacks \["):
-        datasets.read(source)
+        sources.read(source)
 
 
 @pytest.mark.parametrize("reader", list(TREES))
@@ -617,8 +615,8 @@ def test_a_reading_depends_on_every_file_it_opens(
         return read_bytes(file)
 
     monkeypatch.setattr(Path, "read_bytes", noted)
-    found = datasets.read(source)
-    named = set(datasets.files(source))
+    found = sources.read(source)
+    named = set(sources.files(source))
     assert opened
     assert opened <= named
     assert {Path(row["locator"].rpartition(":")[2]) for row in found.rows} <= named
@@ -628,8 +626,8 @@ def test_vehiclenet_is_the_union_of_its_sources(tmp_path: Path) -> None:
     trees = {
         name: build(tmp_path / name) for name, (build, _) in TREES.items() if name != "veriwild"
     }
-    sources: list[Source] = [TREES[name][1](root=str(root)) for name, root in trees.items()]
-    table = datasets.plan(sources)
+    sources: list[ReaderSource] = [TREES[name][1](root=str(root)) for name, root in trees.items()]
+    table = planning.plan(sources)
     rows = table.select(["source", "identity", "split"]).to_pylist()
     train = [row for row in rows if row["split"] == "train"]
     assert Counter(row["source"] for row in train) == {
@@ -654,9 +652,9 @@ def test_veri_is_told_from_sets_in_the_same_folders(tmp_path: Path) -> None:
     assert veri776.recognise(tmp_path / "a") is None
     market = touch(tmp_path / "b", "query/0001_c1s1_000451_03.jpg", "bounding_box_train/x.jpg")
     touch(market, "bounding_box_test/x.jpg")
-    claims = {name: layout.recognise(market) for name, layout in datasets.LAYOUTS.items()}
+    claims = {name: layout.recognise(market) for name, layout in READERS.items()}
     assert [s for s in claims.values() if s is not None] == [Market1501Source(root=str(market))]
     synthetic = touch(tmp_path / "c", "sys_image_train/00001_c006_1.jpg")
     items(synthetic / "train_label.xml", {"imageName": "00001_c006_1.jpg", "orientation": "1.5"})
-    claims = {name: layout.recognise(synthetic) for name, layout in datasets.LAYOUTS.items()}
+    claims = {name: layout.recognise(synthetic) for name, layout in READERS.items()}
     assert [s for s in claims.values() if s is not None] == [VehicleXSource(root=str(synthetic))]

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_reid import datasets, images
-from ray_reid.datasets import ingest
+from ray_reid import images
+from ray_reid.datasets import ingest, planning, sources
 from ray_reid.datasets.readers import vehiclex
+from ray_reid.datasets.readers.vehiclex import VehicleXSource
 from ray_reid.datasets.reading import Reading
 from ray_reid.recipe import recipes
-from ray_reid.recipe.sources import VehicleXSource
 from ray_reid.runtime import stage
 
 ITEM = (
@@ -166,7 +166,7 @@ def test_rows_become_observations_beside_those_of_another_source(tmp_path: Path)
         VehicleXSource(root=str(vehicles(tmp_path / "a"))),
         VehicleXSource(root=str(vehicles(tmp_path / "b")), name="adapted"),
     ]
-    plan = datasets.plan(sources)
+    plan = planning.plan(sources)
     table = stage._Adapter(ingest.Load, {})(pickle.loads(pickle.dumps(plan)))
     assert table.num_rows == 8
     assert len(set(table["identity"].to_pylist())) == 4
@@ -176,5 +176,6 @@ def test_rows_become_observations_beside_those_of_another_source(tmp_path: Path)
 
 def test_an_unknown_key_of_the_source_names_the_choices() -> None:
     source = {"reader": "vehiclex", "root": "x", "label": "y"}
+    made = recipes.validate({"name": "x", "ingest": {"sources": [source]}})
     with pytest.raises(ValueError, match=r"vehiclex\.label'; choose from \['labels', 'licence'"):
-        recipes.validate({"name": "x", "ingest": {"sources": [source]}})
+        sources.resolve(made.ingest.sources)

@@ -20,7 +20,9 @@ import pytest
 import yaml
 
 from ray_reid import cli, pipelines, schema, storage
-from ray_reid.evaluation import embed, evaluate, report_tables
+from ray_reid.datasets import ingest, sources
+from ray_reid.datasets.readers.miniature import MiniatureSource
+from ray_reid.evaluation import embed, evaluate
 from ray_reid.experiments import figures_tune, in_process, sweep_table, trials, tune
 from ray_reid.miniature import street_observations
 from ray_reid.models import package
@@ -31,6 +33,7 @@ from ray_reid.recipe.sweeps import Sweep
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.run import Run, open_run
+from ray_reid.runtime.sections import aligned
 from ray_reid.training import train
 
 SMALL = (
@@ -47,11 +50,12 @@ RATE = "train.learning_rate"
 
 def _ingest(work: Work) -> Facts:
     """Stands for the ingest job: draws the street without Ray, and counts its calls."""
-    (source,) = work.recipe.ingest.sources
+    (source,) = sources.resolve(work.recipe.ingest.sources)
+    assert isinstance(source, MiniatureSource)
     rows = street_observations(
         "vehicle",
-        num_train=source.num_train,  # type: ignore[union-attr]
-        num_test=source.num_test,  # type: ignore[union-attr]
+        num_train=source.num_train,
+        num_test=source.num_test,
         images_per_camera=2,
         cameras_per_identity=2,
         size=(32, 32),
@@ -78,7 +82,7 @@ def _adapt(work: Work) -> Facts:
 
 made: list[str] = []
 JOBS = (
-    Job("ingest", _ingest, sections=("ingest",), uses_ray=False),
+    Job("ingest", _ingest, sections=("ingest",), check=ingest.check, uses_ray=False),
     train.JOB,
     embed.JOB,
     evaluate.JOB,
@@ -348,7 +352,7 @@ def test_a_seed_may_draw_a_split_of_its_own_which_all_settings_share(tmp_path: P
     found = _expanded(tmp_path / "r", sweep)
     assert made == ["ingest", "ingest"]
     drawn = {seed: found["a", seed].resolved.recipe.ingest.sources[0] for seed in (6, 7)}
-    assert {seed: one.num_test for seed, one in drawn.items()} == {6: 6, 7: 7}  # type: ignore[union-attr]
+    assert {seed: one.model_dump()["num_test"] for seed, one in drawn.items()} == {6: 6, 7: 7}
     assert found["a", 6].inputs.test_set == found["b", 6].inputs.test_set
     assert found["a", 6].inputs.test_set != found["a", 7].inputs.test_set
     assert sweep_table.comparable(list(found.values()))
@@ -477,7 +481,7 @@ def test_halving_stops_the_worse_trial_and_keeps_what_it_was(
     assert (stopped["seeds"], stopped["stopped"]) == ([], {"0": 1})
     assert stopped["mAP"] is None
     assert table["best"] == "learning_rate=0.5"
-    assert "1 stopped" in report_tables.aligned(report_tables.swept(table))
+    assert "1 stopped" in aligned(sweep_table.table(table))
     assert _run(path, sweep)[1] == []
     # A later attempt knows how good the earlier trials were.
     left = {one.key: one for one in _expanded(path, sweep).values()}
@@ -543,9 +547,9 @@ def test_settings_that_were_tested_on_unlike_images_are_not_ranked() -> None:
         "rows": [row],
         "comparable": False,
     }
-    assert "do not compare" in report_tables.swept(result).note
-    assert "Highest" not in report_tables.swept(result).note
-    assert "Highest mAP" in report_tables.swept({**result, "comparable": True}).note
+    assert "do not compare" in sweep_table.table(result).note
+    assert "Highest" not in sweep_table.table(result).note
+    assert "Highest mAP" in sweep_table.table({**result, "comparable": True}).note
 
 
 def _small_file(tmp_path: Path, rates: list[float], **overrides: Any) -> str:

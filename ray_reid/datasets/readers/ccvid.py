@@ -7,11 +7,26 @@ train.txt, query.txt, gallery.txt         tracklet folder, identity, clothes lab
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from pydantic import Field
 
 from ray_reid.datasets import clothes, reading
-from ray_reid.datasets.clothes import Shot
-from ray_reid.datasets.reading import Layout, Reading, Row
-from ray_reid.recipe.sources import CCVIDSource
+from ray_reid.datasets.clothes import ClothesShot
+from ray_reid.datasets.reading import Layout, ReaderSource, Reading, Row
+
+
+class CCVIDSource(ReaderSource):
+    """CCVID: tracklets of three sessions, one row per frame."""
+
+    reader: Literal["ccvid"] = "ccvid"
+    root: str
+    """The folder that holds train.txt, query.txt and gallery.txt, or a parent of it."""
+    every: int = Field(1, ge=1)
+    """Take each n-th frame of a tracklet, the first one always."""
+    name: str = "ccvid"
+    licence: str | None = "CC BY-NC-SA 4.0"
+
 
 LISTS = {"train": "train.txt", "query": "query.txt", "gallery": "gallery.txt"}
 FOLDER = re.compile(r"session(?P<session>\d+)/(?P<identity>[^/]+)_(?P<video>\d+)")
@@ -25,7 +40,7 @@ class Tracklet:
 
     folder: str
     split: str
-    shot: Shot
+    shot: ClothesShot
 
 
 def read_ccvid(source: CCVIDSource) -> Reading:
@@ -61,14 +76,14 @@ def files(source: CCVIDSource) -> list[Path]:
     return [*(place / name for name in LISTS.values()), *frames]
 
 
-def parse(place: PurePosixPath) -> Shot | None:
+def parse(place: PurePosixPath) -> ClothesShot | None:
     """What the folder of a frame says; only the lists know the clothes."""
     folder = place.parent.as_posix()
     found = FOLDER.fullmatch(folder)
     if found is None:
         return None
     camera = int(found["video"]) + OFFSET.get(int(found["session"]), 0)
-    return Shot(found["identity"], str(camera), track=folder)
+    return ClothesShot(found["identity"], str(camera), track=folder)
 
 
 def read_list(file: Path, split: str) -> list[Tracklet]:
@@ -89,7 +104,7 @@ def read_list(file: Path, split: str) -> list[Tracklet]:
                 f"{str(file)!r}, line {number}: {line!r} is not `session1/001_01 001 label`"
             )
         folder, identity, label = fields
-        known = Shot(identity, shot.camera, f"{identity}_{label}", folder)
+        known = ClothesShot(identity, shot.camera, f"{identity}_{label}", folder)
         tracklets.append(Tracklet(folder, split, known))
     return tracklets
 
@@ -121,4 +136,6 @@ def _locate(root: str) -> Path:
     return reading.locate(root, list(LISTS.values()), "CCVID")
 
 
-LAYOUT = Layout(read_ccvid, files, recognise, terms="CC BY-NC-SA 4.0; mosaic faces in print")
+LAYOUT = Layout(
+    CCVIDSource, read_ccvid, files, recognise, terms="CC BY-NC-SA 4.0; mosaic faces in print"
+)

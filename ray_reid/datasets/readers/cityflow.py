@@ -9,11 +9,29 @@ name_train.txt ..., train_track.txt, test_track.txt   which images are of the se
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
 
 from ray_reid import schema
 from ray_reid.datasets import labels, reading, splits
-from ray_reid.datasets.reading import Layout, Reading, Row
-from ray_reid.recipe.sources import CityFlowSource, FolderSource
+from ray_reid.datasets.reading import Layout, ReaderSource, Reading, Row
+
+
+class CityFlowSource(ReaderSource):
+    """CityFlow-ReID and CityFlowV2-ReID, track 2 of the AI City Challenges of 2019 to 2022."""
+
+    reader: Literal["cityflow"] = "cityflow"
+    root: str
+    """The folder that holds image_train and train_label.xml, or a parent of it."""
+    hold_out: float = Field(0.0, ge=0, lt=1)
+    """Share of the train identities that become query and gallery in place of the official test
+    images, whose labels are not public; 0 trains on all and reads the official test images."""
+    seed: int = Field(0, ge=0)
+    """Chooses the identities held out, and their queries."""
+    name: str = "cityflow"
+    licence: str | None = "research use only (AI City Challenge)"
+
 
 TRAIN, LABELS = "image_train", "train_label.xml"
 FOLDERS = {"train": TRAIN, "query": "image_query", "gallery": "image_test"}
@@ -140,7 +158,7 @@ def _hold_out(rows: list[Row], source: CityFlowSource, place: Path) -> list[str]
     for row in rows:
         row[schema.SPLIT] = splits.TEST if row[schema.IDENTITY] in chosen else "train"
     # Queries are chosen as for any folder without them: one per camera, as in Market-1501.
-    return splits.choose_queries(rows, FolderSource(root=str(place), seed=source.seed), place)
+    return splits.choose_queries(rows, place, source.seed)
 
 
 def _official(source: CityFlowSource) -> dict[str, tuple[int, int]]:
@@ -150,5 +168,10 @@ def _official(source: CityFlowSource) -> dict[str, tuple[int, int]]:
 
 
 LAYOUT = Layout(
-    read_cityflow, files, recognise, _official, "research use only; test labels are not public"
+    CityFlowSource,
+    read_cityflow,
+    files,
+    recognise,
+    _official,
+    "research use only; test labels are not public",
 )

@@ -11,11 +11,26 @@ vehicle, so that all images are for training, and none has a camera.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ray_reid import schema
 from ray_reid.datasets import labels, loading, reading
-from ray_reid.datasets.reading import LOCATOR, Layout, Reading, Row
-from ray_reid.recipe.sources import CompCarsSource
+from ray_reid.datasets.reading import LOCATOR, Layout, ReaderSource, Reading, Row
+
+
+class CompCarsSource(ReaderSource):
+    """CompCars: cars of the web, a model of one year is a class; all of them are for training."""
+
+    reader: Literal["compcars"] = "compcars"
+    root: str
+    """The folder that holds data/image, or a parent of it."""
+    crop: bool = True
+    """Cut out the car by its box in data/label; false takes whole photographs."""
+    surveillance: bool = False
+    """Add sv_data/image: fronts of cars seen by street cameras, a model is a class."""
+    name: str = "compcars"
+    licence: str | None = "non-commercial research only (CompCars)"
+
 
 WEB, LABELS, STREET = "data/image", "data/label", "sv_data/image"
 # Anything else is an uncertain view.
@@ -148,4 +163,6 @@ def _official(source: CompCarsSource) -> dict[str, tuple[int, int]]:
     return {"train": (136713, 4701)} if plain else {}
 
 
-LAYOUT = Layout(read_compcars, files, recognise, _official, "non-commercial research only")
+LAYOUT = Layout(
+    CompCarsSource, read_compcars, files, recognise, _official, "non-commercial research only"
+)

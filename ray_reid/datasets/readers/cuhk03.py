@@ -10,16 +10,43 @@ cuhk03_new_protocol_config_detected.mat
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from ray_reid import schema
-from ray_reid.datasets import reading
-from ray_reid.datasets.readers import cuhk03_mat, cuhk03_np
-from ray_reid.datasets.reading import Layout, Reading, Row
-from ray_reid.recipe.sources import CUHK03Source
-from ray_reid.recipe.sources.person import Boxes
+from ray_reid.datasets import cuhk03_mat, reading
+from ray_reid.datasets.readers import cuhk03_np
+from ray_reid.datasets.readers.cuhk03_np import Boxes
+from ray_reid.datasets.reading import Layout, ReaderSource, Reading, Row
+
+
+class CUHK03Source(ReaderSource):
+    """CUHK03 as released: cuhk-03.mat, or the images extracted from it."""
+
+    reader: Literal["cuhk03"] = "cuhk03"
+    root: str
+    """The folder that holds cuhk03_release and the two cuhk03_new_protocol_config_*.mat files, or
+    a parent of it; images_labeled or images_detected beside them takes the place of the first."""
+    name: str = "cuhk03"
+    licence: str | None = "research use only (CUHK03)"
+    boxes: Boxes = "labeled"
+    """Boxes drawn by hand, or those of a person detector."""
+    protocol: Literal["new", "classic"] = "new"
+    """`new` has 767 train and 700 test identities, `classic` 1,367 and 100."""
+    split: int = Field(0, ge=0, le=19)
+    """Which of the 20 classic splits."""
+
+    @model_validator(mode="after")
+    def _one_new_split(self) -> Self:
+        if self.protocol == "new" and self.split:
+            raise ValueError(
+                f"split {self.split} has no effect: the new protocol has one split; set protocol "
+                "to classic, or split to 0"
+            )
+        return self
+
 
 RELEASE, MAT = "cuhk03_release", "cuhk-03.mat"
 NAME = re.compile(r"(?P<pair>\d+)_(?P<person>\d+)_(?P<view>\d+)_(?P<image>\d+)")
@@ -184,4 +211,4 @@ def _official(source: CUHK03Source) -> Mapping[str, tuple[int, int]]:
     return cuhk03_np.OFFICIAL[source.boxes] if source.protocol == "new" else {}
 
 
-LAYOUT = Layout(read_cuhk03, files, recognise, _official, "research use only")
+LAYOUT = Layout(CUHK03Source, read_cuhk03, files, recognise, _official, "research use only")

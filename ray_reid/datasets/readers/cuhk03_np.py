@@ -8,13 +8,26 @@ detected/                                   the same with boxes of a detector
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 from ray_reid.datasets import market_form, reading
 from ray_reid.datasets.market_form import FOLDERS, Names
-from ray_reid.datasets.reading import Layout, Reading
-from ray_reid.recipe.sources import CUHK03NPSource
-from ray_reid.recipe.sources.person import Boxes
+from ray_reid.datasets.reading import Layout, ReaderSource, Reading
+
+Boxes = Literal["labeled", "detected"]
+
+
+class CUHK03NPSource(ReaderSource):
+    """CUHK03 in the new protocol and in the folders of Market-1501."""
+
+    reader: Literal["cuhk03_np"] = "cuhk03_np"
+    root: str
+    """The folder that holds the folders labeled and detected, a parent of it, or one of the two."""
+    name: str = "cuhk03_np"
+    licence: str | None = "research use only (CUHK03)"
+    boxes: Boxes = "labeled"
+    """Boxes drawn by hand, or those of a person detector."""
+
 
 NAMES = Names(re.compile(r"(?P<identity>\d+)_c(?P<camera>\d+)_\d+"), "0003_c1_21.png", roles={})
 OFFICIAL: Mapping[Boxes, Mapping[str, tuple[int, int]]] = {
@@ -63,6 +76,7 @@ def _locate(source: CUHK03NPSource) -> Path:
 
 
 LAYOUT = Layout(
+    CUHK03NPSource,
     read_cuhk03_np,
     files,
     recognise,

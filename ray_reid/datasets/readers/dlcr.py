@@ -11,21 +11,44 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from pydantic import Field, model_validator
 
 from ray_reid import images, schema
 from ray_reid.datasets import clothes, reading
 from ray_reid.datasets.loading import strip
 from ray_reid.datasets.readers import ccvid, last, ltcc, prcc, vc_clothes
-from ray_reid.datasets.reading import LOCATOR, Layout, Reading, Row
-from ray_reid.recipe.base import Frozen
-from ray_reid.recipe.sources import (
-    CCVIDSource,
-    DLCRSource,
-    LaSTSource,
-    LTCCSource,
-    PRCCSource,
-    VCClothesSource,
-)
+from ray_reid.datasets.reading import LOCATOR, Layout, ReaderSource, Reading, Row
+
+
+class DLCRSource(ReaderSource):
+    """Images that DLCR generated for the train split of another set: the same people, redressed."""
+
+    reader: Literal["dlcr"] = "dlcr"
+    root: str
+    """The folder with the tree of the parent set, or a parent of it."""
+    parent: Literal["prcc", "ltcc", "vc_clothes", "ccvid", "last"]
+    """The reader of the set whose images were redressed."""
+    parent_name: str | None = None
+    """The `name` of that source in the recipe: identities and parents are written in it. Null
+    takes `parent`, which is the default name of each."""
+    form: Literal["strips", "images"] = "strips"
+    """Variants of an image side by side in one file, as released; or one file per variant below
+    <clothes id>/<identity>/, as the authors' generator writes them for PRCC."""
+    variants: int = Field(10, ge=1)
+    """Images in a strip."""
+    name: str | None = None
+    """Null takes `<parent>_dlcr`."""
+    licence: str | None = None
+    """Terms of the images; null takes those of the parent set."""
+
+    @model_validator(mode="after")
+    def _has_form(self) -> "DLCRSource":
+        if self.form == "images" and self.parent != "prcc":
+            raise ValueError(f"form 'images' is known of parent 'prcc', not of {self.parent!r}")
+        return self
+
 
 GENERATOR = "dlcr"
 # What a line of prompts describes, in its order.
@@ -39,7 +62,7 @@ RANKS = {".png": 1, ".jpg": 2}
 class Parent:
     """A set whose images were redressed."""
 
-    source: type[Frozen]
+    source: type[ReaderSource]
     parse: clothes.Parse
     wanted: tuple[str, ...]
     """Where its train images lie below the root: the first of them that exists."""
@@ -54,11 +77,11 @@ class Parent:
 
 
 PARENTS: Mapping[str, Parent] = {
-    "prcc": Parent(PRCCSource, prcc.parse, ("rgb/train", "train")),
-    "ltcc": Parent(LTCCSource, ltcc.parse, ("train",), ".png"),
-    "vc_clothes": Parent(VCClothesSource, vc_clothes.parse, ("train",)),
-    "ccvid": Parent(CCVIDSource, ccvid.parse, ("session1", "session2", "session3")),
-    "last": Parent(LaSTSource, last.parse, ("train",)),
+    "prcc": Parent(prcc.PRCCSource, prcc.parse, ("rgb/train", "train")),
+    "ltcc": Parent(ltcc.LTCCSource, ltcc.parse, ("train",), ".png"),
+    "vc_clothes": Parent(vc_clothes.VCClothesSource, vc_clothes.parse, ("train",)),
+    "ccvid": Parent(ccvid.CCVIDSource, ccvid.parse, ("session1", "session2", "session3")),
+    "last": Parent(last.LaSTSource, last.parse, ("train",)),
 }
 
 
@@ -69,7 +92,7 @@ class _Generated:
     file: Path
     original: PurePosixPath
     """Relative to the folder that the parent's reader takes its ids from."""
-    shot: clothes.Shot
+    shot: clothes.ClothesShot
     outfit: str | None = None
     """Whose clothes these are, where the place says it."""
 
@@ -284,4 +307,4 @@ def _single(source: DLCRSource) -> bool:
     return source.form == "images"
 
 
-LAYOUT = Layout(read_dlcr, files, recognise, terms="as the parent set")
+LAYOUT = Layout(DLCRSource, read_dlcr, files, recognise, terms="as the parent set")

@@ -9,11 +9,24 @@ Its authors withdrew the recordings in 2019, so every reading says so.
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from ray_reid.datasets import market_form, reading
 from ray_reid.datasets.market_form import FOLDERS, Names
-from ray_reid.datasets.reading import Layout, Reading
-from ray_reid.recipe.sources import DukeMTMCSource
+from ray_reid.datasets.reading import Layout, ReaderSource, Reading
+
+
+class DukeMTMCSource(ReaderSource):
+    """DukeMTMC-reID, or Occluded-Duke in the same layout."""
+
+    reader: Literal["dukemtmc"] = "dukemtmc"
+    root: str
+    """The folder that holds bounding_box_train, query and bounding_box_test, or a parent of it."""
+    name: str = "dukemtmc"
+    licence: str | None = "withdrawn by its authors in 2019 (DukeMTMC)"
+    occluded: bool = False
+    """Read Occluded-Duke: the folder Occluded_Duke at or below `root`, else the three folders."""
+
 
 OCCLUDED = "Occluded_Duke"
 NAMES = Names(
@@ -66,4 +79,6 @@ def _official(source: DukeMTMCSource) -> Mapping[str, tuple[int, int]]:
     return {"train": (16522, 702), "query": (2228, 702), "gallery": (17661, 1110)}
 
 
-LAYOUT = Layout(read_dukemtmc, files, recognise, _official, "withdrawn by its authors in 2019")
+LAYOUT = Layout(
+    DukeMTMCSource, read_dukemtmc, files, recognise, _official, "withdrawn by its authors in 2019"
+)

@@ -3,12 +3,59 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
 
 from ray_reid import schema
 from ray_reid.datasets import lists, reading, splits
-from ray_reid.datasets.reading import Layout, Reading, Row
+from ray_reid.datasets.reading import Layout, ReaderSource, Reading, Row
 from ray_reid.datasets.splits import TEST
-from ray_reid.recipe.sources import FolderSource
+
+
+class FolderSource(ReaderSource):
+    """A user's folder of crops whose names tell identity and camera."""
+
+    reader: Literal["folder"] = "folder"
+    root: str
+    """The folder; images are found at any depth."""
+    pattern: str = r"(?P<identity>.+)_cam(?P<camera>\d+)"
+    """Regular expression searched in the file's base name without its extension; the group
+    `identity` is required, `camera`, `view`, `clothes`, `time` and `split` are optional. The
+    splits come from the first of: the group `split`; the lists; sub-folders `query` and `gallery`
+    beside `train`; sub-folders `train` and `test` (else `val`); a draw of held-out identities."""
+    name: str | None = None
+    """Name of the source in identities; null takes the folder's name."""
+    licence: str | None = None
+    train_list: str | None = None
+    """Text file under `root` with one image name per line; its images are the train split."""
+    test_list: str | None = None
+    """Likewise for query and gallery; null with a `train_list` takes all other images."""
+    test_fraction: float = Field(0.5, gt=0, lt=1)
+    """Share of identities held out when nothing else says what the test images are. A lone
+    sub-folder such as `train` says nothing, and must not have images beside it."""
+    query_cameras: tuple[str, ...] = ()
+    """Test images of these cameras are queries, the others the gallery. Empty decides for each
+    identity: where it has one image per camera, its first camera is the query; otherwise it has
+    one query per camera, as in Market-1501, or fewer where the gallery could not answer them."""
+    seed: int = Field(0, ge=0)
+    """Chooses held-out identities and queries."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _has_identity(cls, pattern: str) -> str:
+        try:
+            groups = set(re.compile(pattern).groupindex)
+        except re.error as error:
+            raise ValueError(f"pattern {pattern!r} is not a regular expression: {error}") from error
+        allowed = {"identity", "camera", "view", "clothes", "time", "split"}
+        if "identity" not in groups or groups - allowed:
+            raise ValueError(
+                f"pattern {pattern!r} has groups {sorted(groups)}; it needs (?P<identity>...) "
+                f"and may have {sorted(allowed - {'identity'})}"
+            )
+        return pattern
+
 
 # Sub-folders that say which images are in which split, the first complete set of them.
 LAYOUTS = (
@@ -40,7 +87,7 @@ def read_folder(source: FolderSource) -> Reading:
     reading.check_disjoint(rows, where)
     reading.check_training(rows, where)
     if any(row[schema.SPLIT] == TEST for row in rows):
-        warnings += splits.choose_queries(rows, source, root)
+        warnings += splits.choose_queries(rows, root, source.seed, source.query_cameras)
     elif source.query_cameras:
         raise ValueError(
             f"query_cameras {list(source.query_cameras)} has no effect: {where} already says "
@@ -50,8 +97,19 @@ def read_folder(source: FolderSource) -> Reading:
 
 
 def files(source: FolderSource) -> list[Path]:
-    """The images that a reading depends on; `lists.texts` gives the rest."""
+    """The images that a reading depends on; `texts` gives the rest."""
     return reading.list_images(reading.folder(source.root))
+
+
+def texts(source: FolderSource) -> list[str]:
+    """The texts of the lists.
+
+    Raises:
+        ValueError: If one cannot be read.
+    """
+    root = reading.folder(source.root)
+    names = [name for name in (source.train_list, source.test_list) if name is not None]
+    return [lists.text(root / name) for name in names]
 
 
 def recognise(root: Path) -> FolderSource | None:
@@ -191,7 +249,7 @@ def _from_folders(
 def _from_lists(
     rows: list[Row], files: Sequence[Path], source: FolderSource, root: Path
 ) -> tuple[list[Row], list[str]]:
-    named = lists.named_images(files, source, root)
+    named = lists.named_images(files, root, source.train_list, source.test_list)
     # With one list, all other images are the other split.
     rest = None if len(named) == 2 else ({"train", TEST} - named.keys()).pop()
     for row in rows:
@@ -207,4 +265,4 @@ def _assigned(rows: list[Row], why: str) -> tuple[list[Row], list[str]]:
     return kept, [f"{len(rows) - len(kept)} of {len(rows)} images {why}; they are left out"]
 
 
-LAYOUT = Layout(read_folder, files, recognise)
+LAYOUT = Layout(FolderSource, read_folder, files, recognise, beside=texts)

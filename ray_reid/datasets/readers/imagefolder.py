@@ -7,13 +7,53 @@ pytorch/query/, pytorch/multi-query/, pytorch/gallery/
 
 import re
 from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
 
 from ray_reid import schema
 from ray_reid.datasets import reading, splits
 from ray_reid.datasets.readers import folder
-from ray_reid.datasets.reading import Layout, Reading, Row
+from ray_reid.datasets.reading import Layout, ReaderSource, Reading, Row
 from ray_reid.datasets.splits import TEST
-from ray_reid.recipe.sources import FolderSource, ImageFolderSource
+
+
+class ImageFolderSource(ReaderSource):
+    """`<split>/<identity>/<image>`, as torchvision's ImageFolder reads one split."""
+
+    reader: Literal["imagefolder"] = "imagefolder"
+    root: str
+    """The folder that holds the splits, or a parent of it. `train_all`, or else `train`, is
+    trained on; queries are chosen from `test` (else `val`) where `query` and `gallery` are
+    missing."""
+    train: Literal["train_all", "train"] | None = None
+    """The folder to train on; null takes the first of both that exists."""
+    query: Literal["query", "multi-query"] = "query"
+    """The folder of the queries."""
+    camera: str | None = None
+    """Regular expression with the group `camera`, searched in the file's base name without its
+    extension; null means that no image has a camera."""
+    name: str | None = None
+    """Name of the source in identities; null takes the name of `root`."""
+    licence: str | None = None
+    seed: int = Field(0, ge=0)
+    """Chooses queries where the folders do not."""
+
+    @field_validator("camera")
+    @classmethod
+    def _has_camera(cls, pattern: str | None) -> str | None:
+        if pattern is None:
+            return None
+        try:
+            groups = set(re.compile(pattern).groupindex)
+        except re.error as error:
+            raise ValueError(f"camera {pattern!r} is not a regular expression: {error}") from error
+        if groups != {"camera"}:
+            raise ValueError(
+                f"camera {pattern!r} has groups {sorted(groups)}; it needs (?P<camera>...) alone"
+            )
+        return pattern
+
 
 TRAIN = ("train_all", "train")
 # Cameras in the names that toolkits write: 0002_c1s1_000451_03, 00001_cam1_000001.
@@ -61,8 +101,7 @@ def read_imagefolder(source: ImageFolderSource) -> Reading:
     reading.check_disjoint(rows, where)
     reading.check_training(rows, where)
     if any(row[schema.SPLIT] == TEST for row in rows):
-        chooser = FolderSource(root=source.root, seed=source.seed)
-        warnings += splits.choose_queries(rows, chooser, place)
+        warnings += splits.choose_queries(rows, place, source.seed)
     return Reading(rows, warnings + reading.check_queries(rows, where))
 
 
@@ -183,4 +222,4 @@ def _name(source: ImageFolderSource) -> str:
     return source.name or reading.folder(source.root).name
 
 
-LAYOUT = Layout(read_imagefolder, files, recognise)
+LAYOUT = Layout(ImageFolderSource, read_imagefolder, files, recognise)

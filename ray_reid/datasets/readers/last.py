@@ -7,11 +7,24 @@ test/query/, test/gallery/<id>/   5,806 other identities
 
 import re
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from ray_reid.datasets import clothes, reading
-from ray_reid.datasets.clothes import Shot
-from ray_reid.datasets.reading import Layout, Reading
-from ray_reid.recipe.sources import LaSTSource
+from ray_reid.datasets.clothes import ClothesShot
+from ray_reid.datasets.reading import Layout, ReaderSource, Reading
+
+
+class LaSTSource(ReaderSource):
+    """LaST: people of films; without cameras, and with outfits in the train split only."""
+
+    reader: Literal["last"] = "last"
+    root: str
+    """The folder that holds train, val and test, or a parent of it."""
+    test: Literal["val", "test"] = "test"
+    """The folder whose queries and gallery are searched."""
+    name: str = "last"
+    licence: str | None = "academic research only (LaST)"
+
 
 NAME = re.compile(r"(?P<identity>\d+)_(.+_)?(?P<outfit>[^_]+)")
 
@@ -31,16 +44,16 @@ def files(source: LaSTSource) -> list[Path]:
     return clothes.list_folders(_locate(source), _folders(source))
 
 
-def parse(place: PurePosixPath) -> Shot | None:
+def parse(place: PurePosixPath) -> ClothesShot | None:
     """Outfits are labelled in train only; identities are counted in each of the three parts."""
     name = NAME.fullmatch(place.stem)
     if name is None:
         return None
     identity, part = name["identity"], place.parts[0]
     if part == "train":
-        return Shot(identity, clothes=f"{identity}_{name['outfit']}")
+        return ClothesShot(identity, clothes=f"{identity}_{name['outfit']}")
     # The parts have no person in common, so an equal number would mean another person.
-    return Shot(f"{part}_{identity}")
+    return ClothesShot(f"{part}_{identity}")
 
 
 def recognise(root: Path) -> LaSTSource | None:
@@ -61,5 +74,10 @@ def _locate(source: LaSTSource) -> Path:
 
 
 LAYOUT = Layout(
-    read_last, files, recognise, lambda _: {"train": (71248, 5000)}, "academic research only"
+    LaSTSource,
+    read_last,
+    files,
+    recognise,
+    lambda _: {"train": (71248, 5000)},
+    "academic research only",
 )

@@ -8,12 +8,26 @@ info/cloth-change_id_train.txt    people with several outfits, one number a line
 
 import re
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from ray_reid import schema
 from ray_reid.datasets import clothes, reading
-from ray_reid.datasets.clothes import Shot
-from ray_reid.datasets.reading import Layout, Reading, Row
-from ray_reid.recipe.sources import LTCCSource
+from ray_reid.datasets.clothes import ClothesShot
+from ray_reid.datasets.reading import Layout, ReaderSource, Reading, Row
+
+
+class LTCCSource(ReaderSource):
+    """LTCC: names tell identity, outfit and camera."""
+
+    reader: Literal["ltcc"] = "ltcc"
+    root: str
+    """The folder that holds train, query and test, or a parent of it."""
+    train_on: Literal["all", "clothes_changing"] = "all"
+    """Whether to leave out people of one outfit, whom `info/cloth-change_id_train.txt` does not
+    name, as some papers do; CAL trains on all."""
+    name: str = "ltcc"
+    licence: str | None = "research use only, no redistribution of derivatives (LTCC)"
+
 
 FOLDERS = (("train", "train"), ("query", "query"), ("gallery", "test"))
 CHANGING = "info/cloth-change_id_train.txt"
@@ -43,12 +57,12 @@ def files(source: LTCCSource) -> list[Path]:
     return clothes.list_folders(place, FOLDERS) + listed
 
 
-def parse(place: PurePosixPath) -> Shot | None:
+def parse(place: PurePosixPath) -> ClothesShot | None:
     """The outfit comes before the camera, which has one or two digits."""
     name = NAME.fullmatch(place.stem)
     if name is None:
         return None
-    return Shot(name["identity"], name["camera"], f"{name['identity']}_{name['outfit']}")
+    return ClothesShot(name["identity"], name["camera"], f"{name['identity']}_{name['outfit']}")
 
 
 def recognise(root: Path) -> LTCCSource | None:
@@ -75,5 +89,9 @@ def _locate(root: str) -> Path:
 
 
 LAYOUT = Layout(
-    read_ltcc, files, recognise, terms="research use only, no redistribution of derivatives"
+    LTCCSource,
+    read_ltcc,
+    files,
+    recognise,
+    terms="research use only, no redistribution of derivatives",
 )

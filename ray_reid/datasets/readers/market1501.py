@@ -10,11 +10,27 @@ gt_bbox/, gt_query/                          for searches with several queries; 
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 from ray_reid.datasets import market_form, reading
 from ray_reid.datasets.market_form import Names
-from ray_reid.datasets.reading import Layout, Reading, Row
-from ray_reid.recipe.sources import Market1501Source
+from ray_reid.datasets.reading import Layout, ReaderSource, Reading, Row
+
+
+class Market1501Source(ReaderSource):
+    """The Market-1501 layout: bounding_box_train, query, bounding_box_test."""
+
+    reader: Literal["market1501"] = "market1501"
+    root: str
+    """The folder that holds the three folders, or a parent of it."""
+    name: str = "market1501"
+    """Name of the source in identities; a variant in the same layout, such as DG-Market or
+    HQ-Market, takes its own."""
+    licence: str | None = "research use only (Market-1501)"
+    """Terms of the images; a variant has its own."""
+    distractors: bool = False
+    """Add the 500,000 distractors in the folder `images`, beside the three, to the gallery."""
+
 
 FOLDERS = market_form.FOLDERS
 DISTRACTORS = "images"
@@ -81,4 +97,4 @@ def _official(source: Market1501Source) -> Mapping[str, tuple[int, int]]:
     return counts if source.distractors else counts | {"gallery": (15913, 751)}
 
 
-LAYOUT = Layout(read_market1501, files, recognise, _official, "research use only")
+LAYOUT = Layout(Market1501Source, read_market1501, files, recognise, _official, "research use only")

@@ -1,21 +1,39 @@
 """The drawn street world as a source: planned here, drawn when a batch is loaded."""
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
 
 from ray_reid import schema
-from ray_reid.datasets.reading import LOCATOR, Reading, Row
-from ray_reid.recipe.sources import MiniatureSource
+from ray_reid.datasets import drawings
+from ray_reid.datasets.reading import LOCATOR, Layout, ReaderSource, Reading, Row
+from ray_reid.recipe.base import ImageSide
 
 if TYPE_CHECKING:
     from ray_reid.miniature import Shot
 
-# Marks a locator that is a shot to draw and not the path of a file.
-PREFIX = "miniature:"
+
+class MiniatureSource(ReaderSource):
+    """Drawn street images (ray_reid.miniature); no files needed."""
+
+    reader: Literal["miniature"] = "miniature"
+    kind: Literal["vehicle", "pedestrian"] = "vehicle"
+    num_train: int = Field(120, ge=2)
+    """Identities to train on."""
+    num_test: int = Field(60, ge=2)
+    """Identities in query and gallery; none of them is trained on."""
+    cameras_per_identity: int = Field(4, ge=2)
+    images_per_camera: int = Field(2, ge=2)
+    long_tail: float = Field(0.0, ge=0)
+    """Train identity n, from 1, keeps n ** -long_tail of its images, at least two; 0 keeps all."""
+    image_size: tuple[ImageSide, ImageSide] = (64, 64)
+    """Height and width of the drawn images in pixels."""
+    seed: int = Field(0, ge=0)
+    """Another seed is another world: other vehicles or people, under other cameras."""
+    name: str | None = None
+    """Name of the source in identities; null takes `miniature-street-` and the kind."""
 
 
 def read_miniature(source: MiniatureSource) -> Reading:
@@ -39,6 +57,18 @@ def read_miniature(source: MiniatureSource) -> Reading:
     return Reading([_row(shot, source.name or shot.source) for shot in shots], [])
 
 
+def files(source: MiniatureSource) -> list[Path]:
+    """Give no files: drawings have none."""
+    del source
+    return []
+
+
+def recognise(root: Path) -> MiniatureSource | None:
+    """Give None: no folder holds drawings."""
+    del root
+    return None
+
+
 def _tailed(shots: "Sequence[Shot]", exponent: float) -> "list[Shot]":
     """Leave out train images as the source's `long_tail` says, the first of every camera last."""
     order = sorted(range(len(shots)), key=lambda place: shots[place].index)
@@ -53,30 +83,6 @@ def _tailed(shots: "Sequence[Shot]", exponent: float) -> "list[Shot]":
     return [shot for place, shot in enumerate(shots) if place in kept]
 
 
-def version() -> str:
-    """Hash of the code that draws: a change of it makes other pictures."""
-    digest = hashlib.blake2b(digest_size=16)
-    for file in sorted((Path(__file__).parent.parent.parent / "miniature").glob("*.py")):
-        digest.update(file.name.encode() + file.read_bytes())
-    return digest.hexdigest()
-
-
-def draw(locator: str) -> Row:
-    """Draw what a locator of the plan describes.
-
-    Returns:
-        The image and the columns that only the drawing knows, such as `view`.
-    """
-    from ray_reid.miniature import Shot, draw_shot
-
-    values = json.loads(locator.removeprefix(PREFIX))
-    row = draw_shot(Shot(**{**values, "size": tuple(values["size"])}))
-    # The plan knows better: a recipe may name its sources.
-    for planned in (schema.OBSERVATION_ID, schema.SOURCE, schema.IDENTITY):
-        del row[planned]
-    return row
-
-
 def _row(shot: "Shot", source: str) -> Row:
     return {
         schema.OBSERVATION_ID: shot.observation_id,
@@ -84,5 +90,14 @@ def _row(shot: "Shot", source: str) -> Row:
         schema.CAMERA: shot.camera,
         schema.SOURCE: source,
         schema.SPLIT: shot.split,
-        LOCATOR: PREFIX + json.dumps(asdict(shot)),
+        LOCATOR: drawings.locator(shot),
     }
+
+
+def _code(source: MiniatureSource) -> list[str]:
+    """Give what drawings depend on in place of files: the code that draws."""
+    del source
+    return [drawings.version()]
+
+
+LAYOUT = Layout(MiniatureSource, read_miniature, files, recognise, beside=_code)

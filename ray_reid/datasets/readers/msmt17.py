@@ -10,11 +10,26 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from ray_reid import schema
 from ray_reid.datasets import reading
-from ray_reid.datasets.reading import Layout, Reading, Row
-from ray_reid.recipe.sources import MSMT17Source
+from ray_reid.datasets.reading import Layout, ReaderSource, Reading, Row
+
+
+class MSMT17Source(ReaderSource):
+    """MSMT17 V1, or V2 with blurred faces."""
+
+    reader: Literal["msmt17"] = "msmt17"
+    root: str
+    """The folder that holds the lists and train and test (V2: mask_train_v2 and mask_test_v2), or
+    a parent of it."""
+    name: str = "msmt17"
+    licence: str | None = "research use only (MSMT17)"
+    combine_val: bool = False
+    """Train on the images of list_val.txt too, as some published figures do; they show train
+    identities. Without it they are not used."""
+
 
 TRAIN, VAL = "list_train.txt", "list_val.txt"
 TEST = {"query": "list_query.txt", "gallery": "list_gallery.txt"}
@@ -175,4 +190,4 @@ def _official(source: MSMT17Source) -> Mapping[str, tuple[int, int]]:
     return counts | ({"train": (32621, 1041)} if source.combine_val else {})
 
 
-LAYOUT = Layout(read_msmt17, files, recognise, _official, "research use only")
+LAYOUT = Layout(MSMT17Source, read_msmt17, files, recognise, _official, "research use only")

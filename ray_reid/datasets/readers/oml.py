@@ -8,13 +8,26 @@ label,split,is_query,is_gallery,path,sequence,category,x_1,x_2,y_1,y_2
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from ray_reid import schema
 from ray_reid.datasets import reading
 from ray_reid.datasets.loading import crop
-from ray_reid.datasets.reading import LOCATOR, Layout, Reading, Row
+from ray_reid.datasets.reading import LOCATOR, Layout, ReaderSource, Reading, Row
 from ray_reid.datasets.tables import check_distinct, inside
-from ray_reid.recipe.sources import OMLSource
+
+
+class OMLSource(ReaderSource):
+    """A table of images as OpenMetricLearning (OML) defines it."""
+
+    reader: Literal["oml"] = "oml"
+    root: str
+    """The folder that the paths in the table are relative to."""
+    table: str | None = None
+    """CSV file under `root`; null takes the only one directly in it."""
+    name: str = "oml"
+    licence: str | None = None
+
 
 REQUIRED = ("label", "split", "is_query", "is_gallery", "path")
 BOX = ("x_1", "y_1", "x_2", "y_2")
@@ -235,4 +248,4 @@ def _unread(lines: Sequence[tuple[int, Cells]], where: str) -> list[str]:
     return [f"the columns {names} of {where} are not read"] if names else []
 
 
-LAYOUT = Layout(read_oml, files, recognise)
+LAYOUT = Layout(OMLSource, read_oml, files, recognise)

@@ -6,7 +6,7 @@ What such a table does not say takes its value from the source, and is null othe
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,9 +14,23 @@ import pyarrow.parquet as pq
 from ray_reid import schema
 from ray_reid.datasets import reading
 from ray_reid.datasets.loading import CACHE_BYTES, parquet_row
-from ray_reid.datasets.reading import LOCATOR, Layout, Reading, Row
+from ray_reid.datasets.reading import LOCATOR, Layout, ReaderSource, Reading, Row
 from ray_reid.datasets.tables import check_distinct, inside
-from ray_reid.recipe.sources import ParquetSource
+
+
+class ParquetSource(ReaderSource):
+    """Tables whose columns have the names of the record (docs/record.md)."""
+
+    reader: Literal["parquet"] = "parquet"
+    root: str
+    """The folder that the column `path` is relative to, and that holds the tables."""
+    table: str | None = None
+    """Parquet file, or folder of them, under `root`; null takes all of `root`."""
+    name: str = "parquet"
+    """Name of the source where the tables have no column `source`."""
+    licence: str | None = None
+    """Terms of the images where the tables have no column `licence`, or null in it."""
+
 
 PATH = "path"
 REQUIRED = (schema.IDENTITY, schema.SPLIT)
@@ -208,4 +222,4 @@ def _large(tables: Sequence[Path], where: str) -> list[str]:
     ]
 
 
-LAYOUT = Layout(read_parquet, files, recognise)
+LAYOUT = Layout(ParquetSource, read_parquet, files, recognise)

@@ -8,11 +8,24 @@ sketch/                               contour drawings in the same tree
 
 import re
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from ray_reid.datasets import clothes, reading
-from ray_reid.datasets.clothes import Shot
-from ray_reid.datasets.reading import Layout, Reading
-from ray_reid.recipe.sources import PRCCSource
+from ray_reid.datasets.clothes import ClothesShot
+from ray_reid.datasets.reading import Layout, ReaderSource, Reading
+
+
+class PRCCSource(ReaderSource):
+    """PRCC: the gallery is camera A, the queries are B (same clothes) and C (other clothes)."""
+
+    reader: Literal["prcc"] = "prcc"
+    root: str
+    """The folder that holds `rgb`, that folder itself (or `sketch`), or a parent of them."""
+    val: bool = False
+    """Whether the folder `val`, other images of the same people, joins the train split."""
+    name: str = "prcc"
+    licence: str | None = "academic research only (PRCC)"
+
 
 WANTED = ("train", "test/A", "test/B", "test/C")
 TEST = (("gallery", "test/A"), ("query", "test/B"), ("query", "test/C"))
@@ -45,7 +58,7 @@ def locate(root: str) -> Path:
     return reading.locate(root if above is None else str(above / "rgb"), WANTED, "PRCC")
 
 
-def parse(place: PurePosixPath) -> Shot | None:
+def parse(place: PurePosixPath) -> ClothesShot | None:
     """The letter is that of the name in train and val, and of the folder in test."""
     match place.parts:
         case ("test", "A" | "B" | "C", identity, _):
@@ -55,7 +68,7 @@ def parse(place: PurePosixPath) -> Shot | None:
         case _:
             return None
     # A and B show the same clothes.
-    return Shot(identity, camera, f"{identity}C" if camera == "C" else identity)
+    return ClothesShot(identity, camera, f"{identity}C" if camera == "C" else identity)
 
 
 def recognise(root: Path) -> PRCCSource | None:
@@ -72,6 +85,7 @@ def _folders(source: PRCCSource) -> list[tuple[str, str]]:
 
 
 LAYOUT = Layout(
+    PRCCSource,
     read_prcc,
     files,
     recognise,

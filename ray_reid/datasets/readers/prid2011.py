@@ -10,11 +10,27 @@ There is no official split: 100 of the 200 people, drawn by a seed, are trained 
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
 
 from ray_reid.datasets import reading, two_cameras
-from ray_reid.datasets.reading import Layout, Reading, Row
-from ray_reid.datasets.two_cameras import Shot
-from ray_reid.recipe.sources import PRID2011Source
+from ray_reid.datasets.reading import Layout, ReaderSource, Reading, Row
+from ray_reid.datasets.two_cameras import CameraShot
+
+
+class PRID2011Source(ReaderSource):
+    """PRID2011, one image per person and camera; the split is drawn."""
+
+    reader: Literal["prid2011"] = "prid2011"
+    root: str
+    """The folder that holds single_shot, a parent of it, or single_shot itself."""
+    name: str = "prid2011"
+    licence: str | None = "research use only (PRID2011)"
+    split_seed: int = Field(0, ge=0)
+    """Draws 100 of the 200 people on both cameras to train on; published figures are means of ten
+    draws."""
+
 
 SINGLE = "single_shot"
 NAME = re.compile(r"person_(?P<identity>\d+)")
@@ -61,7 +77,7 @@ def _locate(root: str) -> Path:
     return reading.locate(root, [f"{SINGLE}/{name}" for name in folders], "PRID2011") / SINGLE
 
 
-def _rows(source: PRID2011Source, place: Path, shots: Sequence[Shot]) -> Iterator[Row]:
+def _rows(source: PRID2011Source, place: Path, shots: Sequence[CameraShot]) -> Iterator[Row]:
     shared = {person for person in two_cameras.on_both(shots) if int(person) <= SHARED}
     splits = two_cameras.splits(shared, "a", source.split_seed, repr(str(place)))
     for shot in shots:
@@ -72,6 +88,7 @@ def _rows(source: PRID2011Source, place: Path, shots: Sequence[Shot]) -> Iterato
 
 
 LAYOUT = Layout(
+    PRID2011Source,
     read_prid2011,
     files,
     recognise,

@@ -6,11 +6,22 @@ query/, gallery/           256 other identities
 
 import re
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from ray_reid.datasets import clothes, reading
-from ray_reid.datasets.clothes import Shot
-from ray_reid.datasets.reading import Layout, Reading
-from ray_reid.recipe.sources import VCClothesSource
+from ray_reid.datasets.clothes import ClothesShot
+from ray_reid.datasets.reading import Layout, ReaderSource, Reading
+
+
+class VCClothesSource(ReaderSource):
+    """VC-Clothes: people and streets of a game, four cameras."""
+
+    reader: Literal["vc_clothes"] = "vc_clothes"
+    root: str
+    """The folder that holds train, query and gallery, or a parent of it."""
+    name: str = "vc_clothes"
+    licence: str | None = "Apache-2.0"
+
 
 FOLDERS = (("train", "train"), ("query", "query"), ("gallery", "gallery"))
 NAME = re.compile(r"(?P<identity>\d+)-(?P<camera>\d+)-(?P<outfit>\d+)-(\d+)")
@@ -31,13 +42,13 @@ def files(source: VCClothesSource) -> list[Path]:
     return clothes.list_folders(_locate(source.root), FOLDERS)
 
 
-def parse(place: PurePosixPath) -> Shot | None:
+def parse(place: PurePosixPath) -> ClothesShot | None:
     """Identity, camera, outfit, index."""
     name = NAME.fullmatch(place.stem)
     if name is None:
         return None
     outfit = f"{name['identity']}_{name['outfit']}"
-    return Shot(name["identity"], str(int(name["camera"])), outfit)
+    return ClothesShot(name["identity"], str(int(name["camera"])), outfit)
 
 
 def recognise(root: Path) -> VCClothesSource | None:
@@ -51,4 +62,4 @@ def _locate(root: str) -> Path:
     return reading.locate(root, [folder for _, folder in FOLDERS], "VC-Clothes")
 
 
-LAYOUT = Layout(read_vc_clothes, files, recognise, terms="Apache-2.0")
+LAYOUT = Layout(VCClothesSource, read_vc_clothes, files, recognise, terms="Apache-2.0")

@@ -10,11 +10,24 @@ Protocol: one random image of every vehicle is the gallery, its others are queri
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from ray_reid import schema
 from ray_reid.datasets import labels, reading
-from ray_reid.datasets.reading import Layout, Reading, Row
-from ray_reid.recipe.sources import VehicleIDSource
+from ray_reid.datasets.reading import Layout, ReaderSource, Reading, Row
+
+
+class VehicleIDSource(ReaderSource):
+    """PKU VehicleID: the folders image and train_test_split; no cameras."""
+
+    reader: Literal["vehicleid"] = "vehicleid"
+    root: str
+    """The folder that holds the two folders, or a parent of it."""
+    test_size: Literal[800, 1600, 2400, 3200, 6000, 13164] = 800
+    """Vehicles to test on: which of the lists test_list_N.txt is read."""
+    name: str = "vehicleid"
+    licence: str | None = "non-commercial research only, on request (PKU VehicleID)"
+
 
 SIZES = (800, 1600, 2400, 3200, 6000, 13164)
 IMAGES, LISTS = "image", "train_test_split"
@@ -172,5 +185,10 @@ def _official(source: VehicleIDSource) -> dict[str, tuple[int, int]]:
 
 
 LAYOUT = Layout(
-    read_vehicleid, files, recognise, _official, "non-commercial research only, on request"
+    VehicleIDSource,
+    read_vehicleid,
+    files,
+    recognise,
+    _official,
+    "non-commercial research only, on request",
 )

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ray_reid import schema
 from ray_reid.datasets import reading
@@ -22,8 +23,21 @@ from ray_reid.datasets.labels import (
     names_beside,
     number,
 )
-from ray_reid.datasets.reading import Layout, Reading, Row
-from ray_reid.recipe.sources import VehicleXSource
+from ray_reid.datasets.reading import Layout, ReaderSource, Reading, Row
+
+
+class VehicleXSource(ReaderSource):
+    """Synthetic vehicles in the layout of VehicleX; all of them are for training."""
+
+    reader: Literal["vehiclex"] = "vehiclex"
+    root: str
+    """The folder; images such as 00001_c006_1.jpg are found at any depth."""
+    labels: str | None = None
+    """XML file under `root`; null takes the only one, at most two levels below."""
+    name: str = "vehiclex"
+    licence: str | None = None
+    """Terms of the images; null where they are not known."""
+
 
 NAME = re.compile(r"(?P<vehicle>\d+)_c(?P<camera>\d+)_(\d+)")
 
@@ -171,4 +185,4 @@ def _label_file(source: VehicleXSource, root: Path) -> Path | None:
     return None
 
 
-LAYOUT = Layout(read_vehiclex, files, recognise)
+LAYOUT = Layout(VehicleXSource, read_vehiclex, files, recognise)

@@ -14,11 +14,22 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ray_reid import schema
 from ray_reid.datasets import labels, reading
-from ray_reid.datasets.reading import Layout, Reading, Row
-from ray_reid.recipe.sources import VeRi776Source
+from ray_reid.datasets.reading import Layout, ReaderSource, Reading, Row
+
+
+class VeRi776Source(ReaderSource):
+    """VeRi-776: image_train, image_query, image_test and what lies beside them."""
+
+    reader: Literal["veri776"] = "veri776"
+    root: str
+    """The folder that holds the three folders, or a parent of it."""
+    name: str = "veri776"
+    licence: str | None = "research use only, no redistribution (VeRi-776)"
+
 
 FOLDERS = {"train": "image_train", "query": "image_query", "gallery": "image_test"}
 LISTS = {"train": "name_train.txt", "query": "name_query.txt", "gallery": "name_test.txt"}
@@ -156,6 +167,7 @@ def _unknown(rows: list[Row], known: _Known, where: str) -> list[str]:
 
 
 LAYOUT = Layout(
+    VeRi776Source,
     read_veri776,
     files,
     recognise,

@@ -12,11 +12,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from ray_reid import schema
 from ray_reid.datasets import labels, reading
-from ray_reid.datasets.reading import Layout, Reading, Row
-from ray_reid.recipe.sources import VERIWildSource
+from ray_reid.datasets.reading import Layout, ReaderSource, Reading, Row
+
+
+class VERIWildSource(ReaderSource):
+    """VERI-Wild: the folders images and train_test_split."""
+
+    reader: Literal["veriwild"] = "veriwild"
+    root: str
+    """The folder that holds the two folders, or a parent of it."""
+    test_size: Literal[3000, 5000, 10000] = 3000
+    """Vehicles to test on: which of the lists test_N.txt and test_N_query.txt are read."""
+    name: str = "veriwild"
+    licence: str | None = "non-commercial research and education only (VERI-Wild)"
+
 
 SIZES = (3000, 5000, 10000)
 IMAGES, LISTS = "images", "train_test_split"
@@ -181,6 +194,7 @@ def _unknown(rows: Sequence[Row], where: str) -> list[str]:
 
 
 LAYOUT = Layout(
+    VERIWildSource,
     read_veriwild,
     files,
     recognise,

@@ -8,10 +8,28 @@ There is no official split: half of the people, drawn by a seed, are trained on.
 
 import re
 from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
 
 from ray_reid.datasets import reading, two_cameras
-from ray_reid.datasets.reading import Layout, Reading
-from ray_reid.recipe.sources import VIPeRSource
+from ray_reid.datasets.reading import Layout, ReaderSource, Reading
+
+
+class VIPeRSource(ReaderSource):
+    """VIPeR: two cameras with one image of each person; the split is drawn."""
+
+    reader: Literal["viper"] = "viper"
+    root: str
+    """The folder that holds cam_a and cam_b, or a parent of it."""
+    name: str = "viper"
+    licence: str | None = None
+    """Terms of the images; null because the set states none."""
+    split_seed: int = Field(0, ge=0)
+    """Draws the half of the people to train on; published figures are means of ten draws."""
+    query_camera: Literal["a", "b"] = "a"
+    """The other camera is the gallery; published figures are means of both directions."""
+
 
 NAME = re.compile(r"(?P<identity>\d+)_(?P<angle>\d+)")
 EXAMPLE = "000_45.bmp"
@@ -58,6 +76,7 @@ def _locate(root: str) -> Path:
 
 
 LAYOUT = Layout(
+    VIPeRSource,
     read_viper,
     files,
     recognise,
