@@ -199,7 +199,7 @@ def _decide(
         origin["training"] = read_manifest(train.parent, train.name).key
     # Of the embeddings that are served: those of the package alone.
     asked, answering = (
-        open_set.Side(
+        open_set.LabelledEmbeddings(
             side.embedding if side.alone is None else side.alone,
             side.identity,
             side.cameras(),

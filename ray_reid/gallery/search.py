@@ -19,7 +19,7 @@ from ray_reid.gallery.gallery import EVERYTHING, Gallery, Hit, Searcher, read_qu
 from ray_reid.generation.variants import Tailor
 from ray_reid.models.package import find
 from ray_reid.ranking import doubt
-from ray_reid.ranking.doubt import Gate
+from ray_reid.ranking.doubt import CalibratedGate
 from ray_reid.ranking.refine import refine
 from ray_reid.recipe.refine import Refine
 from ray_reid.runtime.run import read_manifest, read_recipe
@@ -62,7 +62,7 @@ class Refiner:
     searcher: Searcher
     dress: Dress
     spec: Refine
-    gate: Gate | None
+    gate: CalibratedGate | None
 
     @classmethod
     def open(cls, run: Path, searcher: Searcher, dress: Dress | None = None) -> "Refiner":

@@ -3,7 +3,7 @@
 The margin of a query is the similarity of its best gallery image less that of the best image of
 anybody else, junk left out. A gate refines the queries below a threshold, which is a quantile of
 the margins of one half of the identities, chosen by the hash of their names; no figure decides it.
-What it gains is told of the other half.
+What it gains is measured on the other half.
 """
 
 import json
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_reid.ranking import metrics, open_set
+from ray_reid.ranking.labels import number, split_nulls
 from ray_reid.ranking.metrics import Metrics
 from ray_reid.ranking.neighbours import unit
 
@@ -29,7 +30,7 @@ BLOCK = 256
 
 
 @dataclass(frozen=True)
-class Gate:
+class CalibratedGate:
     """The margin below which a query is refined."""
 
     margin: float
@@ -58,15 +59,15 @@ class Point:
     rank1: float
 
 
-def parse(text: str) -> Gate:
-    """Read what `Gate.dump` wrote.
+def parse(text: str) -> CalibratedGate:
+    """Read what `CalibratedGate.dump` wrote.
 
     Raises:
         ValueError: If it is something else.
     """
     try:
         values = json.loads(text)
-        return Gate(**{name: float(value) for name, value in values.items()})
+        return CalibratedGate(**{name: float(value) for name, value in values.items()})
     except (json.JSONDecodeError, TypeError, AttributeError) as error:
         raise ValueError(f"this is not the gate of a refinement: {error!r}") from error
 
@@ -84,11 +85,11 @@ def junk(
         gallery: Likewise.
     """
     same = _same(query["identity"], gallery["identity"])
-    out = _same(query["camera"], gallery["camera"])
+    excluded = _same(query["camera"], gallery["camera"])
     if rule != "market":
         worn = _same(query["clothes"], gallery["clothes"])
-        out |= worn if rule == "cc" else ~worn
-    return same & out
+        excluded |= worn if rule == "cc" else ~worn
+    return same & excluded
 
 
 def margins(query: Any, gallery: Any, identity: Sequence[Hashable], hidden: Mask) -> Margins:
@@ -103,19 +104,19 @@ def margins(query: Any, gallery: Any, identity: Sequence[Hashable], hidden: Mask
         identity: (G,)
         hidden: (Q, G) True where an image is not looked at.
     """
-    asked, images = unit(query, "query"), unit(gallery, "gallery")
-    subject = _subjects(identity)
-    found = np.full(len(asked), np.inf)
-    for start in range(0, len(asked), BLOCK):
+    queries, images = unit(query, "query"), unit(gallery, "gallery")
+    subject = split_nulls(*number(identity))
+    margin = np.full(len(queries), np.inf)
+    for start in range(0, len(queries), BLOCK):
         rows = slice(start, start + BLOCK)
-        similarity = np.where(hidden[rows], -np.inf, asked[rows] @ images.T)
+        similarity = np.where(hidden[rows], -np.inf, queries[rows] @ images.T)
         best = similarity.argmax(axis=1)
         first = np.take_along_axis(similarity, best[:, None], 1)[:, 0]
         similarity[subject[best][:, None] == subject] = -np.inf
         second = similarity.max(axis=1)
-        there = np.isfinite(first) & np.isfinite(second)
-        found[rows][there] = first[there].astype(float) - second[there]
-    return found
+        finite = np.isfinite(first) & np.isfinite(second)
+        margin[rows][finite] = first[finite].astype(float) - second[finite]
+    return margin
 
 
 def threshold(margin: Margins, share: float) -> float:
@@ -133,7 +134,7 @@ def named(identity: Sequence[str | None], scored: Metrics) -> list[str | None]:
     return [name if rank > 0 else None for name, rank in zip(identity, scored.first, strict=True)]
 
 
-def calibrate(margin: Margins, identity: Sequence[str | None], share: float) -> Gate:
+def calibrate(margin: Margins, identity: Sequence[str | None], share: float) -> CalibratedGate:
     """A gate for a share of the queries, chosen on one half of the identities.
 
     Args:
@@ -152,7 +153,7 @@ def calibrate(margin: Margins, identity: Sequence[str | None], share: float) -> 
             "holds one identity; leave refine.gate out"
         )
     below = margin < level
-    return Gate(level, share, float(below[first].mean()), float(below[second].mean()))
+    return CalibratedGate(level, share, float(below[first].mean()), float(below[second].mean()))
 
 
 def curve(
@@ -160,7 +161,7 @@ def curve(
     refined: Metrics,
     margin: Margins,
     identity: Sequence[str | None],
-    made: Mask,
+    has_variants: Mask,
 ) -> list[Point]:
     """What refining a share of the queries gives, the most doubtful first.
 
@@ -171,7 +172,7 @@ def curve(
         refined: What they score with variants.
         margin: (Q,)
         identity: (Q,)
-        made: (Q,) True where a query has variants; the others cannot be refined.
+        has_variants: (Q,) True where a query has variants; the others cannot be refined.
 
     Raises:
         ValueError: If a half has no query that is scored.
@@ -179,17 +180,17 @@ def curve(
     first, second = _halves(named(identity, plain))
     points = []
     for share in SHARES:
-        asked = margin < threshold(margin[first], share)
+        doubtful = margin < threshold(margin[first], share)
         if share == 1:
-            asked = np.ones_like(asked)
-        asked &= made
-        one = metrics.chosen(plain, refined, asked)
+            doubtful = np.ones_like(doubtful)
+        doubtful &= has_variants
+        scores = metrics.chosen(plain, refined, doubtful)
         points.append(
             Point(
                 share,
-                float(asked[second].mean()),
-                float(one.ap[second].mean()),
-                float((one.first[second] == 1).mean()),
+                float(doubtful[second].mean()),
+                float(scores.ap[second].mean()),
+                float((scores.first[second] == 1).mean()),
             )
         )
     return points
@@ -198,10 +199,10 @@ def curve(
 def _halves(identity: Sequence[str | None]) -> tuple[Mask, Mask]:
     """Queries of either half of the identities; those without one are in neither."""
     # Those of the open-set thresholds.
-    number = np.array(
+    half = np.array(
         [-1 if name is None else open_set.half(f"identity {name}") for name in identity]
     )
-    halves = number == 0, number == 1
+    halves = half == 0, half == 1
     if not all(mask.any() for mask in halves):
         counts = [int(mask.sum()) for mask in halves]
         raise ValueError(
@@ -213,18 +214,5 @@ def _halves(identity: Sequence[str | None]) -> tuple[Mask, Mask]:
 
 def _same(query: Sequence[Hashable], gallery: Sequence[Hashable]) -> Mask:
     """(Q, G) where two labels are equal and not null."""
-    number = {name: n for n, name in enumerate(dict.fromkeys([*query, *gallery]))}
-    one, other = (np.array([number[name] for name in side]) for side in (query, gallery))
-    null = number.get(None, -1)
-    return (one[:, None] == other) & (one != null)[:, None]
-
-
-def _subjects(identity: Sequence[Hashable]) -> NDArray[np.int64]:
-    number: dict[Hashable, int] = {}
-    size = len(identity)
-    return np.array(
-        [
-            size + row if name is None else number.setdefault(name, len(number))
-            for row, name in enumerate(identity)
-        ]
-    )
+    asking, answering = number(query, gallery)
+    return (asking[:, None] == answering) & (asking >= 0)[:, None]

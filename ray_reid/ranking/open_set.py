@@ -14,7 +14,7 @@ with another w_i w_j times (the subsets bootstrap of Bolle et al., CVIU 2004).
 import json
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 
 from ray_reid import schema
 from ray_reid.ranking import metrics
+from ray_reid.ranking.grid import on_grid
+from ray_reid.ranking.labels import number, number_sorted
 
 Decision = Literal["match", "possible", "unknown"]
 Cameras = tuple[str, str]
@@ -123,7 +125,7 @@ def parse(text: str) -> Thresholds:
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
+class LabelledEmbeddings:
     """Queries or gallery; an image without identity is a distractor, unlike all others."""
 
     embedding: NDArray[Any]
@@ -136,8 +138,8 @@ class Side:
 
 
 def calibrate(
-    query: Side,
-    gallery: Side,
+    query: LabelledEmbeddings,
+    gallery: LabelledEmbeddings,
     match_far: float = 1e-3,
     possible_far: float = 1e-2,
     *,
@@ -172,8 +174,7 @@ def calibrate(
             f"genuine and {second.num_impostors} impostor pairs, and both are needed"
         )
     overall, own = _thresholds(first, rates, needed)
-    found = Thresholds(*overall, own)
-    levels = _measure(second, found, rates, seed)
+    levels = _measure(second, Thresholds(*overall, own), rates, seed)
     counts = {
         "calibration_identities": first.num_identities,
         "calibration_impostors": num_impostors,
@@ -202,10 +203,10 @@ class _Half:
     num_impostors: int
 
     @classmethod
-    def of(cls, query: Side, gallery: Side, number: int) -> "_Half":
+    def of(cls, query: LabelledEmbeddings, gallery: LabelledEmbeddings, which: int) -> "_Half":
         """Take the identities, and the distractors, whose names have this half's hash."""
         names = [_names(side) for side in (query, gallery)]
-        rows = [[n for n, name in enumerate(side) if half(name) == number] for side in names]
+        rows = [[n for n, name in enumerate(side) if half(name) == which] for side in names]
         rows[0] = [n for n in rows[0] if query.identity[n] is not None]
         if not all(rows):
             raise ValueError(
@@ -215,28 +216,25 @@ class _Half:
         kept = [[side[n] for n in own] for side, own in zip(names, rows, strict=True)]
         sides = query, gallery
         seen = [[side.camera[n] for n in own] for side, own in zip(sides, rows, strict=True)]
-        identity = _numbers([*kept[0], *kept[1]])
-        cameras = sorted({name for side in seen for name in side if name is not None})
-        camera_of: dict[str | None, int] = {name: n for n, name in enumerate(cameras)}
-        camera = [np.array([camera_of.get(name, -1) for name in side]) for side in seen]
-        codes = [np.array([identity[name] for name in side]) for side in kept]
+        identity = number(*kept)
+        cameras, camera = number_sorted(*seen)
         same = Counter(kept[1])
         genuine = sum(same[name] for name in kept[0])
         junk = Counter(zip(kept[1], seen[1], strict=True))
         num_junk = sum(
-            junk[name, place]
-            for name, place in zip(kept[0], seen[0], strict=True)
-            if place is not None
+            junk[name, view]
+            for name, view in zip(kept[0], seen[0], strict=True)
+            if view is not None
         )
         return cls(
             metrics.unit(query.embedding[rows[0]], "query"),
             metrics.unit(gallery.embedding[rows[1]], "gallery"),
-            codes[0],
-            codes[1],
+            identity[0],
+            identity[1],
             camera[0],
             camera[1],
             cameras,
-            len(identity),
+            len({*kept[0], *kept[1]}),
             genuine - num_junk,
             len(rows[0]) * len(rows[1]) - genuine,
         )
@@ -249,8 +247,7 @@ class _Half:
         for start in range(0, len(queries), step):
             rows = queries[start : start + step]
             # On the grid of the metrics, so that copies of an image tie.
-            product = self.query[rows] @ self.gallery[images].T
-            similarity = np.rint(product * metrics.GRID) / metrics.GRID
+            similarity = on_grid(self.query[rows] @ self.gallery[images].T)
             same = self.query_identity[rows][:, None] == self.gallery_identity[images]
             yield rows, similarity, same
 
@@ -274,7 +271,7 @@ class _Top:
         if self._held > 2 * self._size + BLOCK:
             self._trim()
 
-    def place(self, rate: float) -> float:
+    def level(self, rate: float) -> float:
         """The largest value that at most this share of all lies above."""
         self._trim()
         allowed = math.floor(rate * self.count)
@@ -294,29 +291,29 @@ def _thresholds(
     # One more than may pass.
     overall = _Top(math.floor(rates[1] * part.num_impostors) + 1)
     own: dict[Cameras, tuple[float, float]] = {}
-    for one in range(len(asked)):
-        for other in range(one, len(asked)):
-            ways = [(one, other), (other, one)] if one < other else [(one, one)]
+    # Camera 0 is none; of two cameras either may be that of the query.
+    for first in range(len(asked)):
+        for second in range(first, len(asked)):
+            ways = sorted({(first, second), (second, first)})
             size = sum(len(asked[a]) * len(answering[b]) for a, b in ways)
             top = _Top(math.floor(rates[1] * size) + 1)
             for a, b in ways:
                 for _, similarity, same in part.blocks(asked[a], answering[b]):
                     top.add(similarity[~same])
                     overall.add(similarity[~same])
-            # Place 0 is no camera.
-            if one and top.count >= needed:
-                pair = _ordered(part.cameras[one - 1], part.cameras[other - 1])
-                own[pair] = (top.place(rates[0]), top.place(rates[1]))
-    return (overall.place(rates[0]), overall.place(rates[1])), own
+            if first and top.count >= needed:
+                pair = _ordered(part.cameras[first - 1], part.cameras[second - 1])
+                own[pair] = (top.level(rates[0]), top.level(rates[1]))
+    return (overall.level(rates[0]), overall.level(rates[1])), own
 
 
 def _measure(
-    part: _Half, found: Thresholds, rates: tuple[float, float], seed: int
+    part: _Half, thresholds: Thresholds, rates: tuple[float, float], seed: int
 ) -> dict[str, Level]:
     """Rates of genuine and impostor pairs that pass, with intervals."""
     from scipy.sparse import csr_array
 
-    table = _by_camera(part.cameras, found)
+    table = _by_camera(part.cameras, thresholds)
     everything = np.arange(len(part.gallery))
     size = part.num_identities
     genuine = np.zeros(size)
@@ -331,8 +328,8 @@ def _measure(
         for level in range(2):
             accepted = similarity > table[level][camera[:, None], part.gallery_camera]
             np.add.at(passed[level], identity, (accepted & same & ~junk).sum(axis=1))
-            one, other = np.nonzero(accepted & ~same)
-            through[level].append(identity[one] * size + part.gallery_identity[other])
+            row, image = np.nonzero(accepted & ~same)
+            through[level].append(identity[row] * size + part.gallery_identity[image])
     queries = np.bincount(part.query_identity, minlength=size).astype(float)
     images = np.bincount(part.gallery_identity, minlength=size).astype(float)
     weights = _draws(size, seed)
@@ -350,10 +347,10 @@ def _measure(
     return levels
 
 
-def _by_camera(cameras: Sequence[str], found: Thresholds) -> NDArray[np.float64]:
+def _by_camera(cameras: Sequence[str], thresholds: Thresholds) -> NDArray[np.float64]:
     """(2, C + 1, C + 1) match and possible of each camera pair; the last camera, -1, is none."""
     names: list[str | None] = [*cameras, None]
-    pairs = [[found.of(one, other) for other in names] for one in names]
+    pairs = [[thresholds.of(query, gallery) for gallery in names] for query in names]
     return np.moveaxis(np.array(pairs), -1, 0)
 
 
@@ -372,14 +369,10 @@ def _bounds(passed: NDArray[np.float64], pairs: NDArray[np.float64]) -> tuple[fl
     return float(share[0]), float(low), float(high)
 
 
-def _names(side: Side) -> list[str]:
+def _names(side: LabelledEmbeddings) -> list[str]:
     pairs = zip(side.identity, side.observation_id, strict=True)
     return [f"distractor {key}" if name is None else f"identity {name}" for name, key in pairs]
 
 
-def _numbers(names: Sequence[Hashable]) -> dict[Hashable, int]:
-    return {name: n for n, name in enumerate(dict.fromkeys(names))}
-
-
-def _ordered(one: str, other: str) -> Cameras:
-    return (one, other) if one <= other else (other, one)
+def _ordered(first: str, second: str) -> Cameras:
+    return (first, second) if first <= second else (second, first)

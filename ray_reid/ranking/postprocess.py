@@ -2,7 +2,7 @@
 
 A step takes the state of a retrieval and gives the next one, with counts of what it changed. It
 either changes the queries' embeddings, excludes gallery images of a query, or makes similarities of
-the embeddings; `retrieval.check_order` says what may follow what.
+the embeddings; `check_order` in `recipe.postprocess` says what may follow what.
 
 An excluded image stays in the ranking of its query, below all that are not excluded; of the
 excluded ones the wrong come first. So a true match that a step throws out counts as missed. If it
@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_reid.ranking import metrics
+from ray_reid.ranking.grid import on_grid
+from ray_reid.ranking.labels import number
 from ray_reid.ranking.rerank import k_reciprocal
 from ray_reid.recipe.postprocess import (
     CameraVerification,
@@ -65,8 +67,7 @@ class Retrieval:
         """(Q, G) what ranks, before exclusion: the similarity, or cosines on the metrics' grid."""
         if self.similarity is not None:
             return self.similarity
-        cosine = metrics.unit(self.query, "query") @ metrics.unit(self.gallery, "gallery").T
-        return np.rint(cosine * metrics.GRID) / metrics.GRID
+        return on_grid(metrics.unit(self.query, "query") @ metrics.unit(self.gallery, "gallery").T)
 
 
 def apply(steps: Sequence[Step], state: Retrieval) -> tuple[Retrieval, tuple[Change, ...]]:
@@ -95,10 +96,10 @@ def _check(state: Retrieval) -> None:
     """Refuse what does not belong together, with the side and the numbers."""
     sizes = {"query": len(state.query), "gallery": len(state.gallery)}
     for name in ("camera", "time", "source", "camera_embedding"):
-        found = {side: getattr(state, f"{side}_{name}") for side in sizes}
-        if (found["query"] is None) != (found["gallery"] is None):
+        columns = {side: getattr(state, f"{side}_{name}") for side in sizes}
+        if (columns["query"] is None) != (columns["gallery"] is None):
             raise ValueError(f"postprocess: give query_{name} and gallery_{name}, or neither")
-        for side, values in found.items():
+        for side, values in columns.items():
             if values is not None and len(values) != sizes[side]:
                 raise ValueError(
                     f"postprocess: {side} has {sizes[side]} embeddings but {len(values)} values "
@@ -127,14 +128,14 @@ def _mean_of_clusters(
 ) -> tuple[NDArray[np.float64], Counts]:
     """Every query becomes the mean of its cluster, itself included; one in no cluster stays."""
     group = _dbscan(query, eps, min_samples)
-    number = int(group.max(initial=-1)) + 1
-    total = np.zeros((number, query.shape[1]))
+    num_clusters = int(group.max(initial=-1)) + 1
+    total = np.zeros((num_clusters, query.shape[1]))
     clustered = group >= 0
     np.add.at(total, group[clustered], query[clustered])
-    sizes = np.bincount(group[clustered], minlength=number)
+    sizes = np.bincount(group[clustered], minlength=num_clusters)
     expanded = query.copy()
     expanded[clustered] = (total / sizes[:, None])[group[clustered]]
-    return expanded, {"clusters": number, "changed": int(sizes[sizes > 1].sum())}
+    return expanded, {"clusters": num_clusters, "changed": int(sizes[sizes > 1].sum())}
 
 
 def _with_neighbours(
@@ -170,18 +171,13 @@ def _verify_cameras(step: CameraVerification, state: Retrieval) -> tuple[Retriev
 def _by_label(state: Retrieval) -> Groups:
     if state.query_camera is None or state.gallery_camera is None:
         raise ValueError("postprocess: camera_verification by label needs cameras; none are given")
-    pairs = [_qualified(state, side) for side in ("query", "gallery")]
-    number = {pair: n for n, pair in enumerate(dict.fromkeys([*pairs[0], *pairs[1]]))}
-    codes = [
-        np.array([-1 if pair[1] is None else number[pair] for pair in side], dtype=np.int64)
-        for side in pairs
-    ]
-    if not any((side >= 0).any() for side in codes):
+    query, gallery = number(*(_qualified(state, side) for side in ("query", "gallery")))
+    if not ((query >= 0).any() or (gallery >= 0).any()):
         raise ValueError(
             "postprocess: camera_verification by label needs the column 'camera', which is null in "
             "every image"
         )
-    return codes[0], codes[1]
+    return query, gallery
 
 
 def _by_cluster(step: CameraVerification, state: Retrieval) -> Groups:
@@ -201,22 +197,22 @@ def _by_cluster(step: CameraVerification, state: Retrieval) -> Groups:
     else:
         from sklearn.cluster import KMeans
 
-        number = step.num_clusters or _number_of_cameras(state)
-        if number > len(rows):
+        count = step.num_clusters or _number_of_cameras(state)
+        if count > len(rows):
             raise ValueError(
-                f"postprocess: camera_verification asks for {number} clusters of {len(rows)} images"
+                f"postprocess: camera_verification asks for {count} clusters of {len(rows)} images"
             )
-        group = KMeans(number, n_init=4, random_state=0).fit_predict(rows).astype(np.int64)
+        group = KMeans(count, n_init=4, random_state=0).fit_predict(rows).astype(np.int64)
     return group[: len(state.query)], group[len(state.query) :]
 
 
 def _number_of_cameras(state: Retrieval) -> int:
     known = {
-        pair
+        camera
         for side in ("query", "gallery")
         if getattr(state, f"{side}_camera") is not None
-        for pair in _qualified(state, side)
-        if pair[1] is not None
+        for camera in _qualified(state, side)
+        if camera is not None
     }
     if len(known) < 2:
         raise ValueError(
@@ -226,18 +222,19 @@ def _number_of_cameras(state: Retrieval) -> int:
     return len(known)
 
 
-def _qualified(state: Retrieval, side: str) -> list[tuple[Hashable, Hashable]]:
-    """Source and camera of each image of a side."""
+def _qualified(state: Retrieval, side: str) -> list[tuple[Hashable, Hashable] | None]:
+    """Source and camera of each image of a side; None where the camera is null."""
     cameras, sources = getattr(state, f"{side}_camera"), getattr(state, f"{side}_source")
-    return list(zip(sources or [None] * len(cameras), cameras, strict=True))
+    pairs = zip(sources or [None] * len(cameras), cameras, strict=True)
+    return [None if camera is None else (source, camera) for source, camera in pairs]
 
 
 def _dbscan(rows: NDArray[np.float64], eps: float, min_samples: int) -> NDArray[np.int64]:
     """(N,) cluster of each unit row by cosine distance, -1 where it is in none."""
     from sklearn.cluster import DBSCAN
 
-    found = DBSCAN(eps=eps, min_samples=min_samples, metric="cosine").fit_predict(rows)
-    return np.asarray(found, dtype=np.int64)
+    group = DBSCAN(eps=eps, min_samples=min_samples, metric="cosine").fit_predict(rows)
+    return np.asarray(group, dtype=np.int64)
 
 
 def _limit_time(step: TemporalWindow, state: Retrieval) -> tuple[Retrieval, Counts]:
@@ -254,15 +251,8 @@ def _limit_time(step: TemporalWindow, state: Retrieval) -> tuple[Retrieval, Coun
     # A null time is NaN, and farther than nothing.
     far = np.abs(query[:, None] - gallery) > step.tau
     if state.query_source is not None and state.gallery_source is not None:
-        number = {
-            name: n
-            for n, name in enumerate(dict.fromkeys([*state.query_source, *state.gallery_source]))
-        }
-        asked, answering = (
-            np.array([number[name] for name in names])
-            for names in (state.query_source, state.gallery_source)
-        )
-        far &= asked[:, None] == answering
+        asking, answering = number(state.query_source, state.gallery_source)
+        far &= asking[:, None] == answering
     return _excluding(state, far, {})
 
 
@@ -294,8 +284,8 @@ def _rerank(step: Rerank, state: Retrieval) -> tuple[Retrieval, Counts]:
 
 def _first(state: Retrieval) -> NDArray[np.int64]:
     """(Q,) the gallery image that each query ranks first."""
-    found = np.empty(len(state.query), dtype=np.int64)
-    for start in range(0, len(found), BLOCK):
+    first = np.empty(len(state.query), dtype=np.int64)
+    for start in range(0, len(first), BLOCK):
         rows = slice(start, start + BLOCK)
         block = replace(
             state,
@@ -305,8 +295,8 @@ def _first(state: Retrieval) -> NDArray[np.int64]:
         scores = block.scores()
         if state.excluded is not None:
             scores = np.where(state.excluded[rows], -np.inf, scores)
-        found[rows] = scores.argmax(axis=1)
-    return found
+        first[rows] = scores.argmax(axis=1)
+    return first
 
 
 STEPS: Mapping[str, Callable[[Any, Retrieval], tuple[Retrieval, Counts]]] = {

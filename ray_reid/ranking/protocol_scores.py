@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ray_reid.ranking import doubt, metrics, postprocess
 from ray_reid.ranking.doubt import Margins
+from ray_reid.ranking.labels import number
 from ray_reid.ranking.metrics import AveragePrecision, Metrics
-from ray_reid.ranking.protocols import Case, Labels, Rows, cases
+from ray_reid.ranking.protocols import Case, Rows, TestLabels, cases
 from ray_reid.ranking.refine import Rule, refine
 from ray_reid.recipe.postprocess import Step
 
@@ -21,10 +22,10 @@ RANKS = (1, 5, 10)
 
 
 @dataclass(frozen=True, eq=False)
-class Refinement:
+class QueryVariants:
     """Queries in other clothes, and how they vote; see `refine`."""
 
-    variants: NDArray[np.float32]
+    embedding: NDArray[np.float32]
     """(Q, L, D) of the first Q rows of a test set; a query of zero rows has none, and keeps the
     ranking that it has alone."""
     m: int
@@ -32,7 +33,7 @@ class Refinement:
 
 
 @dataclass(frozen=True, eq=False)
-class Refined:
+class RefinedScores:
     """What the queries of a case score alone and with their variants."""
 
     plain: Metrics
@@ -41,13 +42,13 @@ class Refined:
     """(Q,) how sure the first place is alone; see `doubt`."""
     identity: Sequence[Any]
     """(Q,) of the queries."""
-    made: NDArray[np.bool_]
+    has_variants: NDArray[np.bool_]
     """(Q,) True where a query has variants."""
 
 
 def run(
     protocol: str,
-    labels: Labels,
+    labels: TestLabels,
     embedding: NDArray[Any],
     average_precision: AveragePrecision = "rectangle",
     steps: Sequence[Step] = (),
@@ -82,33 +83,33 @@ def run(
 
 def run_refined(
     protocol: str,
-    labels: Labels,
+    labels: TestLabels,
     embedding: NDArray[Any],
-    refinement: Refinement,
+    variants: QueryVariants,
     average_precision: AveragePrecision = "rectangle",
-) -> dict[str, list[Refined]]:
+) -> dict[str, list[RefinedScores]]:
     """Score (N, D) embeddings of a test set with variants of its queries and without; see `run`.
 
     What is junk for a query is in none of its lists, as in the released code of DLCR: otherwise
     the images that a protocol leaves out because they are easy would decide the vote.
     """
     return {
-        name: [_refined(case, labels, embedding, refinement, average_precision) for case in draws]
+        name: [_refined(case, labels, embedding, variants, average_precision) for case in draws]
         for name, draws in cases(protocol, labels).items()
     }
 
 
-def figures(found: Mapping[str, Sequence[Metrics]]) -> dict[str, float]:
+def figures(scores: Mapping[str, Sequence[Metrics]]) -> dict[str, float]:
     """Name the figures: those of the headline plainly, those of other cases with their name.
 
     Means over the draws, and their standard deviations (`mAP_std`) where there are several.
     """
     flat: dict[str, float] = {}
-    for number, (name, draws) in enumerate(found.items()):
-        columns: dict[str, list[float]] = {"mAP": [one.mAP for one in draws]}
-        columns |= {f"rank-{k}": [one.rank(k) for one in draws] for k in RANKS}
-        columns["mINP"] = [one.mINP for one in draws]
-        prefix = f"{name}_" if number else ""
+    for position, (name, draws) in enumerate(scores.items()):
+        columns: dict[str, list[float]] = {"mAP": [draw.mAP for draw in draws]}
+        columns |= {f"rank-{k}": [draw.rank(k) for draw in draws] for k in RANKS}
+        columns["mINP"] = [draw.mINP for draw in draws]
+        prefix = f"{name}_" if position else ""
         for figure, values in columns.items():
             flat[f"{prefix}{figure}"] = float(np.mean(values))
             if len(values) > 1:
@@ -118,17 +119,17 @@ def figures(found: Mapping[str, Sequence[Metrics]]) -> dict[str, float]:
 
 def _score(
     case: Case,
-    labels: Labels,
+    labels: TestLabels,
     embedding: NDArray[Any],
     average_precision: AveragePrecision,
     steps: Sequence[Step],
     camera_embedding: NDArray[Any] | None,
 ) -> Metrics:
-    asked, query = _items(case, case.query, labels, embedding)
+    asking, query = _items(case, case.query, labels, embedding)
     answering, gallery = _items(case, case.gallery, labels, embedding)
     known = _known(case, labels, query, gallery, average_precision)
     if not steps:
-        return metrics.evaluate(asked, answering, **known)
+        return metrics.evaluate(asking, answering, **known)
     of_steps: dict[str, Any] = {}
     for side, rows, all_rows in (
         ("query", query, case.query),
@@ -138,9 +139,9 @@ def _score(
             if getattr(labels, name) is not None:
                 of_steps[f"{side}_{name}"] = labels.take(name, rows)
         if camera_embedding is not None:
-            found, _ = _items(case, all_rows, labels, camera_embedding)
-            of_steps[f"{side}_camera_embedding"] = found
-    state, changes = postprocess.apply(steps, postprocess.Retrieval(asked, answering, **of_steps))
+            seen, _ = _items(case, all_rows, labels, camera_embedding)
+            of_steps[f"{side}_camera_embedding"] = seen
+    state, changes = postprocess.apply(steps, postprocess.Retrieval(asking, answering, **of_steps))
     if state.similarity is None and state.excluded is None:
         scored = metrics.evaluate(state.query, state.gallery, **known)
     else:
@@ -150,48 +151,49 @@ def _score(
 
 def _refined(
     case: Case,
-    labels: Labels,
+    labels: TestLabels,
     embedding: NDArray[Any],
-    refinement: Refinement,
+    variants: QueryVariants,
     average_precision: AveragePrecision,
-) -> Refined:
-    asked, query = _items(case, case.query, labels, embedding)
+) -> RefinedScores:
+    asking, query = _items(case, case.query, labels, embedding)
     answering, gallery = _items(case, case.gallery, labels, embedding)
     known = _known(case, labels, query, gallery, average_precision)
-    plain = metrics.evaluate(asked, answering, **known)
+    plain = metrics.evaluate(asking, answering, **known)
     columns = [
         {name: known[f"{side}_{name}"] for name in ("identity", "camera", "clothes")}
         for side in ("query", "gallery")
     ]
     hidden = doubt.junk(case.rule, *columns)
     identity = known["gallery_identity"]
-    variants = _of_items(case, labels, refinement.variants)
+    outfits = _of_items(case, labels, variants.embedding)
     similarity = refine(
-        asked, variants, answering, identity, refinement.m, refinement.rule, hidden=hidden
+        asking, outfits, answering, identity, variants.m, variants.rule, hidden=hidden
     )
-    made = np.asarray(variants.any(axis=(1, 2)))
-    return Refined(
+    has_variants = np.asarray(outfits.any(axis=(1, 2)))
+    return RefinedScores(
         plain,
-        metrics.chosen(plain, metrics.evaluate_similarity(similarity, **known), made),
-        doubt.margins(asked, answering, identity, hidden),
+        metrics.chosen(plain, metrics.evaluate_similarity(similarity, **known), has_variants),
+        doubt.margins(asking, answering, identity, hidden),
         known["query_identity"],
-        made,
+        has_variants,
     )
 
 
-def _of_items(case: Case, labels: Labels, variants: NDArray[Any]) -> NDArray[Any]:
+def _of_items(case: Case, labels: TestLabels, variants: NDArray[Any]) -> NDArray[Any]:
     """(Q, L, D) variants of what asks in a case."""
     if case.tracks != "mean":
         return variants[case.query]
     # Rows that are zero add nothing to the mean of their track.
     outfits = variants[case.query].swapaxes(0, 1)
-    return np.stack([_mean_of_tracks(one, case.query, labels)[0] for one in outfits], axis=1)
+    means = [_mean_of_tracks(rows, case.query, labels)[0] for rows in outfits]
+    return np.stack(means, axis=1)
 
 
 def _known(
-    case: Case, labels: Labels, query: Rows, gallery: Rows, average_precision: AveragePrecision
+    case: Case, labels: TestLabels, query: Rows, gallery: Rows, average_precision: AveragePrecision
 ) -> dict[str, Any]:
-    """What `metrics` is told of a case, besides embeddings or similarities."""
+    """Arguments of `metrics` for a case, besides embeddings or similarities."""
     clothes = case.rule != "market"
     return {
         "query_identity": labels.take("identity", query),
@@ -207,7 +209,7 @@ def _known(
 
 
 def _items(
-    case: Case, rows: Rows, labels: Labels, embedding: NDArray[Any]
+    case: Case, rows: Rows, labels: TestLabels, embedding: NDArray[Any]
 ) -> tuple[NDArray[Any], Rows]:
     """Embeddings of what asks or answers, and a row of each for its labels."""
     if case.tracks == "mean":
@@ -216,15 +218,13 @@ def _items(
 
 
 def _mean_of_tracks(
-    embedding: NDArray[Any], rows: Rows, labels: Labels
+    embedding: NDArray[Any], rows: Rows, labels: TestLabels
 ) -> tuple[NDArray[np.float64], Rows]:
     """Mean of the unit embeddings of each track, and the first row of each for its labels."""
     tracks = zip(labels.take("track", rows), rows.tolist(), strict=True)
     # An image without a track is one of its own.
-    names = [(track, None if track is not None else row) for track, row in tracks]
-    number = {name: place for place, name in enumerate(dict.fromkeys(names))}
-    group = np.array([number[name] for name in names])
+    (group,) = number([(track, None if track is not None else row) for track, row in tracks])
     _, first = np.unique(group, return_index=True)
-    total = np.zeros((len(number), embedding.shape[1]))
+    total = np.zeros((len(first), embedding.shape[1]))
     np.add.at(total, group, metrics.unit(embedding, "tracked"))
     return total / np.bincount(group)[:, None], rows[first]

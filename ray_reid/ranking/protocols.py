@@ -19,7 +19,7 @@ Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Labels:
+class TestLabels:
     """What is known of every image of a test set, queries and gallery together; null is None."""
 
     is_query: NDArray[np.bool_]
@@ -55,7 +55,7 @@ Cases = Mapping[str, Sequence[Case]]
 """Each experiment by its name, once or with every draw; the first one is the headline."""
 
 
-def cases(protocol: str, labels: Labels) -> Cases:
+def cases(protocol: str, labels: TestLabels) -> Cases:
     """What a protocol asks of a test set.
 
     Raises:
@@ -63,34 +63,34 @@ def cases(protocol: str, labels: Labels) -> Cases:
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; choose from {list(PROTOCOLS)}")
-    found = PROTOCOLS[protocol](labels)
-    for name, draws in found.items():
+    experiments = PROTOCOLS[protocol](labels)
+    for name, draws in experiments.items():
         for case in draws:
             if not (len(case.query) and len(case.gallery)):
                 raise ValueError(
                     f"protocol {protocol!r}: case {name!r} has {len(case.query)} queries and "
                     f"{len(case.gallery)} gallery images; is this the data set it is made for?"
                 )
-    return found
+    return experiments
 
 
-def _market(labels: Labels) -> Cases:
+def _market(labels: TestLabels) -> Cases:
     return {"standard": [Case(*_sides(labels))]}
 
 
-def _track(labels: Labels) -> Cases:
+def _track(labels: TestLabels) -> Cases:
     """DeepChange and OML: a match from the same camera counts if it is of another track."""
     _need(labels, "track", "track")
     return {"standard": [Case(*_sides(labels), apart="track")]}
 
 
-def _image_to_track(labels: Labels) -> Cases:
+def _image_to_track(labels: TestLabels) -> Cases:
     """VeRi-776: every query image against the tracks of the gallery."""
     _need(labels, "track", "image_to_track")
     return {"standard": [Case(*_sides(labels), tracks="nearest")]}
 
 
-def _clothes(labels: Labels, tracks: Literal["none", "mean"] = "none") -> Cases:
+def _clothes(labels: TestLabels, tracks: Literal["none", "mean"] = "none") -> Cases:
     """LTCC: the Market rule, then same clothes and clothes-changing over all images."""
     _need(labels, "clothes", "clothes")
     query, gallery = _sides(labels)
@@ -102,19 +102,19 @@ def _clothes(labels: Labels, tracks: Literal["none", "mean"] = "none") -> Cases:
     }
 
 
-def _clothes_changing(labels: Labels) -> Cases:
+def _clothes_changing(labels: TestLabels) -> Cases:
     """The same, with the clothes-changing case as the headline."""
-    found = _clothes(labels)
-    return {name: found[name] for name in ("cc", "sc", "standard")}
+    experiments = _clothes(labels)
+    return {name: experiments[name] for name in ("cc", "sc", "standard")}
 
 
-def _ccvid(labels: Labels) -> Cases:
+def _ccvid(labels: TestLabels) -> Cases:
     """CCVID: as LTCC, but an item is the mean of a tracklet's frames."""
     _need(labels, "track", "ccvid")
     return _clothes(labels, "mean")
 
 
-def _prcc(labels: Labels) -> Cases:
+def _prcc(labels: TestLabels) -> Cases:
     """PRCC, multi-shot: queries in other clothes than the gallery's (camera C), then in the same.
 
     The usual reading (CAL, DLCR): every image of camera A answers.
@@ -123,46 +123,46 @@ def _prcc(labels: Labels) -> Cases:
     return {"cc": [Case(changed, gallery)], "sc": [Case(same, gallery)]}
 
 
-def _prcc_single_shot(labels: Labels) -> Cases:
+def _prcc_single_shot(labels: TestLabels) -> Cases:
     """PRCC as its authors have it: one random image of each person answers, ten times."""
     changed, same, gallery = _by_clothes(labels)
     drawn = [_one_each(labels, gallery, seed) for seed in range(DRAWS)]
     return {
-        "cc": [Case(changed, one) for one in drawn],
-        "sc": [Case(same, one) for one in drawn],
+        "cc": [Case(changed, images) for images in drawn],
+        "sc": [Case(same, images) for images in drawn],
     }
 
 
-def _vc_clothes(labels: Labels) -> Cases:
+def _vc_clothes(labels: TestLabels) -> Cases:
     """VC-Clothes: all cameras; cameras 2 and 3, same clothes; cameras 3 and 4, changed clothes."""
     query, gallery = _sides(labels)
 
     def under(rows: Rows, cameras: tuple[int, int]) -> Rows:
-        return rows[[_number(one) in cameras for one in labels.take("camera", rows)]]
+        return rows[[_number(name) in cameras for name in labels.take("camera", rows)]]
 
     pairs = {"sc": (2, 3), "cc": (3, 4)}
     parts = {name: [Case(under(query, two), under(gallery, two))] for name, two in pairs.items()}
     return {"all": [Case(query, gallery)], **parts}
 
 
-def _vehicleid(labels: Labels) -> Cases:
+def _vehicleid(labels: TestLabels) -> Cases:
     """PKU VehicleID: one random image of each vehicle is the gallery, all others ask."""
-    return {"standard": [Case(rest, one) for one, rest in _draws(labels)]}
+    return {"standard": [Case(rest, drawn) for drawn, rest in _draws(labels)]}
 
 
-def _vehicleid_inverse(labels: Labels) -> Cases:
+def _vehicleid_inverse(labels: TestLabels) -> Cases:
     """The older reading: one random image of each vehicle asks, all others are the gallery."""
-    return {"standard": [Case(one, rest) for one, rest in _draws(labels)]}
+    return {"standard": [Case(drawn, rest) for drawn, rest in _draws(labels)]}
 
 
-def _cuhk03_classic(labels: Labels) -> Cases:
+def _cuhk03_classic(labels: TestLabels) -> Cases:
     """CUHK03, 1,367 / 100: one random gallery image of each person, ten times; look at the CMC."""
     query, gallery = _sides(labels)
     drawn = [_one_each(labels, gallery, seed) for seed in range(DRAWS)]
-    return {"standard": [Case(query, one) for one in drawn]}
+    return {"standard": [Case(query, images) for images in drawn]}
 
 
-PROTOCOLS: Mapping[str, Callable[[Labels], Cases]] = {
+PROTOCOLS: Mapping[str, Callable[[TestLabels], Cases]] = {
     "market": _market,
     "track": _track,
     "image_to_track": _image_to_track,
@@ -179,29 +179,29 @@ PROTOCOLS: Mapping[str, Callable[[Labels], Cases]] = {
 """VIPeR and PRID2011 are `market` on each of ten seeded splits of their source."""
 
 
-def _sides(labels: Labels) -> tuple[Rows, Rows]:
+def _sides(labels: TestLabels) -> tuple[Rows, Rows]:
     return np.flatnonzero(labels.is_query), np.flatnonzero(~labels.is_query)
 
 
-def _by_clothes(labels: Labels) -> tuple[Rows, Rows, Rows]:
+def _by_clothes(labels: TestLabels) -> tuple[Rows, Rows, Rows]:
     """Queries in clothes that the gallery does not have, queries in clothes it has, gallery."""
     _need(labels, "clothes", "prcc")
     query, gallery = _sides(labels)
     known = set(labels.take("clothes", gallery)) - {None}
-    same = np.array([one in known for one in labels.take("clothes", query)], dtype=bool)
+    same = np.array([worn in known for worn in labels.take("clothes", query)], dtype=bool)
     return query[~same], query[same], gallery
 
 
-def _draws(labels: Labels) -> Iterator[tuple[Rows, Rows]]:
+def _draws(labels: TestLabels) -> Iterator[tuple[Rows, Rows]]:
     """Ten times one random image of each identity, and all others."""
     known = np.array([name is not None for name in labels.identity])
     rows = np.flatnonzero(known)
     for seed in range(DRAWS):
-        one = _one_each(labels, rows, seed)
-        yield one, np.setdiff1d(rows, one)
+        drawn = _one_each(labels, rows, seed)
+        yield drawn, np.setdiff1d(rows, drawn)
 
 
-def _one_each(labels: Labels, rows: Rows, seed: int) -> Rows:
+def _one_each(labels: TestLabels, rows: Rows, seed: int) -> Rows:
     """One random row of each identity among `rows`, in the order of the rows."""
     of: dict[Hashable, list[int]] = {}
     for row, name in zip(rows.tolist(), labels.take("identity", rows), strict=True):
@@ -212,7 +212,7 @@ def _one_each(labels: Labels, rows: Rows, seed: int) -> Rows:
     return np.sort([of[name][rng.integers(len(of[name]))] for name in sorted(of, key=str)])
 
 
-def _need(labels: Labels, name: str, protocol: str) -> None:
+def _need(labels: TestLabels, name: str, protocol: str) -> None:
     assert name in {field.name for field in fields(labels)}
     if all(value is None for value in getattr(labels, name)):
         raise ValueError(

@@ -13,8 +13,6 @@ with their own m most similar images. Two rules are in the world:
   them tie.
 """
 
-import math
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -22,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_reid.ranking.cores import every_core
+from ray_reid.ranking.labels import Labels, number_sides, split_nulls
 from ray_reid.ranking.neighbours import Floats, check_dimensions, into_unit, on_host, slices, unit
 
-Labels = Sequence[Hashable] | NDArray[Any]
 Rule = Literal["paper", "released"]
 RULES: tuple[str, ...] = get_args(Rule)
 Rows = NDArray[np.int32]
@@ -74,39 +72,52 @@ def refine(
         ValueError: If the rule is unknown, shapes or lengths disagree, an embedding is not finite,
             `m` is below 1, or only some of the labels of junk are given.
     """
+    _check(rule, m)
+    queries, images = unit(query, "query"), unit(gallery, "gallery")
+    check_dimensions(queries, images)
+    others = _of_queries(variants, queries)
+    shape = len(queries), len(images)
+    subjects = _subjects(shape, gallery_identity, query_identity, query_camera, gallery_camera)
+    unseen = _mask(hidden, shape)
+    result = np.empty(shape, dtype=np.float32)
+
+    def work(rows: slice) -> None:
+        np.matmul(queries[rows], images.T, out=result[rows])
+        flat = others[rows].reshape(-1, queries.shape[1])
+        block = np.empty(flat.shape, dtype=np.float32)
+        into_unit(flat, block, "variant", rows.start * others.shape[1])
+        _refine(result[rows], block @ images.T, m, rule, subjects, rows, unseen[rows])
+
+    with every_core() as cores:
+        cores.map(work, _blocks(len(queries), others.shape[1], len(images)))
+    return result
+
+
+def _check(rule: str, m: int) -> None:
     if rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}; choose from {list(RULES)}")
     if m < 1:
         raise ValueError(f"m {m} is too small; choose at least 1")
-    queries, images = unit(query, "query"), unit(gallery, "gallery")
-    check_dimensions(queries, images)
-    others = on_host(variants)
-    size, dimensions = queries.shape
-    if others.ndim != 3 or (others.shape[0], others.shape[2]) != queries.shape:
-        raise ValueError(
-            f"variants must be (Q, L, D) with Q {size} and D {dimensions} as the queries, "
-            f"not {others.shape}"
-        )
-    people = _subjects(
-        (size, len(images)), gallery_identity, query_identity, query_camera, gallery_camera
-    )
-    unseen = np.zeros((size, 0), dtype=bool) if hidden is None else hidden
-    if hidden is not None and (hidden.shape != (size, len(images)) or hidden.dtype != np.bool_):
-        raise ValueError(
-            f"hidden must be bool {(size, len(images))}, not {hidden.dtype} {hidden.shape}"
-        )
-    result = np.empty((size, len(images)), dtype=np.float32)
 
-    def work(rows: slice) -> None:
-        np.matmul(queries[rows], images.T, out=result[rows])
-        flat = others[rows].reshape(-1, dimensions)
-        block = np.empty(flat.shape, dtype=np.float32)
-        into_unit(flat, block, "variant", rows.start * others.shape[1])
-        _refine(result[rows], block @ images.T, m, rule, people, rows, unseen[rows])
 
-    with every_core() as cores:
-        cores.map(work, _blocks(size, others.shape[1], len(images)))
-    return result
+def _of_queries(variants: Any, queries: Floats) -> NDArray[Any]:
+    """The variants (Q, L, D) in main memory."""
+    rows = on_host(variants)
+    if rows.ndim != 3 or (rows.shape[0], rows.shape[2]) != queries.shape:
+        raise ValueError(
+            f"variants must be (Q, L, D) with Q {len(queries)} and D {queries.shape[1]} as the "
+            f"queries, not {rows.shape}"
+        )
+    return rows
+
+
+def _mask(hidden: NDArray[np.bool_] | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """(Q, G) what is hidden; without it (Q, 0), which the kernel skips."""
+    if hidden is None:
+        return np.zeros((shape[0], 0), dtype=bool)
+    if hidden.shape != shape or hidden.dtype != np.bool_:
+        raise ValueError(f"hidden must be bool {shape}, not {hidden.dtype} {hidden.shape}")
+    return hidden
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +140,7 @@ def _refine(
     variants: Floats,
     m: int,
     rule: str,
-    people: _Subjects,
+    subjects: _Subjects,
     rows: slice,
     hidden: NDArray[np.bool_],
 ) -> None:
@@ -141,13 +152,13 @@ def _refine(
         variants,
         min(m, similarity.shape[1]),
         rule == "released",
-        people.query[rows],
-        people.query_camera[rows],
+        subjects.query[rows],
+        subjects.query_camera[rows],
         hidden,
-        people.gallery,
-        people.gallery_camera,
-        people.starts,
-        people.images,
+        subjects.gallery,
+        subjects.gallery_camera,
+        subjects.starts,
+        subjects.images,
     )
 
 
@@ -172,39 +183,18 @@ def _subjects(
     missing = [name for name, labels in given.items() if labels is None]
     if 0 < len(missing) < len(given):
         raise ValueError(f"{' and '.join(missing)} must be given too; junk needs {list(given)}")
-    num_queries, num_gallery = sizes
-    number: dict[Hashable, int] = {}
-    gallery = _numbers("gallery", "identity", num_gallery, gallery_identity, number)
-    query = _numbers("query", "identity", num_queries, query_identity, number)
-    unknown = gallery < 0
-    gallery[unknown] = len(number) + np.arange(unknown.sum())
-    cameras: dict[Hashable, int] = {}
-    images = np.argsort(gallery, kind="stable")
+    nobody = [None] * sizes[0]
+    asking, answering = number_sides(
+        "identity", sizes, nobody if query_identity is None else query_identity, gallery_identity
+    )
+    subjects = split_nulls(answering, asking)
+    camera_of_query, camera_of_image = number_sides("camera", sizes, query_camera, gallery_camera)
+    images = np.argsort(subjects, kind="stable")
     return _Subjects(
-        gallery,
-        _numbers("gallery", "camera", num_gallery, gallery_camera, cameras),
-        query,
-        _numbers("query", "camera", num_queries, query_camera, cameras),
-        np.searchsorted(gallery[images], np.arange(gallery.max() + 2)),
+        subjects.astype(np.int32),
+        camera_of_image.astype(np.int32),
+        asking.astype(np.int32),
+        camera_of_query.astype(np.int32),
+        np.searchsorted(subjects[images], np.arange(subjects.max() + 2)),
         images.astype(np.int32),
     )
-
-
-def _numbers(
-    side: str, name: str, size: int, labels: Labels | None, number: dict[Hashable, int]
-) -> Rows:
-    """Number the labels, adding new ones to `number`; null is -1, as are all where none are."""
-    if labels is None:
-        return np.full(size, -1, dtype=np.int32)
-    # Arrays and Arrow columns become plain values, which hash far faster than their scalars.
-    values = list(labels.tolist() if hasattr(labels, "tolist") else labels)
-    if len(values) != size:
-        raise ValueError(f"{side} has {size} embeddings but {len(values)} values of {side}_{name}")
-    return np.array(
-        [-1 if _is_null(value) else number.setdefault(value, len(number)) for value in values],
-        dtype=np.int32,
-    )
-
-
-def _is_null(value: Hashable) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))

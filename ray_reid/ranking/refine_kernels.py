@@ -49,6 +49,7 @@ def _top(
                 continue
             if len(hidden) and hidden[g]:
                 continue
+            # Moves only what is less similar, so the first of equals stays first.
             at = min(count, m - 1)
             while at > 0 and values[at - 1] < value:
                 values[at] = values[at - 1]
@@ -57,6 +58,7 @@ def _top(
             values[at] = value
             rows[at] = g
             count = min(count + 1, m)
+            # Until the list is full, any image is wanted.
             if count == m:
                 last = values[m - 1]
     return count
@@ -140,6 +142,7 @@ def refine_rows(
         row = similarity[q]
         junk = identity[q], query_camera[q]
         own = _top(row, m, junk[0], junk[1], hidden[q], subject, camera, own_rows, own_values)
+        # The subjects in question, in the order of their best images.
         size = 0
         for at in range(own):
             known = False
@@ -157,6 +160,7 @@ def refine_rows(
         if not released:
             _lift(row, score, best, subjects, size, starts, images)
             continue
+        # The released rule keeps cosine + 1 of all images, and raises those of the own list.
         for g in range(len(row)):
             row[g] += np.float32(1.0)
         for at in range(own):

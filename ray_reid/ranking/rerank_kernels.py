@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int32]
 
-# Similarities looked at together; one comparison tells that none of them is wanted.
+# Similarities looked at together; one comparison tells that none of them is wanted. The loop that
+# compares has no branch, so the compiler turns it into vector instructions.
 WIDTH = 64
 
 
@@ -44,6 +45,7 @@ def _insert(
 ) -> None:
     """Keep another row among the k most similar of a row, nearest first."""
     at = similarity.shape[1] - 1
+    # Of equal similarities the first row is nearer, in whatever order blocks come.
     if neighbour == row or (value == similarity[row, at] and 0 <= found[row, at] < neighbour):
         return
     while at > 0 and (
@@ -132,10 +134,10 @@ def reciprocal(found: Rows, width: int, start: int, out: Rows, counts: Rows) -> 
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _dot(one: Floats, other: Floats) -> np.float32:
+def _dot(left: Floats, right: Floats) -> np.float32:
     total = np.float32(0.0)
-    for d in range(len(one)):
-        total += one[d] * other[d]
+    for d in range(len(left)):
+        total += left[d] * right[d]
     return total
 
 
@@ -157,6 +159,7 @@ def expand(
     Each candidate brings its own reciprocal neighbours of half the width if more than two thirds
     of them are already there. The weights exp(-distance) of a row sum to one.
     """
+    # Stamps grow with the rows, so that nothing must be cleared between them.
     stamp = np.full(len(rows), -1, dtype=np.int32)
     near = np.empty(width, dtype=np.int32)
     end = 0
@@ -183,6 +186,7 @@ def expand(
         total = np.float32(0.0)
         for at in range(begin, end):
             distance = np.float32(0.0)
+            # A row is at no distance from itself, whatever rounding says.
             if columns[at] != row and farthest[row] > 0:
                 similarity = _dot(rows[row], rows[columns[at]])
                 distance = max(np.float32(0.0), 2 - 2 * similarity) / farthest[row]
@@ -208,7 +212,8 @@ def average(
 ) -> int:
     """Replace the encoding of a row by the mean of those of its nearest; entries written."""
     size = len(starts) - 1
-    place = np.full(size, -1, dtype=np.int64)
+    # The entry of a column in the mean; one from before `begin` is that of an earlier row.
+    entry = np.full(size, -1, dtype=np.int64)
     end = 0
     for i in range(len(counts)):
         begin = end
@@ -219,12 +224,12 @@ def average(
                 continue
             for at in range(starts[neighbour], starts[neighbour + 1]):
                 column = columns[at]
-                if place[column] < begin:
-                    place[column] = end
+                if entry[column] < begin:
+                    entry[column] = end
                     out_columns[end] = column
                     out_weights[end] = 0.0
                     end += 1
-                out_weights[place[column]] += weights[at] * share
+                out_weights[entry[column]] += weights[at] * share
         counts[i] = end - begin
     return end
 
@@ -257,6 +262,7 @@ def mix(
         scale = np.float32(1.0) / farthest[i] if farthest[i] > 0 else np.float32(0.0)
         for g in range(similarity.shape[1]):
             distance = max(np.float32(0.0), 2 - 2 * similarity[i, g]) * scale
+            # The weights of an encoding sum to one, so minima and maxima together sum to two.
             jaccard = 1 - shared[g] / (2 - shared[g])
             similarity[i, g] = other * np.float32(jaccard) + own * distance
             shared[g] = 0.0

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ray_reid import schema, storage
 from ray_reid.ranking import doubt, protocol_scores, protocols
-from ray_reid.ranking.doubt import Gate, Point
+from ray_reid.ranking.doubt import CalibratedGate, Point
 from ray_reid.ranking.metrics import Metrics, chosen
 from ray_reid.recipe.evaluate import Evaluate
 from ray_reid.recipe.refine import Refine
@@ -31,7 +31,7 @@ COLUMNS = (
 FORWARD = "forward"
 # Queries that the gate of a package is calibrated on, evenly spaced: more move no quantile.
 CALIBRATING = 2000
-Labels = Sequence[str | None]
+Names = Sequence[str | None]
 Found = Mapping[str, Sequence[Metrics]]
 UNREFINED = "unrefined_"
 """Begins the names of what the queries score alone, where the headline is refined."""
@@ -42,10 +42,10 @@ class Side:
     """The queries or the gallery of a test; junk is not in it, distractors have no identity."""
 
     observation_id: Sequence[str]
-    identity: Labels
-    camera: Labels
-    clothes: Labels
-    track: Labels
+    identity: Names
+    camera: Names
+    clothes: Names
+    track: Names
     embedding: NDArray[np.float32]
     """(N, D) what is scored."""
     reference: NDArray[np.float32]
@@ -72,7 +72,7 @@ class Judged:
     """Refined, if the recipe has the section `refine`."""
     unrefined: Found | None = None
     """Then also what the queries score alone."""
-    gate: Gate | None = None
+    gate: CalibratedGate | None = None
     curve: Sequence[Point] = ()
     """What refining a share of the queries gives; of the headline's first draw."""
     missing: str | None = None
@@ -146,17 +146,14 @@ def judge(
     """
     if refine is None:
         return Judged(score(query, gallery, schema.EMBEDDING, spec))
-    made = np.zeros(
-        (len(query.identity), refine.num_variants, query.embedding.shape[1]), np.float32
+    scores = protocol_scores.run_refined(
+        spec.protocol,
+        _labels(query, gallery),
+        np.concatenate([query.embedding, gallery.embedding]),
+        _query_variants(query, refine, variants),
+        spec.average_precision,
     )
-    if variants is not None:
-        made = stacked(variants, query.observation_id, refine.num_variants)
-    refinement = protocol_scores.Refinement(made, refine.m, refine.rule)
-    labels, rows = _labels(query, gallery), np.concatenate([query.embedding, gallery.embedding])
-    found = protocol_scores.run_refined(
-        spec.protocol, labels, rows, refinement, spec.average_precision
-    )
-    first = next(iter(found.values()))[0]
+    first = next(iter(scores.values()))[0]
     gate = None
     if refine.gate is not None:
         counted = doubt.named(first.identity, first.plain)
@@ -164,20 +161,22 @@ def judge(
     level = np.inf if gate is None else gate.margin
     judged = {
         name: [
-            one.refined if gate is None else chosen(one.plain, one.refined, one.margin < level)
-            for one in draws
+            draw.refined if gate is None else chosen(draw.plain, draw.refined, draw.margin < level)
+            for draw in draws
         ]
-        for name, draws in found.items()
+        for name, draws in scores.items()
     }
-    alone = {name: [one.plain for one in draws] for name, draws in found.items()}
+    alone = {name: [draw.plain for draw in draws] for name, draws in scores.items()}
     try:
-        curve = doubt.curve(first.plain, first.refined, first.margin, first.identity, first.made)
+        curve = doubt.curve(
+            first.plain, first.refined, first.margin, first.identity, first.has_variants
+        )
     except ValueError as error:
         return Judged(judged, alone, gate, missing=str(error))
     return Judged(judged, alone, gate, curve)
 
 
-def served_gate(query: Side, gallery: Side, share: float) -> Gate:
+def served_gate(query: Side, gallery: Side, share: float) -> CalibratedGate:
     """A gate for those who ask the package itself: single images, of which only junk is hidden.
 
     A protocol may hide clothes, compare means of tracks, or score another embedding; a service does
@@ -189,15 +188,15 @@ def served_gate(query: Side, gallery: Side, share: float) -> Gate:
     size = len(query.identity)
     rows = np.linspace(0, size - 1, min(size, CALIBRATING)).round().astype(np.int64).tolist()
     identity, cameras = query.identity, query.cameras()
-    asked = {
+    asking = {
         "identity": [identity[row] for row in rows],
         "camera": [cameras[row] for row in rows],
     }
     hidden = doubt.junk(
-        "market", asked, {"identity": gallery.identity, "camera": gallery.cameras()}
+        "market", asking, {"identity": gallery.identity, "camera": gallery.cameras()}
     )
     margin = doubt.margins(alone[rows], images, gallery.identity, hidden)
-    return doubt.calibrate(margin, asked["identity"], share)
+    return doubt.calibrate(margin, asking["identity"], share)
 
 
 def stacked(variants: pa.Table, queries: Sequence[str], count: int) -> NDArray[np.float32]:
@@ -218,23 +217,23 @@ def stacked(variants: pa.Table, queries: Sequence[str], count: int) -> NDArray[n
             f"the queries have {most} variants, fewer than refine.num_variants {count}; make more "
             "of them, or ask for fewer"
         )
-    found = np.zeros((len(queries), count, rows.shape[1]), dtype=np.float32)
-    for place, name in enumerate(queries):
+    stack = np.zeros((len(queries), count, rows.shape[1]), dtype=np.float32)
+    for query, name in enumerate(queries):
         own = of.get(name, [])
         # Where one was refused, the lists of the others would be those of fewer clothes.
         if len(own) >= count:
-            found[place] = rows[own[:count]]
-    return found
+            stack[query] = rows[own[:count]]
+    return stack
 
 
-def flatten(found: Found) -> dict[str, float]:
+def flatten(scores: Found) -> dict[str, float]:
     """Name the figures: those of the headline plainly, those of other cases with their name.
 
     The headline of both directions is their mean.
     """
-    if FORWARD not in found:
-        return protocol_scores.figures(found)
-    by_direction = {name: protocol_scores.figures({name: draws}) for name, draws in found.items()}
+    if FORWARD not in scores:
+        return protocol_scores.figures(scores)
+    by_direction = {name: protocol_scores.figures({name: draws}) for name, draws in scores.items()}
     flat = {
         name: sum(values[name] for values in by_direction.values()) / len(by_direction)
         for name in by_direction[FORWARD]
@@ -242,6 +241,18 @@ def flatten(found: Found) -> dict[str, float]:
     for direction, values in by_direction.items():
         flat |= {f"{direction}_{name}": value for name, value in values.items()}
     return flat
+
+
+def _query_variants(
+    query: Side, refine: Refine, variants: pa.Table | None
+) -> protocol_scores.QueryVariants:
+    """Embedded variants as the protocols take them; zero rows where there are none."""
+    if variants is None:
+        shape = len(query.identity), refine.num_variants, query.embedding.shape[1]
+        stack = np.zeros(shape, np.float32)
+    else:
+        stack = stacked(variants, query.observation_id, refine.num_variants)
+    return protocol_scores.QueryVariants(stack, refine.m, refine.rule)
 
 
 def _run(query: Side, gallery: Side, column: str, spec: Evaluate) -> Found:
@@ -258,8 +269,8 @@ def _run(query: Side, gallery: Side, column: str, spec: Evaluate) -> Found:
     )
 
 
-def _labels(query: Side, gallery: Side) -> protocols.Labels:
-    return protocols.Labels(
+def _labels(query: Side, gallery: Side) -> protocols.TestLabels:
+    return protocols.TestLabels(
         is_query=np.arange(len(query.identity) + len(gallery.identity)) < len(query.identity),
         identity=[*query.identity, *gallery.identity],
         camera=[*query.camera, *gallery.camera],

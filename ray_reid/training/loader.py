@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ray_reid import images, schema, storage
+from ray_reid.ranking.labels import number_sorted
 from ray_reid.recipe.train import Clothes, Train
 from ray_reid.training.samplers import Plan
 
@@ -97,8 +98,8 @@ def labels(
         chosen.append(_share_of_each(sides["synthetic"], spec.synthetic_fraction))
     rows = pa.concat_tables(chosen)
     cameras = schema.qualified_cameras(*(rows[c].to_pylist() for c in CAMERA_OF))
-    names, numbers = _numbered(
-        pa.array(cameras) if spec.target == "camera" else rows[schema.IDENTITY]
+    names, (numbers,) = number_sorted(
+        cameras if spec.target == "camera" else rows[schema.IDENTITY].to_pylist()
     )
     if len(names) < 2:
         kind = {"identity": "identities", "camera": "cameras"}[spec.target]
@@ -107,13 +108,14 @@ def labels(
     # Real rows come first, so a place among them is a row number.
     real = rows[schema.OBSERVATION_ID].slice(0, int(np.count_nonzero(~synthetic)))
     parents = pc.index_in(rows[schema.PARENT], value_set=pc.cast(real, pa.string()))
+    _, (sources,) = number_sorted(rows[schema.SOURCE].to_pylist())
     clothes, wearers = _clothes(rows[schema.CLOTHES], numbers, synthetic, spec.clothes)
     return TrainingLabels(
         identities=names,
         labels=numbers,
         synthetic=synthetic,
         places=np.stack([rows[name].to_numpy() for name in (TABLE, ROW)], axis=1),
-        sources=_numbered(rows[schema.SOURCE])[1],
+        sources=sources,
         parents=pc.fill_null(parents, -1).to_numpy().astype(np.int64),
         cameras=cameras,
         views=rows[schema.VIEW].to_pylist(),
@@ -234,14 +236,6 @@ def _with_camera(rows: pa.Table) -> pa.Table:
             "camera"
         )
     return known
-
-
-def _numbered(names: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
-    """The names that occur, sorted, and the number of each row's (N,)."""
-    values = names.to_pylist()
-    found = sorted(set(values))
-    number_of = {name: number for number, name in enumerate(found)}
-    return found, np.array([number_of[value] for value in values], dtype=np.int64)
 
 
 def _clothes(

@@ -18,7 +18,7 @@ from ray_reid.generation.generators import descriptions
 from ray_reid.generation.generators.descriptions import Description
 from ray_reid.models import package
 from ray_reid.ranking import doubt
-from ray_reid.ranking.doubt import Gate
+from ray_reid.ranking.doubt import CalibratedGate
 from ray_reid.ranking.refine import refine
 from ray_reid.recipe.refine import Refine
 
@@ -160,11 +160,11 @@ def test_variants_are_of_the_camera_of_their_query(refiner: Refiner) -> None:
 def test_a_gate_spares_a_query_that_is_sure(refiner: Refiner) -> None:
     margin = refiner.search(picture(4), 3).refinement.margin
     for level, refined in ((margin, False), (margin + 1e-6, True)):
-        gated = replace(refiner, gate=Gate(level, 0.3, 0.3, 0.3), dress=Wardrobe())
+        gated = replace(refiner, gate=CalibratedGate(level, 0.3, 0.3, 0.3), dress=Wardrobe())
         answer = gated.search(picture(4), 3)
         assert answer.refinement.refined == refined == bool(gated.dress.asked)
         assert answer.refinement.threshold == level
-    sure = replace(refiner, gate=Gate(margin, 0.3, 0.3, 0.3)).search(picture(4), 3)
+    sure = replace(refiner, gate=CalibratedGate(margin, 0.3, 0.3, 0.3)).search(picture(4), 3)
     assert sure.hits == refiner.searcher.search(picture(4), 3)
     assert "not refined: the first place is sure" in search.sentence(sure.refinement)
 
@@ -197,9 +197,9 @@ def test_a_query_that_is_sure_needs_no_models(
     model.mkdir(parents=True)
     (model / package.WEIGHTS).touch()
     searcher = Searcher(ByBrightness(), gallery, "test/t1")
-    (model / doubt.FILE).write_text(Gate(0.0, 0.3, 0.3, 0.3).dump())
+    (model / doubt.FILE).write_text(CalibratedGate(0.0, 0.3, 0.3, 0.3).dump())
     assert not Refiner.open(tmp_path, searcher).search(picture(4), 3).refinement.refined
-    (model / doubt.FILE).write_text(Gate(1.0, 0.3, 0.3, 0.3).dump())
+    (model / doubt.FILE).write_text(CalibratedGate(1.0, 0.3, 0.3, 0.3).dump())
     doubtful = Refiner.open(tmp_path, searcher)
     with pytest.raises(ValueError, match="model '/no/model' is not there"):
         doubtful.search(picture(4), 3)

@@ -10,13 +10,13 @@ import ray_reid
 from ray_reid.models import package
 from ray_reid.models.networks import ReidNetwork
 from ray_reid.ranking import open_set
-from ray_reid.ranking.open_set import Level, Side, Thresholds, calibrate, half, parse
+from ray_reid.ranking.open_set import LabelledEmbeddings, Level, Thresholds, calibrate, half, parse
 from ray_reid.recipe import recipes
 
 
 def sides(
     identities: int = 40, images: int = 6, noise: float = 1.0, distractors: int = 20, seed: int = 0
-) -> tuple[Side, Side]:
+) -> tuple[LabelledEmbeddings, LabelledEmbeddings]:
     """Vehicles under two cameras; every third image asks."""
     chance = np.random.default_rng(seed)
     centres = chance.standard_normal((identities, 16))
@@ -30,16 +30,20 @@ def sides(
     for number in range(distractors):
         rows["gallery"].append((chance.standard_normal(16), None, "s:c0", f"d{number}"))
     query, gallery = (
-        Side(np.array([row[0] for row in part]), *map(list, list(zip(*part, strict=True))[1:]))
+        LabelledEmbeddings(
+            np.array([row[0] for row in part]), *map(list, list(zip(*part, strict=True))[1:])
+        )
         for part in rows.values()
     )
     return query, gallery
 
 
-def pairs(query: Side, gallery: Side, part: int) -> list[tuple[float, str, str, Any, Any]]:
+def pairs(
+    query: LabelledEmbeddings, gallery: LabelledEmbeddings, part: int
+) -> list[tuple[float, str, str, Any, Any]]:
     """Cosine, identity of each and cameras, of the pairs of a half that are not junk."""
 
-    def name(side: Side, row: int) -> str:
+    def name(side: LabelledEmbeddings, row: int) -> str:
         found = side.identity[row]
         return f"distractor {side.observation_id[row]}" if found is None else f"identity {found}"
 
@@ -144,7 +148,7 @@ def test_a_camera_pair_with_impostors_enough_has_thresholds_of_its_own() -> None
 def test_the_order_of_the_images_changes_no_threshold() -> None:
     query, gallery = sides()
     order = np.random.default_rng(0).permutation(len(gallery.identity))
-    shuffled = Side(
+    shuffled = LabelledEmbeddings(
         gallery.embedding[order],
         *(
             [values[n] for n in order]
@@ -168,7 +172,9 @@ def test_small_blocks_and_a_trimmed_list_find_the_same(monkeypatch: pytest.Monke
 
 def test_images_without_a_camera_have_the_overall_thresholds_only() -> None:
     query, gallery = (
-        Side(side.embedding, side.identity, [None] * len(side.identity), side.observation_id)
+        LabelledEmbeddings(
+            side.embedding, side.identity, [None] * len(side.identity), side.observation_id
+        )
         for side in sides()
     )
     found = calibrate(query, gallery, 0.02, 0.1)
@@ -182,7 +188,7 @@ def test_too_little_data_is_one_sentence() -> None:
     query, gallery = sides(identities=8, distractors=0)
     with pytest.raises(ValueError, match=r"rate of 0.001 needs 10,000 impostor pairs, but half"):
         calibrate(query, gallery)
-    alone = Side(query.embedding[:1], query.identity[:1], query.camera[:1], ["one"])
+    alone = LabelledEmbeddings(query.embedding[:1], query.identity[:1], query.camera[:1], ["one"])
     with pytest.raises(ValueError, match="half of the test identities has"):
         calibrate(alone, alone, 0.1, 0.2)
     with pytest.raises(ValueError, match=r"match_far 0\.1 must not be larger"):

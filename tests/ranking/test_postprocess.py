@@ -324,7 +324,7 @@ def test_a_recipe_refuses_what_cannot_be_composed() -> None:
 
 def test_a_protocol_takes_the_steps_on_its_own_rows() -> None:
     state = a_retrieval(10)
-    labels = protocols.Labels(
+    labels = protocols.TestLabels(
         np.arange(42) < 12,
         identity=[n % 6 for n in range(12)] + [n % 6 for n in range(30)],
         camera=[*state.query_camera, *state.gallery_camera],

@@ -10,16 +10,16 @@ from ray_reid.ranking import metrics, protocol_scores, protocols
 from ray_reid.recipe.evaluate import Evaluate
 
 
-def labels_of(rows: Sequence[dict[str, Any]]) -> protocols.Labels:
+def labels_of(rows: Sequence[dict[str, Any]]) -> protocols.TestLabels:
     def column(name: str) -> list[Any]:
         return [row.get(name) for row in rows]
 
     asks = np.array([row["split"] == "query" for row in rows])
     names = ("identity", "camera", "clothes", "track")
-    return protocols.Labels(asks, **{name: column(name) for name in names})
+    return protocols.TestLabels(asks, **{name: column(name) for name in names})
 
 
-def random_embeddings(labels: protocols.Labels, seed: int = 0, noise: float = 0.9) -> Any:
+def random_embeddings(labels: protocols.TestLabels, seed: int = 0, noise: float = 0.9) -> Any:
     """Near their identity's centre."""
     chance = np.random.default_rng(seed)
     centre = {name: chance.standard_normal(8) for name in dict.fromkeys(labels.identity)}
@@ -27,7 +27,7 @@ def random_embeddings(labels: protocols.Labels, seed: int = 0, noise: float = 0.
     return np.array(rows) + noise * chance.standard_normal((len(rows), 8))
 
 
-def prcc() -> protocols.Labels:
+def prcc() -> protocols.TestLabels:
     """Six people: three images under A, two under B in the same clothes, two under C."""
     rows = []
     for person in range(6):
