@@ -1,4 +1,4 @@
-"""The filter job on a made-up run, with colours in the place of a model's features."""
+"""The review job on a made-up run, with colours in the place of a model's features."""
 
 import dataclasses
 import io
@@ -91,7 +91,7 @@ def features(run, table, keep=None):
 
 
 def test_counts_reasons_and_identities_are_those_of_the_marks(tmp_path):
-    facts = review.filter_job(make_work(tmp_path))
+    facts = review.review_job(make_work(tmp_path))
     assert facts["counts"] == {"made": 30, "kept": 10, "dropped": {"colour": 10, "confidence": 10}}
     assert facts["identities"] == {"made": 5, "kept": 5}
     assert facts["metrics"]["generated_kept"] == 10
@@ -100,7 +100,7 @@ def test_counts_reasons_and_identities_are_those_of_the_marks(tmp_path):
 
 
 def test_the_stages_compare_equally_many_images_first_in_the_order_of_their_ids(tmp_path):
-    facts = review.filter_job(make_work(tmp_path, raw=12, num_images=8))
+    facts = review.review_job(make_work(tmp_path, raw=12, num_images=8))
     raw, adapted, filtered = facts["stages"]
     real = features(tmp_path, "ingest/observations", lambda row: row["source"] == "street")[:8]
     every = features(tmp_path, "generate/adapted")[:8]
@@ -121,7 +121,7 @@ def test_the_stages_compare_equally_many_images_first_in_the_order_of_their_ids(
 
 def test_a_missing_set_is_null_and_holds_no_other_back(tmp_path):
     work = make_work(tmp_path, drop_reason=lambda n: None if n == 0 else "colour: seen blue")
-    raw, adapted, filtered = review.filter_job(work)["stages"]
+    raw, adapted, filtered = review.review_job(work)["stages"]
     assert (raw["images"], raw["fid"], raw["extractor"]) == (0, None, None)
     # One image has no covariance.
     assert (filtered["images"], filtered["fid"]) == (1, None)
@@ -132,28 +132,28 @@ def test_guided_images_stand_beside_those_without_that_nothing_dropped(tmp_path)
     work = make_work(tmp_path)
     jobs = {job: place for job, place in work.inputs.items() if job != "adapt"}
     alone = dataclasses.replace(work, inputs=jobs)
-    assert [stage["stage"] for stage in review.filter_job(alone)["stages"]] == ["kept"]
+    assert [stage["stage"] for stage in review.review_job(alone)["stages"]] == ["kept"]
     rows = generated("unguided", 9, 60, drop_reason=reason)
     storage.write(tmp_path / "generate" / "unguided", schema.observations(rows))
-    without, kept = review.filter_job(alone)["stages"]
+    without, kept = review.review_job(alone)["stages"]
     assert (without["stage"], without["images"]) == ("unguided", 3)
     assert without["num_images"] == kept["num_images"] == 3
 
 
 def test_all_dropped_is_a_warning_and_only_the_dropped_are_shown(tmp_path):
-    facts = review.filter_job(make_work(tmp_path, drop_reason=lambda _: "colour: seen blue"))
+    facts = review.review_job(make_work(tmp_path, drop_reason=lambda _: "colour: seen blue"))
     assert facts["warnings"] == ["the filters dropped every generated image"]
     assert facts["pictures"] == [review.DROPPED]
 
 
 def test_nothing_generated_is_refused(tmp_path):
     with pytest.raises(ValueError, match="nothing was generated"):
-        review.filter_job(make_work(tmp_path, made=0))
+        review.review_job(make_work(tmp_path, made=0))
 
 
 def test_both_sheets_are_written_with_captions_and_stay_small(tmp_path):
     work = make_work(tmp_path, made=300)
-    facts = review.filter_job(work)
+    facts = review.review_job(work)
     assert facts["pictures"] == list(facts["captions"]) == [review.KEPT, review.DROPPED]
     for name in facts["pictures"]:
         file = work.out / name
