@@ -106,7 +106,8 @@ def images_by_id(table: str | Path, ids: Sequence[str], kept_only: bool = True) 
 
     An id that the table does not have is left out.
     """
-    wanted = pc.field(schema.OBSERVATION_ID).isin(list(ids))
+    # With the type, so that no id at all is a list of strings too.
+    wanted = pc.field(schema.OBSERVATION_ID).isin(pa.array(ids, pa.string()))
     columns = (schema.OBSERVATION_ID, schema.IMAGE)
     rows = read(table, columns, wanted, kept_only)
     return dict(zip(*(rows[name].to_pylist() for name in columns), strict=True))
