@@ -189,7 +189,7 @@ def test_raw_images_come_from_the_model_as_it_was(run: Path, home: Path) -> None
     assert all(row["licence"] is None for row in raw)
 
 
-def test_the_facts_of_the_filter_job_are_the_rows_of_table_six(run: Path) -> None:
+def test_the_facts_of_the_review_job_are_the_rows_of_table_six(run: Path) -> None:
     stages = {stage["stage"]: stage for stage in _facts(run, "review")["stages"]}
     kept = _facts(run, "review")["counts"]["kept"]
     assert {name: stage["images"] for name, stage in stages.items()} == {
