@@ -102,6 +102,23 @@ def read(
     return table.sort_by(schema.OBSERVATION_ID).select(list(columns))
 
 
+def images_by_id(table: str | Path, ids: Sequence[str], kept_only: bool = True) -> dict[str, bytes]:
+    """Read the encoded images of some rows, by their `observation_id` and in its order.
+
+    An id that the table does not have is left out.
+    """
+    # With the type, so that no id at all is a list of strings too.
+    wanted = pc.field(schema.OBSERVATION_ID).isin(pa.array(ids, pa.string()))
+    columns = (schema.OBSERVATION_ID, schema.IMAGE)
+    rows = read(table, columns, wanted, kept_only)
+    return dict(zip(*(rows[name].to_pylist() for name in columns), strict=True))
+
+
+def evenly_spaced(size: int, count: int) -> NDArray[np.int64]:
+    """Choose at most `count` of `size` row numbers, evenly spaced from the first to the last."""
+    return np.linspace(0, size - 1, min(count, size)).round().astype(np.int64)
+
+
 CACHE_SECONDS = 7 * 24 * 3600
 TRAINABLE = (
     (pc.field(schema.SPLIT) == "train")

@@ -46,6 +46,24 @@ def test_rows_are_numbered_by_id_however_the_files_are_cut(tmp_path: Path) -> No
     assert prints[0].rows == 50
 
 
+def test_images_are_read_by_their_ids_in_the_order_of_these(tmp_path: Path) -> None:
+    storage.write(tmp_path / "t", _table())
+    ids = [schema.observation_id("s", i) for i in (7, 3, 10)]
+    kept = storage.images_by_id(tmp_path / "t", [*ids, "absent"])
+    assert kept == {ids[0]: bytes([7]) * 8, ids[1]: bytes([3]) * 4}
+    assert list(kept) == sorted(kept)
+    every = storage.images_by_id(tmp_path / "t", ids, kept_only=False)
+    assert every == {**kept, ids[2]: bytes([10]) * 11}
+    assert storage.images_by_id(tmp_path / "t", []) == {}
+
+
+def test_rows_are_evenly_spaced_from_the_first_to_the_last() -> None:
+    assert storage.evenly_spaced(10, 4).tolist() == [0, 3, 6, 9]
+    assert storage.evenly_spaced(3, 8).tolist() == [0, 1, 2]
+    assert storage.evenly_spaced(5, 1).tolist() == [0]
+    assert storage.evenly_spaced(0, 4).tolist() == []
+
+
 def test_a_fingerprint_sees_one_changed_byte_and_one_lost_row(tmp_path: Path) -> None:
     table = _table()
     images = table[schema.IMAGE].to_pylist()

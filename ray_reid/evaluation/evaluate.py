@@ -4,8 +4,9 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,13 +165,7 @@ def _count(side: Side) -> dict[str, int]:
 
 
 def _draw(work: Work, query: Side, gallery: Side) -> dict[str, str]:
-    def read(ids: Sequence[str]) -> dict[str, bytes]:
-        wanted = pc.field(schema.OBSERVATION_ID).isin(list(ids))
-        columns = [schema.OBSERVATION_ID, schema.IMAGE]
-        found = storage.read(work.inputs["ingest"] / "observations", columns, where=wanted)
-        keys, encoded = (found[name].to_pylist() for name in columns)
-        return dict(zip(keys, encoded, strict=True))
-
+    read = partial(storage.images_by_id, work.inputs["ingest"] / "observations")
     # Pictures show plain rankings, whatever the protocol makes of them.
     spec = work.recipe.evaluate
     plain = spec.model_copy(

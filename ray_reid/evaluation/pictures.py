@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_reid import images
+from ray_reid import images, storage
 from ray_reid.ranking import metrics
 from ray_reid.ranking.metrics import Metrics
 from ray_reid.ranking.scoring import Side
@@ -89,7 +89,7 @@ def spread(ap: NDArray[np.float64], count: int) -> list[int]:
     """Query rows evenly spaced over the sorted average precisions, worst first; no skipped one."""
     valid = np.flatnonzero(~np.isnan(ap))
     ranked = valid[np.argsort(ap[valid], kind="stable")]
-    return [int(ranked[place]) for place in _evenly(len(ranked), count)]
+    return [int(row) for row in ranked[storage.evenly_spaced(len(ranked), count)]]
 
 
 def ranking(query: Side, gallery: Side, row: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -147,9 +147,9 @@ def _subset(query: Side, gallery: Side, limit: int) -> list[int]:
     """Rows of query and gallery together: all images of some identities, at most `limit`."""
     identity = [*query.identity, *gallery.identity]
     names = sorted({name for name in identity if name is not None})
-    shown = {names[place] for place in _evenly(len(names), figures.MAX_COLOURS)}
+    shown = {names[place] for place in storage.evenly_spaced(len(names), figures.MAX_COLOURS)}
     rows = [row for row, name in enumerate(identity) if name in shown]
-    return [rows[place] for place in _evenly(len(rows), limit)]
+    return [rows[place] for place in storage.evenly_spaced(len(rows), limit)]
 
 
 def _scatter(query: Side, gallery: Side, rows: Sequence[int]) -> "Figure":
@@ -173,12 +173,6 @@ def _scatter(query: Side, gallery: Side, rows: Sequence[int]) -> "Figure":
 
 def _joined(query: Side, gallery: Side) -> NDArray[np.float32]:
     return np.concatenate([query.embedding, gallery.embedding])
-
-
-def _evenly(size: int, count: int) -> list[int]:
-    """At most `count` places evenly spaced from the first to the last of `size`."""
-    places = np.linspace(0, size - 1, min(count, size)).round()
-    return [int(place) for place in places]
 
 
 def _about(side: Side, row: int) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ray_reid import schema
 from ray_reid.gallery.embedded.where import Where
 from ray_reid.gallery.gallery import EVERYTHING, Gallery, Hit, Searcher, read_query
-from ray_reid.generation.variants import Tailor
+from ray_reid.generation.tailor import Tailor
 from ray_reid.models.package import find
 from ray_reid.ranking import doubt
 from ray_reid.ranking.doubt import CalibratedGate

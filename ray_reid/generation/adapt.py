@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ray_reid import images, schema, storage
 from ray_reid.datasets.reading import share
+from ray_reid.generation.candidates import BASE, candidate_names, named_trainings, state_names
 from ray_reid.generation.generators import vehicle_prompts
 from ray_reid.models.pretrained import references
 from ray_reid.recipe.adapt import Lora
@@ -35,8 +36,6 @@ log = logging.getLogger(__name__)
 
 STATES = "states"
 """Folder of trainings that are not finished."""
-BASE = "none"
-"""Name of the candidate that is the model as it was."""
 SHEET = "adapt_candidates.png"
 
 
@@ -120,12 +119,6 @@ def check(recipe: Recipe) -> None:
         references.resolve(getattr(recipe.models, role))
 
 
-def candidate_names(recipe: Recipe) -> list[str]:
-    """The model as it was, then every state of every training that is kept."""
-    trainings = named(recipe.adapt.trainings)
-    return [BASE, *(kept for name, lora in trainings.items() for kept in _kept(name, lora))]
-
-
 def outside(recipe: Recipe) -> str:
     """Fingerprint of the models and of the prompts that judge."""
     used = [getattr(recipe.models, role) for role in ("text_to_image", "captioner", "image_text")]
@@ -134,22 +127,9 @@ def outside(recipe: Recipe) -> str:
     return schema.observation_id(*(references.fingerprint(model) for model in used), *prompts)
 
 
-def named(trainings: Sequence[Lora]) -> dict[str, Lora]:
-    """Names of the trainings: what tells them apart, else their number."""
-    names = [f"rank{lora.rank}" for lora in trainings]
-    if len(set(names)) < len(names):
-        names = [f"{name}-{number}" for number, name in enumerate(names, start=1)]
-    return dict(zip(names, trainings, strict=True))
-
-
 def _num_judged(recipe: Recipe) -> int:
     prompts = min(recipe.adapt.num_prompts, recipe.prompts.num_identities)
     return prompts * recipe.adapt.images_per_prompt
-
-
-def _kept(name: str, lora: Lora) -> list[str]:
-    epochs = sorted({epoch for epoch in lora.keep_epochs if epoch < lora.epochs} | {lora.epochs})
-    return [f"{name}-epoch{epoch}" for epoch in epochs]
 
 
 def _choose_images(work: Work) -> pa.Table:
@@ -191,12 +171,13 @@ def _caption(work: Work, chosen: pa.Table) -> None:
 def _fit(work: Work) -> None:
     """Fit and judge whatever a killed attempt left undone, trainings side by side."""
     out, recipe = work.out, work.recipe
-    wanted: list[tuple[str, Lora | None]] = [(BASE, None), *named(recipe.adapt.trainings).items()]
+    trainings = named_trainings(recipe.adapt.trainings)
+    wanted: list[tuple[str, Lora | None]] = [(BASE, None), *trainings.items()]
     todo = [
         (name, lora)
         for name, lora in wanted
-        if not all((out / "candidates" / kept / "judged.json").is_file()
-                   for kept in ([name] if lora is None else _kept(name, lora)))
+        if not all((out / "candidates" / state / "judged.json").is_file()
+                   for state in ([name] if lora is None else state_names(name, lora)))
     ]  # fmt: skip
     if not todo:
         return
@@ -293,7 +274,7 @@ JOB = Job(
         "models",
         "prompts.template",
         "adapt",
-        "generate.guidance",
+        "generate.guidance_scale",
         "generate.steps",
         "generate.image_size",
         "generate.negative_prompt",

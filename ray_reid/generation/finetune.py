@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ray_reid import images, schema, storage
+from ray_reid.generation.candidates import kept_epochs, state_name
 from ray_reid.generation.filters.colour import COLOURS
 from ray_reid.generation.frechet import frechet_distance
 from ray_reid.generation.generators import vehicle_prompts
+from ray_reid.generation.generators.settings import pipeline_settings
 from ray_reid.images import Pixels
 from ray_reid.models.pretrained import latents
 from ray_reid.models.pretrained.image_text import ImageText
@@ -51,12 +53,12 @@ def fit_and_judge(recipe: Recipe, out: Path, name: str, lora: Lora | None, meter
     file = out / "states" / f"{name}.pt"
     if file.exists():
         tuning.restore(torch.load(file, map_location="cpu", weights_only=True))
-    kept = {*lora.keep_epochs, lora.epochs}
+    kept = kept_epochs(lora)
     while tuning.epoch < lora.epochs:
         tuning.run_epoch()
         meter.set.remote(tuning.step, tuning.steps)
         if tuning.epoch in kept:
-            place = out / "candidates" / f"{name}-epoch{tuning.epoch}"
+            place = out / "candidates" / state_name(name, tuning.epoch)
             tuning.save(place)
             judge.judge(place, adapted=True, loss=tuning.loss)
         if tuning.epoch % max(1, lora.epochs // NUM_STATES) == 0:
@@ -264,10 +266,7 @@ class Judge:
                 pipeline,
                 self.prompts[start : start + size],
                 seeds,
-                guidance=spec.guidance,
-                steps=spec.steps,
-                image_size=spec.image_size,
-                negative_prompt=spec.negative_prompt,
+                **pipeline_settings(spec),
             )
         return made
 

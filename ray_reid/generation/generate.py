@@ -4,21 +4,20 @@ generator actors -> filters (detector actors, image-text actors) -> encode and w
 sized by the recipe. Every row is written, dropped ones with their reason.
 """
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-from pydantic import TypeAdapter, ValidationError
 
 from ray_reid import schema, storage
-from ray_reid.generation.adapt import BASE, AdaptFacts, candidate_names
-from ray_reid.generation.filters import FILTERS
+from ray_reid.generation.adapt import AdaptFacts
+from ray_reid.generation.candidates import BASE, candidate_names
 from ray_reid.generation.filters.colour import COLOURS
+from ray_reid.generation.filters.steps import filter_models, filter_steps
 from ray_reid.generation.generators import vehicle_prompts
-from ray_reid.generation.generators.text_to_image import Generate, encode
+from ray_reid.generation.generators.settings import pipeline_settings, settings_name
+from ray_reid.generation.generators.text_to_image import GenerateImages, encode
 from ray_reid.models.pretrained import references
 from ray_reid.models.pretrained.text_to_image import ADAPTER
 from ray_reid.recipe.recipe import Recipe
@@ -111,49 +110,12 @@ def steps(recipe: Recipe, adapter: Path | None, filtered: bool = True) -> list[S
         "model": recipe.models.text_to_image,
         "adapter": None if adapter is None else str(adapter),
         "precision": recipe.models.precision,
-        "guidance": spec.guidance,
-        "steps": spec.steps,
-        "image_size": spec.image_size,
-        "negative_prompt": spec.negative_prompt,
+        **pipeline_settings(spec),
     }
     return [
-        Step(Generate, params, spec.stage),
+        Step(GenerateImages, params, spec.stage),
         *(filter_steps(recipe) if filtered else ()),
     ]
-
-
-def filter_steps(recipe: Recipe) -> list[Step]:
-    """The recipe's filters as stages, each with the model of its role.
-
-    Raises:
-        ValueError: If a filter or one of its parameters is unknown.
-    """
-    found = []
-    for spec in recipe.filters:
-        if spec.name not in FILTERS:
-            raise ValueError(f"unknown filter {spec.name!r}; choose from {sorted(FILTERS)}")
-        kind: Any = FILTERS[spec.name]
-        model = getattr(recipe.models, kind.ROLE)
-        params = {"model": model, "precision": recipe.models.precision, **spec.params}
-        stage.check_params(kind, params)
-        _check_types(spec.name, kind, spec.params)
-        references.resolve(model)
-        found.append(Step(kind, params, spec.stage))
-    return found
-
-
-def _check_types(name: str, kind: type[Any], params: Mapping[str, Any]) -> None:
-    """Compare values with the annotations of a filter's constructor.
-
-    Raises:
-        ValueError: Names the first that is of another type.
-    """
-    for key, value in params.items():
-        try:
-            TypeAdapter(inspect.signature(kind).parameters[key].annotation).validate_python(value)
-        except ValidationError as error:
-            rule = error.errors()[0]["msg"]
-            raise ValueError(f"filter {name}: {key} is {value!r}: {rule}") from error
 
 
 def prompts_plan(recipe: Recipe, generator: str, licence: str | None) -> pa.Table:
@@ -189,8 +151,7 @@ def generator_name(recipe: Recipe, adapter: Path | None) -> str:
     parts = [f"{model}@{references.fingerprint(model)}"]
     if adapter is not None:
         parts.append(f"adapter@{references.fingerprint(str(adapter / ADAPTER))}")
-    height, width = spec.image_size
-    parts.append(f"guidance={spec.guidance:g},steps={spec.steps},size={height}x{width}")
+    parts.append(settings_name(spec))
     parts.append(f"precision={recipe.models.precision}")
     if spec.negative_prompt:
         parts.append(f"not={spec.negative_prompt}")
@@ -199,11 +160,10 @@ def generator_name(recipe: Recipe, adapter: Path | None) -> str:
 
 def outside(recipe: Recipe) -> str:
     """Fingerprint of the models and of the prompt library."""
-    used = [recipe.models.text_to_image]
-    used += [getattr(recipe.models, FILTERS[spec.name].ROLE)  # type: ignore[attr-defined]
-             for spec in recipe.filters if spec.name in FILTERS]  # fmt: skip
-    prompts = [one.prompt for one in vehicle_prompts.identities(recipe.prompts, recipe.seed)]
-    return schema.observation_id(*(references.fingerprint(model) for model in used), *prompts)
+    used = (recipe.models.text_to_image, *filter_models(recipe))
+    identities = vehicle_prompts.identities(recipe.prompts, recipe.seed)
+    prompts = [identity.prompt for identity in identities]
+    return schema.observation_id(*map(references.fingerprint, used), *prompts)
 
 
 def _candidate(work: Work) -> str:

@@ -6,9 +6,8 @@ row is written, dropped ones with their reason; what is not painted keeps its va
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +15,19 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from ray_reid import images, schema, storage
-from ray_reid.generation.generate import filter_steps
-from ray_reid.generation.generators import clothes, descriptions
-from ray_reid.generation.generators.descriptions import Description
+from ray_reid.generation import guidance_training
+from ray_reid.generation.filters.steps import filter_models, filter_steps
+from ray_reid.generation.generators import clothes
+from ray_reid.generation.outfits import (
+    NUMBER,
+    STEP,
+    check_models,
+    generator_name,
+    model_references,
+    outfits_plan,
+    painter_params,
+    wardrobe,
+)
 from ray_reid.images import Pixels
 from ray_reid.models.pretrained import references
 from ray_reid.recipe.recipe import Recipe
@@ -32,15 +41,7 @@ log = logging.getLogger(__name__)
 
 OBSERVATIONS, UNGUIDED, SHEET = "observations", "unguided", "outfits.png"
 DISCRIMINATOR = "discriminator"
-WHOSE, NUMBER = "whose", "number"
-"""Attributes of a generated image: whose clothes, and its number among its source's from 0."""
 SHOWN, SHOWN_OUTFITS = 6, 6
-# Sides of the images that pipelines paint are whole multiples of it.
-STEP = 8
-COLUMNS = (
-    schema.OBSERVATION_ID, schema.IDENTITY, schema.CAMERA, schema.VIEW, schema.CLOTHES,
-    schema.SOURCE, schema.LICENCE,
-)  # fmt: skip
 
 
 class InpaintFacts(Facts):
@@ -120,30 +121,13 @@ def check(recipe: Recipe) -> None:
             f"generate.licence {recipe.generate.licence!r} would replace the terms of the source, "
             "which hold for the same image in other clothes too; leave it null"
         )
-    for model in (recipe.models.parser, recipe.models.inpainting):
-        references.resolve(model)
+    check_models(recipe)
 
 
 def outside(recipe: Recipe) -> str:
     """Fingerprint of the models."""
-    from ray_reid.generation.filters import FILTERS
-
-    used = [recipe.models.parser, recipe.models.inpainting]
-    used += [getattr(recipe.models, FILTERS[spec.name].ROLE)  # type: ignore[attr-defined]
-             for spec in recipe.filters if spec.name in FILTERS]  # fmt: skip
+    used = (*model_references(recipe), *filter_models(recipe))
     return schema.observation_id(*map(references.fingerprint, used))
-
-
-def wardrobe(recipe: Recipe, describe: Path) -> list[Description]:
-    """What people are dressed in: the clothes described, or as many at random.
-
-    Args:
-        describe: Directory of the published job.
-    """
-    found = descriptions.read(describe / descriptions.FILE)
-    if recipe.outfits.clothes == "described":
-        return found
-    return descriptions.at_random(len(found), recipe.seed)
 
 
 def _stream(recipe: Recipe, plan: pa.Table, stages: Sequence[Step], out: Path, title: str) -> None:
@@ -159,161 +143,28 @@ def _guide(work: Work, table: Path, plan: pa.Table) -> Path:
 
     These stay as the table `unguided`, for comparison.
     """
-    recipe, place = work.recipe, work.out.resolve() / DISCRIMINATOR
-    if not place.exists():
-        few = plan.take(_spaced(plan.num_rows, recipe.guidance.num_images))
-        unguided = steps(recipe, table, None)
-        _stream(recipe, few, unguided, work.out / UNGUIDED, "generate, unguided")
-        arguments = {
-            "recipe": recipe.model_dump(mode="json"),
-            "real": str(table),
-            "generated": str((work.out / UNGUIDED).resolve()),
-            "place": str(place),
-        }
-        spec = recipe.generate.stage
-        for _ in stage.tasks(
-            "guidance", train_guide, [arguments], max(spec.num_cpus, 1.0), spec.num_gpus
-        ):
-            log.info("guidance: trained on %d generated images", few.num_rows)
-    return place
-
-
-def train_guide(recipe: Mapping[str, Any], real: str, generated: str, place: str) -> None:
-    """Train the discriminator and save it into the folder `place`, whole or not at all."""
-    from ray_reid.generation import guidance
-    from ray_reid.models.pretrained import inpainting
-    from ray_reid.recipe import recipes
-
-    chosen = recipes.validate(dict(recipe))
-    spec, size = chosen.guidance, chosen.generate.image_size
-    pipeline = inpainting.load_pipeline(chosen.models.inpainting, chosen.models.precision)
-    sides = []
-    for folder, where in ((real, clothes.DRESSED["train"]), (generated, None)):
-        ids = storage.read(folder, [schema.OBSERVATION_ID], where)[schema.OBSERVATION_ID]
-        if not len(ids):
-            raise ValueError(
-                "guidance: no image passed the filters, so none can be told from the real ones"
-            )
-        taken = ids.take(_spaced(len(ids), spec.num_images)).to_pylist()
-        encoded = _images(Path(folder), schema.OBSERVATION_ID, taken).values()
-        latents = guidance.encode_latents(pipeline, list(map(images.decode, encoded)), size)
-        sides.append(latents.to(references.device()))
-    real_latents, made = sides
-    found = guidance.train_discriminator(real_latents, made, pipeline.scheduler, spec, chosen.seed)
-    aside = Path(f"{place}.part")
-    guidance.save(found, aside)
-    aside.rename(place)
-
-
-def _spaced(size: int, number: int) -> pa.Array:
-    """At most `number` places in `size` rows, evenly spaced."""
-    places = np.linspace(0, size - 1, min(number, size)).round().astype(np.int64)
-    return pa.array(places)
+    recipe, folder = work.recipe, work.out.resolve() / DISCRIMINATOR
+    if not folder.exists():
+        few = plan.take(storage.evenly_spaced(plan.num_rows, recipe.guidance.num_images))
+        unguided = work.out / UNGUIDED
+        _stream(recipe, few, steps(recipe, table, None), unguided, "generate, unguided")
+        guidance_training.train(recipe, table, unguided.resolve(), folder)
+        log.info("guidance: trained on %d generated images", few.num_rows)
+    return folder
 
 
 def steps(recipe: Recipe, table: Path, guide: Path | None) -> list[Step]:
     """Every stage between a plan and its images; `guide` is the folder of a discriminator."""
-    models = recipe.models.model_dump(mode="json")
-    outfits = recipe.outfits.model_dump(mode="json")
-    parse = {"table": str(table), "rows": "train", "models": models, "outfits": outfits}
-    paint: dict[str, Any] = {"models": models, "outfits": outfits, "settings": settings(recipe)}
+    paint = painter_params(recipe)
+    parse = {"table": str(table), "rows": "train"}
+    parse |= {section: paint[section] for section in ("models", "outfits")}
     if guide is not None:
         paint |= {"discriminator": str(guide), "weight": recipe.guidance.weight}
     return [
         Step(clothes.Parse, parse, recipe.outfits.parse_stage),
-        Step(clothes.Redress, paint, recipe.generate.stage),
+        Step(clothes.InpaintClothes, paint, recipe.generate.stage),
         *filter_steps(recipe),
     ]
-
-
-def settings(recipe: Recipe) -> dict[str, Any]:
-    """How a recipe paints: the fields of `clothes.Settings`."""
-    spec = recipe.generate
-    return {
-        "guidance": spec.guidance,
-        "steps": spec.steps,
-        "image_size": spec.image_size,
-        "negative_prompt": spec.negative_prompt,
-    }
-
-
-def outfits_plan(
-    recipe: Recipe, table: Path, found: Sequence[Description], generator: str
-) -> pa.Table:
-    """One row for every image to make, those of one source side by side: it is parsed once.
-
-    Its seed belongs to the row, so that it is the same image whatever else is made; those of a
-    smaller number of outfits are among those of a larger.
-    """
-    sources = storage.read(table, COLUMNS, clothes.DRESSED["train"]).to_pylist()
-    if not sources:
-        raise ValueError("there is no labelled real training image to dress in other clothes")
-    rows, places = [], []
-    for place, source in enumerate(sources):
-        own = source[schema.OBSERVATION_ID]
-        chosen = descriptions.choose(
-            found, own, source[schema.CLOTHES], recipe.outfits.num_outfits, recipe.seed
-        )
-        for number, worn in enumerate(chosen):
-            rows.append(row(recipe, source, worn, number, generator))
-            places.append(place)
-    plan = schema.observations(rows)
-    return plan.append_column(clothes.ROW, pa.array(places, pa.int64()))
-
-
-def seed_of(seed: int, parent: str, worn: Description) -> int:
-    """The seed of an image of `parent` in some clothes."""
-    return int(schema.observation_id(seed, parent, worn.clothes)[:15], 16)
-
-
-def row(
-    recipe: Recipe, source: Mapping[str, Any], worn: Description, number: int, generator: str
-) -> dict[str, Any]:
-    """A row of a plan: a source in other clothes, the `number`th of its outfits."""
-    prompt = worn.prompt(recipe.outfits.template)
-    parent = source[schema.OBSERVATION_ID]
-    seed = seed_of(recipe.seed, parent, worn)
-    inherited = (schema.IDENTITY, schema.CAMERA, schema.VIEW, schema.SOURCE, schema.LICENCE)
-    attributes = {
-        "upper": worn.upper,
-        "lower": worn.lower,
-        "footwear": worn.footwear,
-        WHOSE: worn.clothes,
-        NUMBER: str(number),
-    }
-    return {
-        **{name: source[name] for name in inherited},
-        schema.OBSERVATION_ID: schema.observation_id(parent, prompt, seed, generator),
-        schema.IMAGE: b"",
-        # Nobody else wears this person's version of these clothes.
-        schema.CLOTHES: f"{source[schema.IDENTITY]}/{worn.clothes}",
-        schema.SPLIT: "train",
-        schema.ORIGIN: "synthetic",
-        schema.PARENT: parent,
-        schema.PROMPT: prompt,
-        schema.SEED: seed,
-        schema.GENERATOR: generator,
-        schema.ATTRIBUTES: attributes,
-    }
-
-
-def generator_name(recipe: Recipe, guide: Path | None = None) -> str:
-    """What makes the images: models by their content, and settings."""
-    spec, outfits, models = recipe.generate, recipe.outfits, recipe.models
-    height, width = spec.image_size
-    parts = [
-        f"{name}@{references.fingerprint(name)}" for name in (models.inpainting, models.parser)
-    ]
-    parts.append(f"{outfits.method},margin={outfits.margin}")
-    if outfits.method == "image_to_image":
-        parts.append(f"strength={outfits.strength:g}")
-    parts.append(f"guidance={spec.guidance:g},steps={spec.steps},size={height}x{width}")
-    parts.append(f"precision={models.precision}")
-    if guide is not None:
-        parts.append(f"guided={recipe.guidance.weight:g}@{references.fingerprint(str(guide))}")
-    if spec.negative_prompt:
-        parts.append(f"not={spec.negative_prompt}")
-    return " ".join(parts)
 
 
 def draw(table: Path, generated: Path, out: Path) -> dict[str, str]:
@@ -330,8 +181,8 @@ def draw(table: Path, generated: Path, out: Path) -> dict[str, str]:
     parents = order[schema.PARENT].to_pylist()
     if not parents:
         return {}
-    shown = [parents[place] for place in _spaced(len(parents), SHOWN).to_pylist()]
-    sources = _images(table, schema.OBSERVATION_ID, shown)
+    shown = [parents[place] for place in storage.evenly_spaced(len(parents), SHOWN)]
+    sources = storage.images_by_id(table, shown)
     rows = storage.read(generated, columns, pc.field(schema.PARENT).isin(shown)).to_pylist(
         maps_as_pydicts="strict"
     )
@@ -342,9 +193,9 @@ def draw(table: Path, generated: Path, out: Path) -> dict[str, str]:
             key=lambda row: int(row[schema.ATTRIBUTES][NUMBER]),
         )[:SHOWN_OUTFITS]
         source = images.decode(sources[parent])
-        dressed = [images.decode(row[schema.IMAGE]) for row in own]
-        cards = [Card(source, "source"), Card(_painted(source, dressed), "painted over")]
-        cards += [Card(image, row[schema.PROMPT]) for image, row in zip(dressed, own, strict=True)]
+        outfits = [images.decode(row[schema.IMAGE]) for row in own]
+        cards = [Card(source, "source"), Card(_difference(source, outfits), "painted over")]
+        cards += [Card(image, row[schema.PROMPT]) for image, row in zip(outfits, own, strict=True)]
         groups[f"{own[0][schema.IDENTITY]}"] = cards
     figures.save(figures.contact_sheet(groups, SHOWN_OUTFITS + 2), out / SHEET)
     return {
@@ -355,17 +206,12 @@ def draw(table: Path, generated: Path, out: Path) -> dict[str, str]:
     }
 
 
-def _painted(source: Pixels, dressed: Sequence[Pixels]) -> Pixels:
+def _difference(source: Pixels, outfits: Sequence[Pixels]) -> Pixels:
     """White where any of the outfits differs from the source."""
     differs = np.zeros(source.shape[:2], np.bool_)
-    for image in dressed:
+    for image in outfits:
         differs |= (image != source).any(axis=2)
     return np.repeat((differs * 255).astype(np.uint8)[..., None], 3, axis=2)
-
-
-def _images(table: Path, column: str, wanted: Sequence[str]) -> dict[str, bytes]:
-    found = storage.read(table, [column, schema.IMAGE], pc.field(column).isin(list(wanted)))
-    return dict(zip(*(found[name].to_pylist() for name in (column, schema.IMAGE)), strict=True))
 
 
 JOB = Job(
@@ -378,7 +224,7 @@ JOB = Job(
         "models.inpainting",
         "models.precision",
         "outfits",
-        "generate.guidance",
+        "generate.guidance_scale",
         "generate.image_size",
         "generate.negative_prompt",
         "generate.steps",

@@ -1,8 +1,8 @@
 """The review job: what the streaming filters kept and dropped, measured, counted and shown.
 
-The filters mark rows while images are generated; this is the one place that splits by the marks.
-Its table of stages has the shape of Vehicle-Diff's Table VI. No image is copied: training reads
-`generate/observations`, whose dropped rows stay hidden.
+The filters mark rows in the stream that generates the images; this job marks and copies none. Its
+table of stages has the shape of Vehicle-Diff's Table VI. Training reads the generated table itself,
+whose dropped rows stay hidden.
 """
 
 import logging
@@ -270,20 +270,13 @@ def _features(
 ) -> NDArray[np.float32]:
     """Features (size, D) of the first images of a selection, decoded a batch at a time."""
     ids = found.ids()[:size]
-    encoded = _encoded(found.table, ids)
+    encoded = storage.images_by_id(found.table, ids, kept_only=False)
     parts = []
     for start in range(0, size, BATCH):
         some = ids[start : start + BATCH]
         parts.append(extract([images.decode(encoded[key]) for key in some]))
         bar.update(len(some))
     return np.concatenate(parts)
-
-
-def _encoded(table: Path, ids: Sequence[str]) -> dict[str, bytes]:
-    wanted = pc.field(schema.OBSERVATION_ID).isin(list(ids))
-    columns = (schema.OBSERVATION_ID, schema.IMAGE)
-    found = storage.read(table, columns, wanted, kept_only=False)
-    return dict(zip(*(found[name].to_pylist() for name in columns), strict=True))
 
 
 def _dropped(made: Selection) -> pa.Table:
@@ -297,13 +290,13 @@ def _reason(text: str) -> str:
 
 def _spaced(rows: pa.Table, count: int) -> pa.Table:
     """At most `count` rows, evenly spaced from the first to the last."""
-    places = np.linspace(0, rows.num_rows - 1, min(count, rows.num_rows)).round()
-    return rows.take(pa.array(places.astype(np.int64)))
+    return rows.take(storage.evenly_spaced(rows.num_rows, count))
 
 
 def _cards(table: Path, rows: pa.Table, caption: Callable[[Mapping[str, Any]], str]) -> list[Card]:
     shown = rows.to_pylist(maps_as_pydicts="strict")
-    encoded = _encoded(table, [row[schema.OBSERVATION_ID] for row in shown])
+    ids = [row[schema.OBSERVATION_ID] for row in shown]
+    encoded = storage.images_by_id(table, ids, kept_only=False)
     return [Card(images.decode(encoded[row[schema.OBSERVATION_ID]]), caption(row)) for row in shown]
 
 

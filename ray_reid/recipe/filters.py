@@ -9,7 +9,7 @@ from ray_reid.recipe.resources import StageSpec
 
 
 class FilterSpec(Frozen):
-    """One filter, by its name in `ray_reid.filters.FILTERS`."""
+    """One filter, by its name in `ray_reid.generation.filters.FILTERS`."""
 
     name: str
     params: dict[str, Any] = Field(default_factory=dict)

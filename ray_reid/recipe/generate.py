@@ -11,8 +11,8 @@ class Generate(Frozen):
 
     candidate: str | None = None
     """Name of the adapted model; null takes the best score, `none` the model as it was."""
-    guidance: float = Field(8.0, ge=1)
-    """Classifier-free guidance scale (Ho and Salimans, 2021); 1 is none."""
+    guidance_scale: float = Field(8.0, ge=1)
+    """Scale of classifier-free guidance (Ho and Salimans, 2021); 1 is none."""
     steps: int = Field(50, ge=1)
     """Denoising steps."""
     image_size: tuple[ImageSide, ImageSide] = (1024, 1024)

@@ -129,13 +129,13 @@ def ask(handle: "DeploymentHandle[Any]", timeout_s: float, encoded: bytes) -> li
 def _lacking(run: Path, settings: Serve) -> str | None:
     """Why no search of a run can be refined; null if it can."""
     from ray_reid.gallery import search
-    from ray_reid.generation import variants
+    from ray_reid.generation import outfits
 
     if settings.dressers is None:
         return "this server dresses nobody: serve.dressers is null"
     try:
         search.needs(run)
-        variants.check(search.tailor(run).recipe)
+        outfits.check_models(search.tailor(run).recipe)
     except ValueError as error:
         return str(error)
     return None

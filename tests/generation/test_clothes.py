@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ray_reid import images, schema, storage
-from ray_reid.generation import inpaint
+from ray_reid.generation import inpaint, outfits
 from ray_reid.generation.filters.clothes import ClothesFilter
 from ray_reid.generation.generators import clothes
 from ray_reid.generation.generators.descriptions import Description
@@ -53,7 +53,7 @@ def test_every_pixel_that_is_not_masked_stays_that_of_the_source_to_the_bit(pain
     masks = [np.zeros(one.shape[:2], np.bool_) for one in sources]
     masks[0][10:20, 5:25] = True
     masks[1][:8] = True
-    settings: dict[str, Any] = {"guidance": 2.0, "steps": 2, "image_size": (16, 16)}
+    settings: dict[str, Any] = {"guidance_scale": 2.0, "steps": 2, "image_size": (16, 16)}
     made = inpainting.inpaint(pipeline, sources, masks, ["a", "b"], [1, 2], **settings)
     for source, image, mask in zip(sources, made, masks, strict=True):
         assert image is not None
@@ -72,7 +72,7 @@ def test_what_a_safety_checker_refuses_is_no_image(
         pipeline, "run_safety_checker", lambda image, *_: (image, [False, True]), raising=False
     )
     masks = [np.ones((16, 16), np.bool_)] * 2
-    settings: dict[str, Any] = {"guidance": 1.0, "steps": 1, "image_size": (16, 16)}
+    settings: dict[str, Any] = {"guidance_scale": 1.0, "steps": 1, "image_size": (16, 16)}
     kept, refused = inpainting.inpaint(
         pipeline, [_pixels(16, 16)] * 2, masks, ["a", "b"], [1, 2], **settings
     )
@@ -245,7 +245,7 @@ def _stages(table: Path) -> clothes.Parse:
 
 def test_a_plan_dresses_every_image_in_other_clothes_and_keeps_the_person(tmp_path: Path) -> None:
     table = _table(tmp_path, [images.encode(_dressed(5))] * 3)
-    plan = inpaint.outfits_plan(_recipe(), table, WORN, "g")
+    plan = outfits.outfits_plan(_recipe(), table, WORN, "g")
     rows = plan.to_pylist(maps_as_pydicts="strict")
     assert [row[clothes.ROW] for row in rows] == [0, 0, 1, 1, 2, 2]
     assert len({row[schema.OBSERVATION_ID] for row in rows}) == 6
@@ -253,12 +253,12 @@ def test_a_plan_dresses_every_image_in_other_clothes_and_keeps_the_person(tmp_pa
         source = f"id{row[clothes.ROW]}"
         assert row[schema.PARENT] == source
         assert row[schema.IDENTITY] == f"s:{row[clothes.ROW] % 2}"
-        assert row[schema.ATTRIBUTES][inpaint.WHOSE] != f"c{row[clothes.ROW]}"
+        assert row[schema.ATTRIBUTES][outfits.WHOSE] != f"c{row[clothes.ROW]}"
         assert row[schema.CLOTHES] == (
-            f"{row[schema.IDENTITY]}/{row[schema.ATTRIBUTES][inpaint.WHOSE]}"
+            f"{row[schema.IDENTITY]}/{row[schema.ATTRIBUTES][outfits.WHOSE]}"
         )
         assert (row[schema.ORIGIN], row[schema.LICENCE]) == ("synthetic", "CC0")
-    more = inpaint.outfits_plan(_recipe("outfits.num_outfits=3"), table, WORN, "g")
+    more = outfits.outfits_plan(_recipe("outfits.num_outfits=3"), table, WORN, "g")
     kept = set(plan[schema.OBSERVATION_ID].to_pylist())
     assert kept < set(more[schema.OBSERVATION_ID].to_pylist())
 
@@ -293,7 +293,7 @@ def test_what_cannot_be_painted_is_refused_before_anything_runs(
 def test_sources_that_cannot_be_dressed_are_kept_with_their_reason(tmp_path: Path) -> None:
     pictures = [images.encode_png(_dressed(n)) for n in (5, 0)]
     table = _table(tmp_path, [*pictures, b"no image"])
-    plan = inpaint.outfits_plan(_recipe(), table, WORN, "g")
+    plan = outfits.outfits_plan(_recipe(), table, WORN, "g")
     batch = schema.to_batch(plan)
     found = _stages(table)(batch)
     kinds = [None if one is None else one.partition(":")[0] for one in found[schema.DROP_REASON]]
@@ -301,9 +301,9 @@ def test_sources_that_cannot_be_dressed_are_kept_with_their_reason(tmp_path: Pat
     assert clothes.ROW not in found
     mask = clothes.mask_of(found[clothes.MASK][0], images.unpack(found[schema.PIXELS][0]))
     assert mask.sum() == 20
-    redressed = object.__new__(clothes.Redress)
-    redressed.painter = _paint_white  # type: ignore[assignment]
-    made = clothes.encode(redressed(found))
+    painted = object.__new__(clothes.InpaintClothes)
+    painted.painter = _paint_white  # type: ignore[assignment]
+    made = clothes.encode(painted(found))
     first, nobody = (images.decode(made[schema.IMAGE][row]) for row in (0, 2))
     assert (first[:5] == 255).all()
     assert (first[5:] == 0).all()
@@ -321,11 +321,11 @@ def _paint_white(
     return [inpainting.composite(source, white, mask) for source, mask in pairs]
 
 
-def test_a_dresser_gives_every_image_its_variants_or_a_reason() -> None:
-    dresser = object.__new__(clothes.Dresser)
-    dresser.masks = _masks()
-    dresser.painter = _paint_white  # type: ignore[assignment]
-    found = dresser.dress([_dressed(5), _dressed(0)], [["a", "b"], ["a", "b"]], [[1, 2], [3, 4]])
+def test_a_changer_gives_every_image_its_variants_or_a_reason() -> None:
+    changer = object.__new__(clothes.ClothesChanger)
+    changer.masks = _masks()
+    changer.painter = _paint_white  # type: ignore[assignment]
+    found = changer.change([_dressed(5), _dressed(0)], [["a", "b"], ["a", "b"]], [[1, 2], [3, 4]])
     assert isinstance(found[0], list)
     assert len(found[0]) == 2
     assert isinstance(found[1], str)

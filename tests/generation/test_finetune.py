@@ -25,7 +25,7 @@ from ray_reid.recipe import recipes
 from ray_reid.recipe.adapt import Lora
 from ray_reid.recipe.recipe import Recipe
 
-SMALL: dict[str, Any] = {"guidance": 3.0, "steps": 2, "image_size": (16, 16)}
+SMALL: dict[str, Any] = {"guidance_scale": 3.0, "steps": 2, "image_size": (16, 16)}
 MODELS = ("sd", "sdxl", "v")
 
 
@@ -66,7 +66,7 @@ def _recipe(home: Path, model: str = "sd", *overrides: str) -> Recipe:
             "adapt.images_per_prompt=2",
             "generate.steps=2",
             "generate.image_size=[16, 16]",
-            "generate.guidance=3",
+            "generate.guidance_scale=3",
             "generate.stage={batch_size: 4}",
             *overrides,
         ],

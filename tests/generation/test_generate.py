@@ -9,7 +9,8 @@ import pytest
 
 from ray_reid import cli, images, schema, storage
 from ray_reid.generation import adapt, generate
-from ray_reid.generation.generators.text_to_image import Generate, encode
+from ray_reid.generation.candidates import candidate_names
+from ray_reid.generation.generators.text_to_image import GenerateImages, encode
 from ray_reid.models.pretrained.text_to_image import ADAPTER
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
@@ -19,7 +20,7 @@ LIBRARY = "brand,model,body_style,years,colours\n"
 SETTINGS: dict[str, Any] = {
     "adapter": None,
     "precision": "fp32",
-    "guidance": 3.0,
+    "guidance_scale": 3.0,
     "steps": 2,
     "image_size": (16, 24),
     "negative_prompt": "",
@@ -95,7 +96,7 @@ def test_a_seed_depends_on_the_recipe_seed_the_prompt_and_the_number_alone(home:
     seeds = _seeds(_plan(_recipe(home)))
     larger = _recipe(home, "prompts.num_identities=9", "prompts.images_per_identity=5")
     assert seeds.items() <= _seeds(_plan(larger)).items()
-    others = _recipe(home, "generate.steps=7", "generate.guidance=2", "adapt.fraction=0.5")
+    others = _recipe(home, "generate.steps=7", "generate.guidance_scale=2", "adapt.fraction=0.5")
     assert _seeds(_plan(others, "another painter")) == seeds
     other = _seeds(_plan(_recipe(home, "seed=1")))
     assert not set(other.values()) & set(seeds.values())
@@ -134,7 +135,12 @@ def test_a_generator_is_named_by_the_content_of_model_and_adapter(
 
 def test_settings_that_change_an_image_change_the_name_and_resources_do_not(home: Path) -> None:
     name = generate.generator_name(_recipe(home), None)
-    for change in ("guidance=7", "steps=9", "image_size=[512, 1024]", "negative_prompt=blurred"):
+    for change in (
+        "guidance_scale=7",
+        "steps=9",
+        "image_size=[512, 1024]",
+        "negative_prompt=blurred",
+    ):
         assert generate.generator_name(_recipe(home, f"generate.{change}"), None) != name
     for change in ("generate.stage={batch_size: 3}", "prompts.num_identities=4", "train.epochs=3"):
         assert generate.generator_name(_recipe(home, change), None) == name
@@ -216,9 +222,9 @@ def test_candidates_are_named_by_rank_and_epoch_and_by_number_where_ranks_are_al
     trainings = "[{rank: 4, epochs: 9, keep_epochs: [5, 9, 12, 3]}, {rank: 8, epochs: 2}]"
     recipe = _recipe(home, f"adapt.trainings={trainings}")
     names = ["none", "rank4-epoch3", "rank4-epoch5", "rank4-epoch9", "rank8-epoch2"]
-    assert adapt.candidate_names(recipe) == names
+    assert candidate_names(recipe) == names
     recipe = _recipe(home, "adapt.trainings=[{rank: 4, epochs: 2}, {rank: 4, epochs: 3}]")
-    assert adapt.candidate_names(recipe) == ["none", "rank4-1-epoch2", "rank4-2-epoch3"]
+    assert candidate_names(recipe) == ["none", "rank4-1-epoch2", "rank4-2-epoch3"]
 
 
 @pytest.mark.parametrize(
@@ -274,7 +280,7 @@ def _batch(home: Path, rows: slice) -> Batch:
 
 
 def test_images_do_not_depend_on_what_else_is_in_the_batch(home: Path) -> None:
-    stage = Generate(str(home / "sd"), **SETTINGS)
+    stage = GenerateImages(str(home / "sd"), **SETTINGS)
     together = stage(_batch(home, slice(0, 5)))["pixels"]
     apart = [stage(_batch(home, slice(row, row + 1)))["pixels"][0] for row in range(5)]
     assert together.tolist() == apart
@@ -283,7 +289,7 @@ def test_images_do_not_depend_on_what_else_is_in_the_batch(home: Path) -> None:
 
 
 def test_a_row_with_another_seed_is_another_image_and_with_the_same_the_same(home: Path) -> None:
-    stage = Generate(str(home / "sd"), **SETTINGS)
+    stage = GenerateImages(str(home / "sd"), **SETTINGS)
     rows = {name: values.copy() for name, values in _batch(home, slice(0, 3)).items()}
     rows["prompt"][:] = rows["prompt"][0]
     rows["seed"][2] = rows["seed"][0]

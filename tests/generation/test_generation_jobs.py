@@ -43,7 +43,7 @@ def _key(job: Job, *overrides: str) -> str:
                 "prompts.template=a {colour} {model}",
                 "adapt.fraction=0.3",
                 "adapt.trainings.0.rank=4",
-                "generate.guidance=3",
+                "generate.guidance_scale=3",
                 "generate.steps=9",
                 "generate.image_size=[64, 64]",
                 "generate.negative_prompt=blurred",

@@ -1,4 +1,4 @@
-"""The filter job on a made-up run, with colours in the place of a model's features."""
+"""The review job on a made-up run, with colours in the place of a model's features."""
 
 import dataclasses
 import io

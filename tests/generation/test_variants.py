@@ -1,5 +1,7 @@
 """The variants job with small models, its embeddings, and trials that are refined by it."""
 
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +18,7 @@ from ray_reid.experiments import compare, in_process, trials
 from ray_reid.generation import variants
 from ray_reid.generation.generators import descriptions
 from ray_reid.generation.generators.descriptions import Description
+from ray_reid.generation.tailor import Tailor, variant_recipe
 from ray_reid.miniature import street_observations
 from ray_reid.models import package
 from ray_reid.recipe import recipes
@@ -55,7 +58,7 @@ def recipe_of(published: dict[str, Path], *overrides: str) -> Recipe:
         f"models.inpainting={published['models']}",
         "models.precision=fp32",
         "generate.image_size=[32, 16]",
-        "generate.guidance=1",
+        "generate.guidance_scale=1",
         "outfits.max_mask=0.4",
         "evaluate.protocol=market",
         f"refine={{num_variants: {VARIANTS}, steps: 2, stage: {{batch_size: 6, block_rows: 6}}}}",
@@ -159,7 +162,7 @@ def test_a_killed_job_goes_on_where_it_was_and_makes_the_same_images(
 
 def test_fewer_variants_are_among_more(published: dict[str, Path]) -> None:
     table = published["ingest"] / "observations"
-    recipe = variants.painted(recipe_of(published), recipe_of(published).refine)
+    recipe = variant_recipe(recipe_of(published), recipe_of(published).refine)
     few, more = (
         variants.variants_plan(recipe, table, published["describe"], number).to_pylist()
         for number in (2, 4)
@@ -175,10 +178,10 @@ def test_variants_are_painted_at_a_share_of_the_size_with_steps_of_their_own(
     published: dict[str, Path],
 ) -> None:
     recipe = recipe_of(published, "generate.image_size=[768, 256]", "refine.steps=10")
-    found = variants.painted(recipe, recipe.refine).generate
+    found = variant_recipe(recipe, recipe.refine).generate
     assert (found.steps, found.image_size) == (10, (384, 128))
     small = recipe_of(published, "generate.image_size=[20, 9]", "refine.scale=0.3")
-    assert variants.painted(small, small.refine).generate.image_size == (8, 8)
+    assert variant_recipe(small, small.refine).generate.image_size == (8, 8)
 
 
 def test_without_the_section_nothing_is_made(published: dict[str, Path], tmp_path: Path) -> None:
@@ -195,7 +198,7 @@ def test_how_variants_vote_does_not_make_them_anew(published: dict[str, Path]) -
 
     same = ("refine.m=9", "refine.rule=released", "refine.gate={}", "outfits.num_outfits=3")
     assert {key(one) for one in same} == {key()}
-    other = ("refine.num_variants=2", "refine.steps=3", "generate.guidance=3", "refine=null")
+    other = ("refine.num_variants=2", "refine.steps=3", "generate.guidance_scale=3", "refine=null")
     assert len({key(one) for one in ("seed=0", *other)}) == len(other) + 1
 
 
@@ -286,7 +289,7 @@ def test_refinement_goes_with_a_pipeline_that_makes_variants(tmp_path: Path) -> 
 
 
 def test_a_tailor_makes_the_same_variants_of_the_same_image(published: dict[str, Path]) -> None:
-    tailor = variants.Tailor(recipe_of(published), published["describe"])
+    tailor = Tailor(recipe_of(published), published["describe"])
     rows = storage.read(
         published["ingest"] / "observations", [schema.IMAGE], pc.field(schema.SPLIT) == "gallery"
     )
@@ -301,16 +304,28 @@ def test_a_tailor_makes_the_same_variants_of_the_same_image(published: dict[str,
 
 
 def test_a_tailor_shrinks_a_large_photograph(published: dict[str, Path]) -> None:
-    tailor = variants.Tailor(recipe_of(published), published["describe"])
+    tailor = Tailor(recipe_of(published), published["describe"])
     large = images.encode(np.zeros((900, 450, 3), np.uint8))
     assert tailor._decoded(large).shape[:2] == (64, 32)
 
 
 def test_a_tailor_needs_the_section_and_descriptions_enough(published: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match="its recipe has no section 'refine'"):
-        variants.Tailor(recipe_of(published, "refine=null"), published["describe"])
+        Tailor(recipe_of(published, "refine=null"), published["describe"])
     with pytest.raises(ValueError, match=r"refine\.num_variants: 6 outfits"):
-        variants.Tailor(recipe_of(published, "refine.num_variants=6"), published["describe"])
+        Tailor(recipe_of(published, "refine.num_variants=6"), published["describe"])
+
+
+def test_what_makes_variants_needs_neither_a_job_nor_ray() -> None:
+    program = (
+        "import sys, ray_reid.generation.tailor; "
+        "print([name for name in ('ray', 'ray_reid.runtime.run', 'ray_reid.runtime.stage', "
+        "*(f'ray_reid.generation.{job}' for job in "
+        "('adapt', 'describe', 'generate', 'inpaint', 'review', 'variants'))) "
+        "if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert found.stdout.strip() == b"[]"
 
 
 def test_the_trials_of_a_sweep_rest_on_the_variants_but_their_trainings_do_not() -> None:

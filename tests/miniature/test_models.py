@@ -72,7 +72,7 @@ def test_generated_vehicles_are_vehicles_of_the_asked_colour(vehicles: list[Vehi
     pipeline = load_pipeline("miniature:text_to_image")
     asked = vehicles[:16]
     made = generate(
-        pipeline, [one.caption for one in asked], list(range(16)), guidance=card.GUIDANCE,
+        pipeline, [one.caption for one in asked], list(range(16)), guidance_scale=card.GUIDANCE,
         steps=card.STEPS, image_size=(64, 64),
     )  # fmt: skip
     named = card.named_colours(ImageText("miniature:image_text"), made)

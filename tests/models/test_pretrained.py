@@ -15,7 +15,7 @@ from ray_reid.models.pretrained.captioner import Captioner
 from ray_reid.models.pretrained.image_text import ImageText
 from ray_reid.models.pretrained.text_to_image import ADAPTER, generate, load_adapter, load_pipeline
 
-SMALL = {"guidance": 3.0, "steps": 2, "image_size": (16, 24)}
+SMALL = {"guidance_scale": 3.0, "steps": 2, "image_size": (16, 24)}
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ DRESSED: Mapping[str, pc.Expression] = {
 class Settings:
     """How a pipeline paints; see `models.inpainting.inpaint`."""
 
-    guidance: float
+    guidance_scale: float
     steps: int
     image_size: tuple[int, int]
     negative_prompt: str = ""
@@ -133,7 +133,7 @@ def mask_of(packed: bytes, pixels: Pixels) -> NDArray[np.bool_]:
     return np.frombuffer(packed, np.bool_).reshape(pixels.shape[:2])
 
 
-class Redress:
+class InpaintClothes:
     """Replace `pixels` by the same person in the clothes of the row's prompt."""
 
     def __init__(
@@ -191,7 +191,7 @@ class Painter:
         outfits: Mapping[str, Any],
         settings: Mapping[str, Any],
     ) -> None:
-        """Load the pipeline; the arguments are those of `Redress`."""
+        """Load the pipeline; the arguments are those of `InpaintClothes`."""
         from ray_reid.models.pretrained import inpainting
 
         of, spec = Models.model_validate(models), Outfits.model_validate(outfits)
@@ -217,7 +217,7 @@ class Painter:
             masks,
             prompts,
             seeds,
-            guidance=self.settings.guidance,
+            guidance_scale=self.settings.guidance_scale,
             steps=self.settings.steps,
             image_size=self.settings.image_size,
             negative_prompt=self.settings.negative_prompt,
@@ -225,18 +225,18 @@ class Painter:
         )
 
 
-class Dresser:
+class ClothesChanger:
     """Parser and painter together: images in, the same people in other clothes out."""
 
     def __init__(
         self, models: Mapping[str, Any], outfits: Mapping[str, Any], settings: Mapping[str, Any]
     ) -> None:
-        """Load both models; the arguments are those of `Redress`."""
+        """Load both models; the arguments are those of `InpaintClothes`."""
         of, spec = Models.model_validate(models), Outfits.model_validate(outfits)
         self.masks = Masks(of.parser, of.precision, spec)
         self.painter = Painter(models, outfits, settings)
 
-    def dress(
+    def change(
         self,
         pixels: Sequence[Pixels],
         prompts: Sequence[Sequence[str]],

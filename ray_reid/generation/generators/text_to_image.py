@@ -10,7 +10,7 @@ from ray_reid import images, schema
 from ray_reid.schema import Batch
 
 
-class Generate:
+class GenerateImages:
     """Add the packed `pixels` column: one image for every row's prompt and seed."""
 
     def __init__(
@@ -18,7 +18,7 @@ class Generate:
         model: str,
         adapter: str | None,
         precision: str,
-        guidance: float,
+        guidance_scale: float,
         steps: int,
         image_size: tuple[int, int],
         negative_prompt: str,
@@ -30,7 +30,7 @@ class Generate:
         if adapter is not None:
             text_to_image.load_adapter(self.pipeline, Path(adapter))
         self.settings: dict[str, Any] = {
-            "guidance": guidance,
+            "guidance_scale": guidance_scale,
             "steps": steps,
             "image_size": image_size,
             "negative_prompt": negative_prompt,

@@ -102,6 +102,6 @@ def dressed(
         prompts = [prompt(*worn) for worn in asked[rows]]
         seeds = list(range(start, start + len(prompts)))
         painted = inpaint(pipeline, sources[rows], masks[rows], prompts, seeds,
-                          guidance=GUIDANCE, steps=STEPS, image_size=SIZE)  # fmt: skip
+                          guidance_scale=GUIDANCE, steps=STEPS, image_size=SIZE)  # fmt: skip
         made += [image for image in painted if image is not None]
     return asked, made, masks

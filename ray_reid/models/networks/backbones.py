@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ray_reid.models.networks.variants import vary
+from ray_reid.models.networks.timm_options import apply_options
 from ray_reid.recipe.train import Train
 
 IBN_STAGES = ("layer1", "layer2", "layer3")
@@ -62,7 +62,7 @@ def build(spec: Train) -> nn.Module:
         add_ibn(backbone, spec.backbone)
     if spec.ibn_weights is not None:
         load_ibn_weights(backbone, Path(spec.ibn_weights))
-    return vary(backbone, spec)
+    return apply_options(backbone, spec)
 
 
 def check_backbone(name: str) -> None:

@@ -31,7 +31,7 @@ def inpaint(
     prompts: Sequence[str],
     seeds: Sequence[int],
     *,
-    guidance: float,
+    guidance_scale: float,
     steps: int,
     image_size: tuple[int, int],
     negative_prompt: str = "",
@@ -47,7 +47,7 @@ def inpaint(
         images: (H, W, 3) uint8 each, of any sizes.
         masks: (H, W) bool each, True where to paint.
         seeds: One an image; the noise is drawn on the CPU, so it is the same everywhere.
-        guidance: Scale of classifier-free guidance; 1 is none.
+        guidance_scale: Scale of classifier-free guidance; 1 is none.
         image_size: Height and width in pixels at which the model works.
         strength: Share of the denoising that is done, from noise of that share over the image.
 
@@ -62,9 +62,9 @@ def inpaint(
         image=[Image.fromarray(image).resize(size, Image.Resampling.BICUBIC) for image in images],
         # A pixel of the model's size is painted where any part of it is masked.
         mask_image=[_resized(mask, size) for mask in masks],
-        negative_prompt=[negative_prompt] * len(prompts) if guidance > 1 else None,
+        negative_prompt=[negative_prompt] * len(prompts) if guidance_scale > 1 else None,
         generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-        guidance_scale=guidance,
+        guidance_scale=guidance_scale,
         num_inference_steps=steps,
         strength=strength,
         height=height,

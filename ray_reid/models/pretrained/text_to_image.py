@@ -49,7 +49,7 @@ def generate(
     prompts: Sequence[str],
     seeds: Sequence[int],
     *,
-    guidance: float,
+    guidance_scale: float,
     steps: int,
     image_size: tuple[int, int],
     negative_prompt: str = "",
@@ -59,7 +59,7 @@ def generate(
     Args:
         pipeline: From `load_pipeline`.
         seeds: One a prompt; the noise is drawn on the CPU, so it is the same everywhere.
-        guidance: Scale of classifier-free guidance; 1 is none.
+        guidance_scale: Scale of classifier-free guidance; 1 is none.
         image_size: Height and width in pixels.
 
     Returns:
@@ -68,9 +68,9 @@ def generate(
     height, width = image_size
     made = pipeline(
         list(prompts),
-        negative_prompt=[negative_prompt] * len(prompts) if guidance > 1 else None,
+        negative_prompt=[negative_prompt] * len(prompts) if guidance_scale > 1 else None,
         generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-        guidance_scale=guidance,
+        guidance_scale=guidance_scale,
         num_inference_steps=steps,
         height=height,
         width=width,

@@ -1,6 +1,6 @@
-"""Where peers' backbones depart from timm's: the last stride, pooling, padding, the class token.
+"""Options of backbones that timm has not: last stride, pooling, padding and the class token.
 
-Without these the weights of a peer load, and give other features.
+Peers use them: without these the weights of a peer load, and give other features.
 """
 
 from functools import partial
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ray_reid.recipe.train import Train
 
 
-def vary(backbone: nn.Module, spec: Train) -> nn.Module:
-    """Change a backbone of timm's in place to the recipe's variant, and return it.
+def apply_options(backbone: nn.Module, spec: Train) -> nn.Module:
+    """Change a backbone of timm in place to the options of the recipe, and return it.
 
     Raises:
         ValueError: If the backbone has not what is to be changed.

@@ -1,0 +1,38 @@
+"""Candidates of an adaptation: the states of each training from which generation chooses one."""
+
+from collections.abc import Sequence
+
+from ray_reid.recipe.adapt import Lora
+from ray_reid.recipe.recipe import Recipe
+
+BASE = "none"
+"""Name of the candidate that is the model as it was."""
+
+
+def candidate_names(recipe: Recipe) -> list[str]:
+    """The model as it was, then every state of every training that is kept."""
+    trainings = named_trainings(recipe.adapt.trainings)
+    return [BASE, *(state for name, lora in trainings.items() for state in state_names(name, lora))]
+
+
+def named_trainings(trainings: Sequence[Lora]) -> dict[str, Lora]:
+    """Trainings by name: the rank where that tells them apart, else the rank and their number."""
+    names = [f"rank{lora.rank}" for lora in trainings]
+    if len(set(names)) < len(names):
+        names = [f"{name}-{number}" for number, name in enumerate(names, start=1)]
+    return dict(zip(names, trainings, strict=True))
+
+
+def state_names(training: str, lora: Lora) -> list[str]:
+    """Names of the states of one training that are kept, first to last."""
+    return [state_name(training, epoch) for epoch in kept_epochs(lora)]
+
+
+def state_name(training: str, epoch: int) -> str:
+    """Name of the state of a training after an epoch."""
+    return f"{training}-epoch{epoch}"
+
+
+def kept_epochs(lora: Lora) -> list[int]:
+    """Epochs after which the adapter is kept; the last is always one of them."""
+    return sorted({epoch for epoch in lora.keep_epochs if epoch < lora.epochs} | {lora.epochs})

@@ -1,0 +1,73 @@
+"""The training of the discriminator that guides inpainting, from images on disk to its weights."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+from torch import Tensor
+
+from ray_reid import images, schema, storage
+from ray_reid.generation import guidance
+from ray_reid.generation.generators import clothes
+from ray_reid.models.pretrained import references
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime import stage
+
+
+def train(recipe: Recipe, real: Path, generated: Path, folder: Path) -> None:
+    """Train a discriminator in a worker; see `train_and_save`.
+
+    Args:
+        real: Table with the real training images.
+        generated: Table of images that were generated without guidance.
+        folder: Where the discriminator is saved.
+
+    Raises:
+        ValueError: If the training fails, with its reason.
+    """
+    arguments = {
+        "recipe": recipe.model_dump(mode="json"),
+        "real": str(real),
+        "generated": str(generated),
+        "folder": str(folder),
+    }
+    spec = recipe.generate.stage
+    cpus = max(spec.num_cpus, 1.0)
+    # The one task has ended when its result is there.
+    list(stage.tasks("guidance", train_and_save, [arguments], cpus, spec.num_gpus))
+
+
+def train_and_save(recipe: Mapping[str, Any], real: str, generated: str, folder: str) -> None:
+    """Train the discriminator and save it into `folder`, whole or not at all.
+
+    Raises:
+        ValueError: If there is no real or no generated image.
+    """
+    from ray_reid.models.pretrained import inpainting
+
+    chosen = recipes.validate(dict(recipe))
+    pipeline = inpainting.load_pipeline(chosen.models.inpainting, chosen.models.precision)
+    real_latents = _latents(pipeline, real, clothes.DRESSED["train"], chosen)
+    generated_latents = _latents(pipeline, generated, None, chosen)
+    discriminator = guidance.train_discriminator(
+        real_latents, generated_latents, pipeline.scheduler, chosen.guidance, chosen.seed
+    )
+    unfinished = Path(f"{folder}.part")
+    guidance.save(discriminator, unfinished)
+    unfinished.rename(folder)
+
+
+def _latents(pipeline: Any, table: str, where: pc.Expression | None, recipe: Recipe) -> Tensor:
+    """Latents of evenly spaced rows of a table, at most `guidance.num_images`."""
+    ids = storage.read(table, [schema.OBSERVATION_ID], where)[schema.OBSERVATION_ID]
+    if not len(ids):
+        raise ValueError(
+            "guidance: no image passed the filters, so none can be told from the real ones"
+        )
+    chosen = ids.take(storage.evenly_spaced(len(ids), recipe.guidance.num_images)).to_pylist()
+    encoded = storage.images_by_id(table, chosen).values()
+    pixels = [images.decode(image) for image in encoded]
+    latents = guidance.encode_latents(pipeline, pixels, recipe.generate.image_size)
+    return latents.to(references.device())
