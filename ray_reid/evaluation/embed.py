@@ -1,6 +1,5 @@
 """The embed job: a model package over query and gallery images, streaming on Ray Data."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -39,14 +38,12 @@ NOTHING = "none"
 class EmbedImages:
     """Add the unit-norm `embedding` column of a model package, and those of models beside it."""
 
-    def __init__(self, package: str, spec: Mapping[str, Any], models: Mapping[str, Any]) -> None:
+    def __init__(self, package: str, spec: Embed, models: Models) -> None:
         """Load the package once per actor; `spec` and `models` are those sections of the recipe."""
         from ray_reid.evaluation import extraction
         from ray_reid.models import package as packages
 
-        self.extract = extraction.Extractor(
-            packages.load(package), Embed.model_validate(spec), Models.model_validate(models)
-        )
+        self.extract = extraction.Extractor(packages.load(package), spec, models)
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
         """Embed the `image` column."""
@@ -137,8 +134,9 @@ def embed_job(work: Work) -> EmbedFacts:
 
     model = {
         "package": str((work.inputs["train"] / "model").resolve()),
-        "spec": extraction.resolved(spec).model_dump(mode="json"),
-        "models": {} if spec.crop is None else _detector(work.recipe),
+        "spec": extraction.resolved(spec),
+        # Only crops need a further model.
+        "models": Models() if spec.crop is None else work.recipe.models,
     }
     steps = [
         stage.Step(EmbedImages, model, spec.stage),
@@ -164,10 +162,6 @@ def embed_job(work: Work) -> EmbedFacts:
 def crops_with(recipe: Recipe) -> tuple[str, ...]:
     """Return what decides, besides `embed`, how images are cropped."""
     return () if recipe.embed.crop is None else ("models.detector", "models.precision")
-
-
-def _detector(recipe: Recipe) -> dict[str, str]:
-    return {"detector": recipe.models.detector, "precision": recipe.models.precision}
 
 
 def _embed_variants(work: Work, step: stage.Step) -> int:

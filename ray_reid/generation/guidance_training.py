@@ -1,6 +1,5 @@
 """The training of the discriminator that guides inpainting, from images on disk to its weights."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from ray_reid import images, schema, storage
 from ray_reid.generation import guidance
 from ray_reid.generation.generators import clothes
 from ray_reid.models.pretrained import references
-from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import stage
 
@@ -28,7 +26,7 @@ def train(recipe: Recipe, real: Path, generated: Path, folder: Path) -> None:
         ValueError: If the training fails, with its reason.
     """
     arguments = {
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe,
         "real": str(real),
         "generated": str(generated),
         "folder": str(folder),
@@ -39,7 +37,7 @@ def train(recipe: Recipe, real: Path, generated: Path, folder: Path) -> None:
     list(stage.tasks("guidance", train_and_save, [arguments], cpus, spec.num_gpus))
 
 
-def train_and_save(recipe: Mapping[str, Any], real: str, generated: str, folder: str) -> None:
+def train_and_save(recipe: Recipe, real: str, generated: str, folder: str) -> None:
     """Train the discriminator and save it into `folder`, whole or not at all.
 
     Raises:
@@ -47,12 +45,11 @@ def train_and_save(recipe: Mapping[str, Any], real: str, generated: str, folder:
     """
     from ray_reid.models.pretrained import inpainting
 
-    chosen = recipes.validate(dict(recipe))
-    pipeline = inpainting.load_pipeline(chosen.models.inpainting, chosen.models.precision)
-    real_latents = _latents(pipeline, real, clothes.DRESSED["train"], chosen)
-    generated_latents = _latents(pipeline, generated, None, chosen)
+    pipeline = inpainting.load_pipeline(recipe.models.inpainting, recipe.models.precision)
+    real_latents = _latents(pipeline, real, clothes.DRESSED["train"], recipe)
+    generated_latents = _latents(pipeline, generated, None, recipe)
     discriminator = guidance.train_discriminator(
-        real_latents, generated_latents, pipeline.scheduler, chosen.guidance, chosen.seed
+        real_latents, generated_latents, pipeline.scheduler, recipe.guidance, recipe.seed
     )
     unfinished = Path(f"{folder}.part")
     guidance.save(discriminator, unfinished)

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from ray_reid import images, schema, storage
 from ray_reid.generation import guidance_training
-from ray_reid.generation.filters.steps import filter_models, filter_steps
+from ray_reid.generation.filters.steps import filter_entries, filter_models, filter_steps
 from ray_reid.generation.generators import clothes
 from ray_reid.generation.outfits import (
     NUMBER,
@@ -231,6 +231,7 @@ JOB = Job(
         "guidance",
         "filters",
     ),
+    also=filter_entries,
     check=check,
     outside=outside,
     facts=InpaintFacts,

@@ -142,8 +142,8 @@ def generator_name(recipe: Recipe, guide: Path | None = None) -> str:
 def painter_params(recipe: Recipe) -> dict[str, Any]:
     """Arguments of the classes of `generators.clothes` that paint, from the recipe."""
     return {
-        "models": recipe.models.model_dump(mode="json"),
-        "outfits": recipe.outfits.model_dump(mode="json"),
+        "models": recipe.models,
+        "outfits": recipe.outfits,
         "settings": pipeline_settings(recipe.generate),
     }
 

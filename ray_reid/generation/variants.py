@@ -22,6 +22,8 @@ from ray_reid.generation import outfits
 from ray_reid.generation.generators import clothes
 from ray_reid.generation.tailor import choose_variants, variant_recipe
 from ray_reid.models.pretrained import references
+from ray_reid.recipe.models import Models
+from ray_reid.recipe.outfits import Outfits
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import stage
 from ray_reid.runtime.job import Job, Work
@@ -38,8 +40,8 @@ class Vary:
     def __init__(
         self,
         table: str,
-        models: Mapping[str, Any],
-        outfits: Mapping[str, Any],
+        models: Models,
+        outfits: Outfits,
         settings: Mapping[str, Any],
     ) -> None:
         """Load both models once per actor; see `clothes.Parse` and `clothes.InpaintClothes`."""

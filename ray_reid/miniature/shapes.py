@@ -55,7 +55,7 @@ class Packed(NamedTuple):
     material: Floats  # (P, 5) red, green, blue, gloss, glow
 
 
-class Side(NamedTuple):
+class Flank(NamedTuple):
     """Half-width of a prism as a line in z: `low_y` at `low_z`, `high_y` at `high_z`."""
 
     low_z: float
@@ -63,7 +63,7 @@ class Side(NamedTuple):
     high_z: float
     high_y: float
 
-    def grown(self, by: float) -> "Side":
+    def grown(self, by: float) -> "Flank":
         """Move both sides outwards by `by` metres."""
         return self._replace(low_y=self.low_y + by, high_y=self.high_y + by)
 
@@ -73,14 +73,14 @@ class Side(NamedTuple):
         return self.low_y + slope * (z - self.low_z)
 
 
-def upright(half_width: float) -> Side:
+def upright(half_width: float) -> Flank:
     """Vertical sides at y = +-`half_width`."""
-    return Side(0.0, half_width, 1.0, half_width)
+    return Flank(0.0, half_width, 1.0, half_width)
 
 
 def prism(
     profile: Profile,
-    side: Side,
+    side: Flank,
     material: Material,
     part: int,
     grow: float = 0.0,

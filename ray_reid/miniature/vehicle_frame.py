@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from ray_reid.miniature.paint import COLOURS, Material, shaded
-from ray_reid.miniature.shapes import Side
+from ray_reid.miniature.shapes import Flank
 from ray_reid.miniature.vehicle_models import BODY_STYLES
 from ray_reid.miniature.vehicles import Vehicle
 
@@ -40,7 +40,7 @@ class Frame(NamedTuple):
     body: Points
     cabin: Points
     half: float
-    side: Side
+    side: Flank
     base: float
     belt: float
     height: float
@@ -105,7 +105,7 @@ def vehicle_frame(vehicle: Vehicle) -> Frame:
         body=tuple(body),
         cabin=tuple(cabin),
         half=half,
-        side=Side(belt, half - 0.04, height, half - 0.04 - style.taper),
+        side=Flank(belt, half - 0.04, height, half - 0.04 - style.taper),
         base=base,
         belt=belt,
         height=height,

@@ -132,8 +132,7 @@ def test_the_stage_adds_a_column_for_each_that_is_asked_for(home: Path) -> None:
             "embed": {"ensemble": [str(home / "two")], "camera_model": str(home / "cameras")},
         }
     )
-    models = recipe.models.model_dump(mode="json")
-    stage = embed.Embed(str(home / "one"), recipe.embed.model_dump(mode="json"), models)
+    stage = embed.EmbedImages(str(home / "one"), recipe.embed, recipe.models)
     empty = np.array([None] * 4, dtype=object)
     batch = {schema.IMAGE: np.array(pictures(), dtype=object), schema.CAMERA: empty}
     found = stage({**batch, schema.VIEW: empty, schema.SOURCE: np.array(["s"] * 4, dtype=object)})

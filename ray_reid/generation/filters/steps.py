@@ -39,6 +39,12 @@ def filter_models(recipe: Recipe) -> list[str]:
     return [_model(recipe, kind) for kind in kinds]
 
 
+def filter_entries(recipe: Recipe) -> tuple[str, ...]:
+    """Entries of the recipe that name the models of its filters."""
+    kinds: list[Any] = [FILTERS[spec.name] for spec in recipe.filters if spec.name in FILTERS]
+    return tuple(dict.fromkeys(f"models.{kind.ROLE}" for kind in kinds))
+
+
 def _model(recipe: Recipe, kind: Any) -> str:
     reference: str = getattr(recipe.models, kind.ROLE)
     return reference

@@ -83,9 +83,7 @@ class Parse:
     row whose source cannot be dressed gets a `drop_reason`.
     """
 
-    def __init__(
-        self, table: str, rows: str, models: Mapping[str, Any], outfits: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, table: str, rows: str, models: Models, outfits: Outfits) -> None:
         """Open the images of a table, and load the parser once per actor.
 
         Args:
@@ -96,9 +94,8 @@ class Parse:
         """
         from ray_reid.training.loader import cache_directory
 
-        of, spec = Models.model_validate(models), Outfits.model_validate(outfits)
         self.cache = storage.RowCache(table, cache_directory(), DRESSED[rows])
-        self.masks = Masks(of.parser, of.precision, spec)
+        self.masks = Masks(models.parser, models.precision, outfits)
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
         """Parse every source of the batch once, however many of its outfits are in it."""
@@ -138,8 +135,8 @@ class InpaintClothes:
 
     def __init__(
         self,
-        models: Mapping[str, Any],
-        outfits: Mapping[str, Any],
+        models: Models,
+        outfits: Outfits,
         settings: Mapping[str, Any],
         discriminator: str | None = None,
         weight: float = 0.0,
@@ -187,17 +184,16 @@ class Painter:
 
     def __init__(
         self,
-        models: Mapping[str, Any],
-        outfits: Mapping[str, Any],
+        models: Models,
+        outfits: Outfits,
         settings: Mapping[str, Any],
     ) -> None:
         """Load the pipeline; the arguments are those of `InpaintClothes`."""
         from ray_reid.models.pretrained import inpainting
 
-        of, spec = Models.model_validate(models), Outfits.model_validate(outfits)
-        self.pipeline = inpainting.load_pipeline(of.inpainting, of.precision)
+        self.pipeline = inpainting.load_pipeline(models.inpainting, models.precision)
         self.settings = Settings(**settings)
-        self.strength = spec.strength if spec.method == "image_to_image" else 1.0
+        self.strength = outfits.strength if outfits.method == "image_to_image" else 1.0
 
     def __call__(
         self,
@@ -228,12 +224,9 @@ class Painter:
 class ClothesChanger:
     """Parser and painter together: images in, the same people in other clothes out."""
 
-    def __init__(
-        self, models: Mapping[str, Any], outfits: Mapping[str, Any], settings: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, models: Models, outfits: Outfits, settings: Mapping[str, Any]) -> None:
         """Load both models; the arguments are those of `InpaintClothes`."""
-        of, spec = Models.model_validate(models), Outfits.model_validate(outfits)
-        self.masks = Masks(of.parser, of.precision, spec)
+        self.masks = Masks(models.parser, models.precision, outfits)
         self.painter = Painter(models, outfits, settings)
 
     def change(
