@@ -2,10 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from ray_reid.runtime import version
+
 if TYPE_CHECKING:
     from ray_reid.models.package import load as load
 
-__version__ = "0.1.0"
+__version__ = version.VERSION
 __all__ = ["__version__", "load"]
 
 

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
-from ray_reid import __version__
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime.version import VERSION
 
 INTERRUPTED = 130
 MISTAKE = 2
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="ray-reid", description="Better re-identification from generated data, on Ray."
     )
-    parser.add_argument("--version", action="version", version=f"ray-reid {__version__}")
+    parser.add_argument("--version", action="version", version=f"ray-reid {VERSION}")
     parser.set_defaults(traceback=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     known = {

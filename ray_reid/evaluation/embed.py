@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ray_reid import images, schema, storage
-from ray_reid.evaluation.refinement import VARIANTS
 from ray_reid.recipe.embed import Embed
 from ray_reid.recipe.models import Models
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import stage
-from ray_reid.runtime.facts import Facts
+from ray_reid.runtime.facts import VARIANTS, Facts
 from ray_reid.runtime.job import Job, Work
 from ray_reid.schema import Batch
 

@@ -14,12 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-import ray_reid
 from ray_reid import schema, storage
 from ray_reid.datasets.ingest import IngestFacts
 from ray_reid.evaluation import pictures, refinement
 from ray_reid.evaluation.headline import REFERENCE, EvaluateFacts, OpenSetFacts, section
-from ray_reid.evaluation.refinement import VARIANTS, VariantsFacts
 from ray_reid.models import card
 from ray_reid.ranking import doubt, open_set, scoring
 from ray_reid.ranking.open_set import Thresholds
@@ -27,8 +25,10 @@ from ray_reid.ranking.scoring import Found, Side
 from ray_reid.recipe import recipes
 from ray_reid.recipe.postprocess import describe
 from ray_reid.recipe.refine import Refine
+from ray_reid.runtime.facts import VARIANTS, VariantsFacts
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.run import MANIFEST, read_manifest
+from ray_reid.runtime.version import VERSION
 from ray_reid.training.train import TrainFacts
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ def _stamp(work: Work, table: pa.Table, query: Side, gallery: Side, found: Found
         "refine": _told(work.recipe.refine),
         "seed": work.recipe.seed,
         "source_seeds": [source.get("seed") for source in ingest.sources],
-        "version": ray_reid.__version__,
+        "version": VERSION,
     }
 
 

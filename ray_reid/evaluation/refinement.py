@@ -5,44 +5,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
 from ray_reid.ranking.scoring import Judged
 from ray_reid.recipe.base import Frozen
 from ray_reid.runtime import figures
-from ray_reid.runtime.facts import Facts
+from ray_reid.runtime.facts import VariantCounts, VariantsFacts
 from ray_reid.runtime.figures import MODEL, REFERENCE
 from ray_reid.runtime.sections import Table, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-VARIANTS = "variants"
-"""The job that makes queries in other clothes, and the table of their embeddings."""
 CURVE = "refinement.png"
 ORANGE = "#e69f00"
-
-
-class VariantCounts(Frozen):
-    """How many queries have variants."""
-
-    queries: int = 0
-    with_variants: int = 0
-    made: int = 0
-    """Images."""
-    without: dict[str, int] = Field(default_factory=dict)
-    """Queries that nobody could dress, by reason."""
-
-
-class VariantsFacts(Facts):
-    """What the job says that makes the variants."""
-
-    generator: str | None = None
-    counts: VariantCounts = VariantCounts()
-    num_variants: int = 0
-    """Of one query."""
-    seconds_per_query: float | None = None
-    """Of one actor."""
 
 
 class RefinedShare(Frozen):

@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ray_reid import schema, storage
-from ray_reid.evaluation.refinement import VARIANTS
 from ray_reid.ranking import scoring
 from ray_reid.ranking.scoring import Side
 from ray_reid.recipe.models import Models
 from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime.facts import VARIANTS
 from ray_reid.training import validation
 from ray_reid.training.train import num_batches, stages_of
 

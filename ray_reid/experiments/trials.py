@@ -17,12 +17,12 @@ import numpy as np
 
 from ray_reid import schema, storage
 from ray_reid.evaluation import embed
-from ray_reid.evaluation.refinement import VARIANTS
 from ray_reid.experiments import in_process
 from ray_reid.recipe import recipes, sweeps
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.sweeps import Setting, Sweep
 from ray_reid.recipe.view import restrict
+from ray_reid.runtime.facts import VARIANTS
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.run import Run, content_key
 from ray_reid.storage import Fingerprint

@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ray_reid import schema, storage
-from ray_reid.evaluation.refinement import VariantCounts, VariantsFacts
 from ray_reid.generation import outfits
 from ray_reid.generation.generators import clothes
 from ray_reid.generation.tailor import choose_variants, variant_recipe
@@ -26,6 +25,7 @@ from ray_reid.recipe.models import Models
 from ray_reid.recipe.outfits import Outfits
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import stage
+from ray_reid.runtime.facts import VariantCounts, VariantsFacts
 from ray_reid.runtime.job import Job, Work
 from ray_reid.schema import Batch
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ray_reid
 from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime.version import VERSION
 
 FILE = "README.md"
 UNKNOWN = "unknown: ask those who gave the images"
@@ -75,13 +75,11 @@ def write(
 def _title(recipe: Recipe, imported: Mapping[str, str] | None) -> str:
     spec = recipe.train
     height, width = spec.image_size
-    made = f"Made with ray-reid {ray_reid.__version__}, recipe `{recipe.name}`"
+    made = f"Made with ray-reid {VERSION}, recipe `{recipe.name}`"
     if recipe.profile != "none":
         made += f", profile `{recipe.profile}`"
     if imported is not None:
-        made = (
-            f"imported by ray-reid {ray_reid.__version__} from a checkpoint of {imported['peer']}"
-        )
+        made = f"imported by ray-reid {VERSION} from a checkpoint of {imported['peer']}"
     return (
         f"# {recipe.name}\n\nA re-identification model: images of {height} x {width} pixels to "
         f"embeddings of unit norm, whose dot product is their similarity. Backbone "

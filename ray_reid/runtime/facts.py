@@ -1,4 +1,8 @@
-"""What a job says of itself: a frozen model, kept in its manifest and logged to MLflow."""
+"""What a job says of itself: a frozen model, kept in its manifest and logged to MLflow.
+
+A job has its own model beside its function. Only what rooms read that do not import each other
+stands here.
+"""
 
 from pydantic import Field
 
@@ -21,3 +25,29 @@ class Facts(Frozen):
     """Directory of a model package in the job's directory, to be registered."""
     fingerprint: Fingerprint | None = None
     """Of the table that the job publishes."""
+
+
+VARIANTS = "variants"
+"""The job that makes queries in other clothes, and the table of their embeddings."""
+
+
+class VariantCounts(Frozen):
+    """How many queries have variants."""
+
+    queries: int = 0
+    with_variants: int = 0
+    made: int = 0
+    """Images."""
+    without: dict[str, int] = Field(default_factory=dict)
+    """Queries that nobody could dress, by reason."""
+
+
+class VariantsFacts(Facts):
+    """What the job says that makes the variants."""
+
+    generator: str | None = None
+    counts: VariantCounts = VariantCounts()
+    num_variants: int = 0
+    """Of one query."""
+    seconds_per_query: float | None = None
+    """Of one actor."""

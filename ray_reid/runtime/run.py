@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import ray_reid
 from ray_reid import storage
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
@@ -26,6 +25,7 @@ from ray_reid.recipe.resources import RESOURCES
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.tracking import Tracker
+from ray_reid.runtime.version import VERSION
 from ray_reid.storage import Fingerprint
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class Run:
             manifest = Manifest(
                 job.name,
                 key,
-                ray_reid.__version__,
+                VERSION,
                 _commit(),
                 sections,
                 sources,
@@ -259,7 +259,7 @@ def _without_resources(value: Any) -> Any:
 
 
 def _key(job: str, sections: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    parts = [job, ray_reid.__version__, sections, inputs]
+    parts = [job, VERSION, sections, inputs]
     text = json.dumps(parts, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 

@@ -1,0 +1,3 @@
+"""The release of the package, which keys, stamps and cards name."""
+
+VERSION = "0.2.0"
