@@ -1,6 +1,6 @@
 """How fast is training, beside a loop written by hand, torchreid, one process and no Ray?
 
-loop: `ray_reid.fit` beside a plain PyTorch loop on the same network, images, precision and
+loop: `ray_reid.training.fit` beside a plain PyTorch loop on the same network, images, precision and
 threads, whose images come from a DataLoader with PIL and torchvision; beside the network alone on
 one batch that never leaves memory; and the parts that explain the difference. The networks are
 that of the drawn world and the field's standard one, a ResNet-50 on 256 x 128 pixels. peer: the

@@ -8,4 +8,5 @@ they look like those of the street cameras.
 
 from ray_reid.cli import job_main
 
-job_main("adapt")
+if __name__ == "__main__":
+    job_main("adapt")

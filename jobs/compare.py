@@ -7,4 +7,5 @@ Why: one training says little; arms that differ in one thing say what that thing
 
 from ray_reid.cli import job_main
 
-job_main("compare")
+if __name__ == "__main__":
+    job_main("compare")

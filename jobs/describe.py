@@ -7,4 +7,5 @@ Why: the descriptions are the prompts of the clothes that `inpaint` paints on ot
 
 from ray_reid.cli import job_main
 
-job_main("describe")
+if __name__ == "__main__":
+    job_main("describe")

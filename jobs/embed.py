@@ -7,4 +7,5 @@ Why: embeddings are made once; figures and galleries are made of them many times
 
 from ray_reid.cli import job_main
 
-job_main("embed")
+if __name__ == "__main__":
+    job_main("embed")

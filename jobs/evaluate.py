@@ -8,4 +8,5 @@ Why: figures without their protocol do not compare.
 
 from ray_reid.cli import job_main
 
-job_main("evaluate")
+if __name__ == "__main__":
+    job_main("evaluate")

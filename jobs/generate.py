@@ -8,4 +8,5 @@ Why: images with labels that nobody had to give.
 
 from ray_reid.cli import job_main
 
-job_main("generate")
+if __name__ == "__main__":
+    job_main("generate")

@@ -7,4 +7,5 @@ Why: a service answers from it without the tables of the run.
 
 from ray_reid.cli import job_main
 
-job_main("index")
+if __name__ == "__main__":
+    job_main("index")

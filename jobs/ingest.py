@@ -8,4 +8,5 @@ Why: from here on every job reads one table, wherever its images came from.
 
 from ray_reid.cli import job_main
 
-job_main("ingest")
+if __name__ == "__main__":
+    job_main("ingest")

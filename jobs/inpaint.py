@@ -8,4 +8,5 @@ Why: a network that sees one person in many clothes stops recognising people by 
 
 from ray_reid.cli import job_main
 
-job_main("inpaint")
+if __name__ == "__main__":
+    job_main("inpaint")

@@ -10,4 +10,5 @@ import sys
 
 from ray_reid.cli import main
 
-sys.exit(main(["run", *sys.argv[1:]]))
+if __name__ == "__main__":
+    sys.exit(main(["run", *sys.argv[1:]]))

@@ -8,4 +8,5 @@ Why: a person should see what a model is about to be trained on.
 
 from ray_reid.cli import job_main
 
-job_main("review")
+if __name__ == "__main__":
+    job_main("review")

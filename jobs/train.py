@@ -7,4 +7,5 @@ Why: this is what everything before was made for.
 
 from ray_reid.cli import job_main
 
-job_main("train")
+if __name__ == "__main__":
+    job_main("train")

@@ -11,4 +11,5 @@ import sys
 
 from ray_reid.miniature.trainers.everything import main
 
-sys.exit(main(__doc__))
+if __name__ == "__main__":
+    sys.exit(main(__doc__))

@@ -9,4 +9,5 @@ import sys
 
 from ray_reid.cli import main
 
-sys.exit(main(["tune", *sys.argv[1:]]))
+if __name__ == "__main__":
+    sys.exit(main(["tune", *sys.argv[1:]]))

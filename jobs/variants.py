@@ -7,4 +7,5 @@ Why: a person who has changed clothes is found by the variant that wears the new
 
 from ray_reid.cli import job_main
 
-job_main("variants")
+if __name__ == "__main__":
+    job_main("variants")

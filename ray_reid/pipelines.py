@@ -17,6 +17,7 @@ from ray_reid.generation import adapt, describe, generate, inpaint, review, vari
 from ray_reid.recipe import recipes, sweeps
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.cluster import Cluster
+from ray_reid.runtime.facts import parse
 from ray_reid.runtime.job import Job
 from ray_reid.runtime.run import Manifest, is_current, open_run, read_recipe
 from ray_reid.runtime.sections import Section, aligned
@@ -116,8 +117,8 @@ def write_report(path: Path, recipe: Recipe, manifests: Sequence[Manifest]) -> s
         # What was made from older data or an older model must not look as if it were of this run.
         if manifest.job in JOBS and is_current(path, manifest.job):
             job = JOBS[manifest.job]
-            facts = job.facts.model_validate(manifest.facts)
-            section = Section() if job.section is None else job.section(facts)
+            facts = parse(job.name, manifest.facts, job.facts)
+            section = Section() if job.report is None else job.report(facts)
             shown.append(report.Contribution(job.name, section, facts.pictures))
             drawn |= isinstance(facts, ingest.IngestFacts) and facts.drawn
     shown += [report.Contribution("sweep", section) for section in sweep_table.sections(path)]

@@ -120,3 +120,12 @@ def test_a_port_is_proved_before_mlflow_starts(
         port = taken.getsockname()[1]
         assert f"port {port} on 127.0.0.1 is in use" in _fails(capsys, *ui, str(port))
     assert "port 70000 is not from 1 to 65535" in _fails(capsys, *ui, "70000")
+
+
+def test_a_profile_without_a_data_set_is_refused_and_leaves_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run"
+    assert cli.main(["run", "baseline", "--profile", "photographs", "--run", str(path)]) == 2
+    assert "has no data set; give a folder of images with --data" in capsys.readouterr().err
+    assert not path.exists()

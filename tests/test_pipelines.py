@@ -5,6 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ray_reid import pipelines
 from ray_reid.evaluation import report
 from ray_reid.recipe import recipes
@@ -62,7 +64,7 @@ def _published(run: Path, **inputs: dict[str, str]) -> list[Manifest]:
 
 def test_the_tables_of_generation_are_laid_out_with_what_they_were_measured_on() -> None:
     facts = {job: pipelines.JOBS[job].facts.model_validate(said) for job, said in GENERATED.items()}
-    sections = [pipelines.JOBS[job].section(said) for job, said in facts.items()]
+    sections = [pipelines.JOBS[job].report(said) for job, said in facts.items()]
     adaptation, stages, verdicts, compared = (
         table for section in sections for table in section.tables
     )
@@ -130,3 +132,36 @@ def test_what_crops_is_part_of_the_key_of_embed() -> None:
     job = pipelines.JOBS["embed"]
     assert "models.precision" not in job.declared(_recipe())
     assert "models.precision" in job.declared(_recipe("embed.crop={}"))
+
+
+TINY = [
+    "ingest.sources=[{reader: miniature, num_train: 8, num_test: 6, cameras_per_identity: 2}]",
+    "ingest.use={}",
+    "ingest.stage.actors=1",
+    "embed.stage={actors: 1, batch_size: 64}",
+    "evaluate.num_maps=0",
+    "evaluate.max_tsne=0",
+    "train.backbone=resnet10t",
+    "train.validation=0.5",
+    "train.cpus_per_worker=1",
+    "compare.arms={cropped: {embed.crop: {}}}",
+    "compare.seeds=[0]",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("vehiclenet", ["train.stages=[{name: I, changes: {epochs: 1, milestones: [0.5]}}]"]),
+        ("clip_senet", ["train.epochs=1", "train.sampler={num_identities: 2, num_instances: 2}"]),
+    ],
+)
+def test_every_job_reads_only_what_it_declares(
+    name: str, changes: list[str], tmp_path: Path, ray_local: None
+) -> None:
+    """The pipelines that no other test runs whole, with validation, crops and a comparison."""
+    recipe = recipes.load(name, "miniature", [*TINY, *changes, "embed.crop={}"])
+    pipelines.run(recipe, tmp_path / "run")
+    assert 0 < report.headline(tmp_path / "run")["mAP"] <= 1
+    assert (tmp_path / "run" / "compare" / "manifest.json").is_file()

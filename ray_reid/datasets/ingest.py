@@ -244,5 +244,5 @@ JOB = Job(
     outside=outside,
     scratch=("plan",),
     facts=IngestFacts,
-    section=section,
+    report=section,
 )

@@ -37,7 +37,7 @@ NOTHING = "none"
 class EmbedImages:
     """Add the unit-norm `embedding` column of a model package, and those of models beside it."""
 
-    def __init__(self, package: str, spec: Embed, models: Models) -> None:
+    def __init__(self, package: str, spec: Embed, models: Models | None) -> None:
         """Load the package once per actor; `spec` and `models` are those sections of the recipe."""
         from ray_reid.evaluation import extraction
         from ray_reid.models import package as packages
@@ -135,7 +135,7 @@ def embed_job(work: Work) -> EmbedFacts:
         "package": str((work.inputs["train"] / "model").resolve()),
         "spec": extraction.resolved(spec),
         # Only crops need a further model.
-        "models": Models() if spec.crop is None else work.recipe.models,
+        "models": None if spec.crop is None else work.recipe.models,
     }
     steps = [
         stage.Step(EmbedImages, model, spec.stage),

@@ -287,5 +287,5 @@ JOB = Job(
         "refine",
     ),
     facts=EvaluateFacts,
-    section=section,
+    report=section,
 )

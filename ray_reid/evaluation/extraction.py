@@ -39,8 +39,13 @@ class Extracted:
 class Extractor:
     """Embeds with a model, and beside it with all else that the recipe names."""
 
-    def __init__(self, model: Model, spec: Embed, models: Models) -> None:
+    def __init__(self, model: Model, spec: Embed, models: Models | None) -> None:
         """Load the further models onto the device of the model.
+
+        Args:
+            model: The trained one.
+            spec: Section of the recipe.
+            models: Section of the recipe; only crops need it.
 
         Raises:
             ValueError: If there is no package, or the detector knows none of the classes.
@@ -51,7 +56,10 @@ class Extractor:
         self._camera = (
             None if spec.camera_model is None else packages.load(spec.camera_model, device)
         )
-        self._finder = None if spec.crop is None else Finder(spec.crop, models)
+        self._finder = None
+        if spec.crop is not None:
+            assert models is not None, "crops need the detector"
+            self._finder = Finder(spec.crop, models)
 
     def __call__(self, encoded: Sequence[Any], sides: tuple[Names, Names]) -> Extracted:
         """Embed images.

@@ -1,6 +1,6 @@
 """The report of a run: one self-contained page, one JSON file, tables for the console.
 
-Every job contributes a section of its own (`Job.section`); nothing here knows what they hold.
+Every job contributes a section of its own (`Job.report`); nothing here knows what they hold.
 """
 
 import base64

@@ -94,8 +94,6 @@ class CompareFacts(Facts):
 
     table: tuple[dict[str, Any], ...] = ()
     """A row for each arm."""
-    summary: tuple[str, ...] = ()
-    """The rows as aligned text."""
 
 
 def compare_job(work: Work) -> CompareFacts:
@@ -126,22 +124,9 @@ def compare_job(work: Work) -> CompareFacts:
     figures.save(figures_compare.arms(_by_seed(table, ("mAP", "rank-1"))), work.out / PICTURE)
     return CompareFacts(
         table=tuple(table),
-        summary=tuple(summary(table)),
         metrics={f"{row['arm']} {name}": row[name]["mean"] for row in table for name in METRICS},
         pictures={PICTURE: _caption(spec.seeds)},
     )
-
-
-def summary(table: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lay the arms out in aligned columns: images, mAP and rank-1 as mean and deviation."""
-    lines = [("arm", "real images", "synthetic images", "mAP", "rank-1")]
-    for row in table:
-        counts = (str(row["real_images"]), str(row["synthetic_images"]))
-        lines.append((row["arm"], *counts, _spread(row["mAP"]), _spread(row["rank-1"])))
-    wide = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return [
-        "  ".join([line[0].ljust(wide[0]), *map(str.rjust, line[1:], wide[1:])]) for line in lines
-    ]
 
 
 def check(recipe: Recipe) -> None:
@@ -313,11 +298,6 @@ def _by_seed(
     return {row["arm"]: {name: row[name]["values"] for name in names} for row in table}
 
 
-def _spread(metric: Mapping[str, Any]) -> str:
-    deviation = "" if metric["std"] is None else f" +- {100 * metric['std']:.1f}"
-    return f"{100 * metric['mean']:.1f}{deviation} %"
-
-
 def _caption(seeds: Sequence[int]) -> str:
     if len(seeds) == 1:
         return f"Trainings that differ in the recipe only, scored alike; one seed, {seeds[0]}."
@@ -362,5 +342,5 @@ JOB = Job(
     check=check,
     outside=outside,
     facts=CompareFacts,
-    section=section,
+    report=section,
 )

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from ray_reid import schema, storage
 from ray_reid.ranking import scoring
 from ray_reid.ranking.scoring import Side
-from ray_reid.recipe.models import Models
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.facts import VARIANTS
 from ray_reid.training import validation
@@ -74,7 +73,7 @@ def run_trial(
             _share(shared, *made)
     rows = storage.read(tables[0], scoring.COLUMNS, scored_rows(source))
     # Only crops need a further model.
-    models = recipe.models if recipe.embed.crop is not None else Models()
+    models = recipe.models if recipe.embed.crop is not None else None
     extract = extraction.Extractor(model, recipe.embed, models)
     vectors = _embedded(extract, tables[0], scored_rows(source))
     query, gallery = validation.sides(rows, vectors.pop(schema.EMBEDDING), vectors)

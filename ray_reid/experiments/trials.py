@@ -322,7 +322,13 @@ def _digests(jobs: Sequence[Job], recipe: Recipe) -> dict[str, str]:
     for job in jobs:
         parts = [*_before(jobs, job), job]
         every = tuple(sorted({part for one in parts for part in one.declared(recipe)}))
-        found[job.name] = content_key(job.name, recipe, every, {})
+        # What `outside` covers is in no section.
+        beside = {
+            one.name: one.outside(recipe)
+            for one in parts
+            if one.covered and one.outside is not None
+        }
+        found[job.name] = content_key(job.name, recipe, every, beside)
     return found
 
 

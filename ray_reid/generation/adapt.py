@@ -6,7 +6,7 @@ Caption, fine-tune, judge, choose (Vehicle-Diff, section III-B and C). Labels ar
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,20 @@ from numpy.typing import NDArray
 
 from ray_reid import images, schema, storage
 from ray_reid.datasets.reading import share
-from ray_reid.generation.candidates import BASE, candidate_names, named_trainings, state_names
+from ray_reid.generation.candidates import (
+    BASE,
+    AdaptFacts,
+    CandidateFacts,
+    candidate_names,
+    named_trainings,
+    state_names,
+)
 from ray_reid.generation.generators import vehicle_prompts
 from ray_reid.models.pretrained import references
 from ray_reid.recipe.adapt import Lora
-from ray_reid.recipe.base import Frozen
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import figures, stage
 from ray_reid.runtime.cluster import check_capacity
-from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.figures import Card
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.progress import metered
@@ -54,30 +59,6 @@ class Caption:
         told = np.empty(len(pixels), dtype=object)
         told[:] = self.model.caption(pixels, self.prefix)
         return {schema.OBSERVATION_ID: batch[schema.OBSERVATION_ID], schema.CAPTION: told}
-
-
-class CandidateFacts(Frozen):
-    """What was measured of a fine-tuning, or of the model as it was."""
-
-    name: str
-    fid: float
-    """Frechet distance to the images adapted to; lower is nearer."""
-    agreement: float
-    """Share of the images in the colour that was asked for."""
-    score: float
-    loss: float | None = None
-    """Of the last epoch; null for the model as it was."""
-
-
-class AdaptFacts(Facts):
-    """What the adapt job says."""
-
-    captioned: int = 0
-    """Images adapted to."""
-    candidates: tuple[CandidateFacts, ...] = ()
-    best: str = ""
-    licence: str | None = None
-    """Terms of the images adapted to, joined."""
 
 
 def adapt_job(work: Work) -> AdaptFacts:
@@ -189,7 +170,7 @@ def _fit(work: Work) -> None:
                 "recipe": recipe,
                 "out": str(out.resolve()),
                 "name": name,
-                "lora": None if lora is None else lora.model_dump(),
+                "lora": lora,
                 "meter": meter,
             }
             for name, lora in todo
@@ -198,12 +179,10 @@ def _fit(work: Work) -> None:
             log.debug("%s is judged", todo[place][0])
 
 
-def _worker(
-    recipe: Recipe, out: str, name: str, lora: Mapping[str, Any] | None, meter: Any
-) -> None:
+def _worker(recipe: Recipe, out: str, name: str, lora: Lora | None, meter: Any) -> None:
     from ray_reid.generation.finetune import fit_and_judge
 
-    fit_and_judge(recipe, Path(out), name, None if lora is None else Lora(**lora), meter)
+    fit_and_judge(recipe, Path(out), name, lora, meter)
 
 
 def _candidates(out: Path, names: Sequence[str]) -> tuple[CandidateFacts, ...]:
@@ -271,7 +250,10 @@ JOB = Job(
     needs=("ingest",),
     sections=(
         "seed",
-        "models",
+        "models.text_to_image",
+        "models.captioner",
+        "models.image_text",
+        "models.precision",
         "prompts.template",
         "adapt",
         "generate.guidance_scale",
@@ -285,5 +267,5 @@ JOB = Job(
     outside=outside,
     scratch=("images", STATES),
     facts=AdaptFacts,
-    section=section,
+    report=section,
 )

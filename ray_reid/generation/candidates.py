@@ -3,10 +3,36 @@
 from collections.abc import Sequence
 
 from ray_reid.recipe.adapt import Lora
+from ray_reid.recipe.base import Frozen
 from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime.facts import Facts
 
 BASE = "none"
 """Name of the candidate that is the model as it was."""
+
+
+class CandidateFacts(Frozen):
+    """What was measured of a fine-tuning, or of the model as it was."""
+
+    name: str
+    fid: float
+    """Frechet distance to the images adapted to; lower is nearer."""
+    agreement: float
+    """Share of the images in the colour that was asked for."""
+    score: float
+    loss: float | None = None
+    """Of the last epoch; null for the model as it was."""
+
+
+class AdaptFacts(Facts):
+    """What the adapt job says."""
+
+    captioned: int = 0
+    """Images adapted to."""
+    candidates: tuple[CandidateFacts, ...] = ()
+    best: str = ""
+    licence: str | None = None
+    """Terms of the images adapted to, joined."""
 
 
 def candidate_names(recipe: Recipe) -> list[str]:

@@ -34,7 +34,7 @@ class Ask:
     """Replace the image by the `answer` of a model to one prompt; an unreadable one has none."""
 
     def __init__(self, model: str, precision: str, prompt: str, max_words: int) -> None:
-        """Load the describer once per actor; see `models.describer`."""
+        """Load the describer once per actor; see `models.pretrained.describer`."""
         from ray_reid.models.pretrained.describer import Describer
 
         self.model = Describer(model, precision)
@@ -53,7 +53,7 @@ class Summarise:
     """Add the `answer` of a language model to all answers for one clothes id."""
 
     def __init__(self, model: str, precision: str, max_words: int) -> None:
-        """Load the summariser once per actor; see `models.summariser`."""
+        """Load the summariser once per actor; see `models.pretrained.summariser`."""
         from ray_reid.models.pretrained.summariser import Summariser
 
         self.model, self.max_words = Summariser(model, precision), max_words

@@ -11,10 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from ray_reid import schema, storage
-from ray_reid.generation.adapt import AdaptFacts
-from ray_reid.generation.candidates import BASE, candidate_names
+from ray_reid.generation.candidates import BASE, AdaptFacts, candidate_names
 from ray_reid.generation.filters.colour import COLOURS
-from ray_reid.generation.filters.steps import filter_models, filter_steps
+from ray_reid.generation.filters.steps import filter_entries, filter_models, filter_steps
 from ray_reid.generation.generators import vehicle_prompts
 from ray_reid.generation.generators.settings import pipeline_settings, settings_name
 from ray_reid.generation.generators.text_to_image import GenerateImages, encode
@@ -190,9 +189,17 @@ JOB = Job(
     "generate",
     generate_job,
     needs=("adapt",),
-    sections=("seed", "models", "prompts", "generate", "filters"),
+    sections=(
+        "seed",
+        "models.text_to_image",
+        "models.precision",
+        "prompts",
+        "generate",
+        "filters",
+    ),
+    also=filter_entries,
     check=check,
     outside=outside,
     facts=GenerateFacts,
-    section=section,
+    report=section,
 )

@@ -1,4 +1,4 @@
-"""The generate job of DLCR: every training image again in other clothes (section 3.1).
+"""The inpaint job of DLCR: every training image again in other clothes (section 3.1).
 
 plan -> parse -> inpaint -> filters -> encode and write, one streaming execution on Ray Data. Every
 row is written, dropped ones with their reason; what is not painted keeps its value to the bit.
@@ -147,7 +147,7 @@ def _guide(work: Work, table: Path, plan: pa.Table) -> Path:
     if not folder.exists():
         few = plan.take(storage.evenly_spaced(plan.num_rows, recipe.guidance.num_images))
         unguided = work.out / UNGUIDED
-        _stream(recipe, few, steps(recipe, table, None), unguided, "generate, unguided")
+        _stream(recipe, few, steps(recipe, table, None), unguided, "inpaint, unguided")
         guidance_training.train(recipe, table, unguided.resolve(), folder)
         log.info("guidance: trained on %d generated images", few.num_rows)
     return folder

@@ -22,7 +22,9 @@ from tqdm import tqdm
 from ray_reid import images, schema, storage
 from ray_reid.generation import frechet
 from ray_reid.generation.frechet import Extract
+from ray_reid.models.pretrained import references
 from ray_reid.recipe.base import Frozen
+from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import figures
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.figures import Card
@@ -317,6 +319,14 @@ def _measured(row: Mapping[str, Any]) -> str:
     return "; ".join(part for part in (said.strip(), listed) if part) or _about(row)
 
 
+def outside(recipe: Recipe) -> str:
+    """Fingerprint of the model whose features are compared."""
+    if recipe.frechet.extractor == frechet.IMAGE_TEXT:
+        return references.fingerprint(recipe.models.image_text)
+    _, _, weights = recipe.frechet.extractor.partition(":")
+    return references.fingerprint(weights) if weights else recipe.frechet.extractor
+
+
 def section(facts: ReviewFacts) -> Section:
     """Show the stages of Vehicle-Diff's Table VI, and what the filters dropped for which reason."""
     tables = [table for table in (_stages_table(facts.stages), _reasons_table(facts)) if table]
@@ -364,7 +374,8 @@ JOB = Job(
     needs=("ingest", "adapt", "generate"),
     sections=("models.image_text", "models.precision", "frechet"),
     check=lambda recipe: frechet.check(recipe.frechet),
+    outside=outside,
     uses_ray=False,
     facts=ReviewFacts,
-    section=section,
+    report=section,
 )

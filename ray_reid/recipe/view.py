@@ -43,12 +43,13 @@ class RecipeView:
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in type(self._model).model_fields:
-            raise AttributeError(name)
+            raise AttributeError(f"'{self._place}{name}' is no entry of the recipe")
         value = getattr(self._model, name)
         if name in self._names or name in RESOURCES:
             return value
         inner = _inside(self._names, name)
-        if not inner:
+        # Of a list, single positions cannot be shown.
+        if not inner or not (value is None or isinstance(value, Frozen)):
             raise UndeclaredError(
                 f"{self._reader} reads '{self._place}{name}' of the recipe without declaring it; "
                 f"it declares {sorted(self._place + known for known in self._names)}: add it to "
@@ -77,8 +78,10 @@ class RecipeView:
                 values[name] = value
             elif inner := _inside(self._names, name):
                 section = getattr(self._model, name)
-                view = RecipeView(section, inner, self._reader) if section is not None else None
-                values[name] = view if view is None else view.model_dump(mode=mode)
+                if section is None:
+                    values[name] = None
+                elif isinstance(section, Frozen):
+                    values[name] = RecipeView(section, inner, self._reader).model_dump(mode=mode)
         return values
 
     def over(self, model: Frozen, set_here: Iterable[str]) -> "RecipeView":

@@ -4,7 +4,10 @@ A job has its own model beside its function. Only what rooms read that do not im
 stands here.
 """
 
-from pydantic import Field
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import Field, ValidationError
 
 from ray_reid.recipe.base import Frozen
 from ray_reid.storage import Fingerprint
@@ -25,6 +28,26 @@ class Facts(Frozen):
     """Directory of a model package in the job's directory, to be registered."""
     fingerprint: Fingerprint | None = None
     """Of the table that the job publishes."""
+
+
+Kind = TypeVar("Kind", bound=Facts)
+
+
+def parse(job: str, values: Mapping[str, Any], kind: type[Kind]) -> Kind:
+    """Read the facts in a manifest.
+
+    Raises:
+        ValueError: If another version of the package wrote them.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        rule = error.errors()[0]
+        where = ".".join(map(str, rule["loc"]))
+        raise ValueError(
+            f"the manifest of job {job!r} is of another version: {where!r}: {rule['msg']}; run the "
+            "job again"
+        ) from error
 
 
 VARIANTS = "variants"

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.view import restrict
-from ray_reid.runtime.facts import Facts
+from ray_reid.runtime.facts import Facts, parse
 from ray_reid.runtime.sections import Section
 
 Kind = TypeVar("Kind", bound=Facts)
@@ -28,7 +28,7 @@ class Work:
 
     def facts_of(self, job: str, kind: type[Kind]) -> Kind:
         """Return what a job that this one needs said of itself."""
-        return kind.model_validate(self.facts[job])
+        return parse(job, self.facts[job], kind)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Job:
     uses_ray: bool = True
     facts: type[Facts] = Facts
     """Model of what it says of itself."""
-    section: Callable[[Any], Section] | None = None
+    report: Callable[[Any], Section] | None = None
     """What its facts contribute to the report."""
 
     def declared(self, recipe: Recipe) -> tuple[str, ...]:

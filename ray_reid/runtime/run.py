@@ -144,6 +144,7 @@ class Run:
         try:
             with self.tracker.job(job.name, key, read) as child:
                 facts = job.work(work)
+                assert isinstance(facts, job.facts), f"{job.name} says {type(facts).__name__}"
                 child.log(facts, out)
         finally:
             # A refusal leaves no trace.

@@ -1,6 +1,6 @@
 """The training loop in plain PyTorch: any device, any number of workers, resumable at any batch.
 
-It knows nothing of Ray; `train.py` runs it on Ray Train and keeps its checkpoints. All
+It knows nothing of Ray; `worker.py` runs it on Ray Train and keeps its checkpoints. All
 randomness of a batch is seeded by its place in the plan, so a resumed run is the same run: to
 the last bit on a CPU, up to the order in which its kernels add on a GPU.
 """

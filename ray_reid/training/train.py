@@ -289,6 +289,15 @@ def _reason(error: TrainingFailedError) -> str:
     return stage.reason(next(iter(failures.values()), error))
 
 
+def outside(recipe: Recipe) -> str:
+    """Fingerprint of the weights that the network begins with and that no job made."""
+    from ray_reid.models.pretrained import references
+
+    spec = recipe.train
+    begins_with = [name for name in (spec.ibn_weights, spec.semantic.encoder) if name is not None]
+    return ",".join(map(references.fingerprint, begins_with)) or "none"
+
+
 def validates_with(recipe: Recipe) -> tuple[str, ...]:
     """Return what decides, besides `train`, which epoch a validation keeps."""
     if not recipe.train.validation:
@@ -318,7 +327,8 @@ JOB = Job(
     needs=("ingest",),
     sections=("name", "seed", "train"),
     also=validates_with,
+    outside=outside,
     scratch=("ray",),
     facts=TrainFacts,
-    section=section,
+    report=section,
 )

@@ -74,19 +74,26 @@ class Validation:
         # A network of its own: the training's keeps its mode, and the random numbers of a batch
         # are seeded by its place.
         model = package.unsaved(fit.recipe, identities, fit.network.state_dict(), str(fit.device))
-        found = self.score(model)
+        asked = fit.recipe.embed
+        found = self.score(model, asked.flip, asked.scales)
         fit.progress.history[-1] |= {f"{PREFIX}{name}": found[name] for name in NOTED}
         return found
 
-    def score(self, model: "Model") -> dict[str, float]:
-        """Metrics of the images as a model sees them."""
+    def score(
+        self, model: "Model", flip: bool | None = None, scales: Sequence[float] | None = None
+    ) -> dict[str, float]:
+        """Metrics of the images as a model sees them; null views are those of its recipe."""
         from ray_reid.training import loader
 
         cache = storage.RowCache(self._table, loader.cache_directory(), loader.TRAINABLE)
         names = (schema.SOURCE, schema.CAMERA, schema.VIEW)
         source, camera, view = (self._rows[name].to_pylist() for name in names)
         sides = schema.qualified_cameras(source, camera), view
-        return self._score(model.embed([cache.image(row) for row in self._numbers], sides=sides))
+        return self._score(
+            model.embed(
+                [cache.image(row) for row in self._numbers], flip, scales=scales, sides=sides
+            )
+        )
 
     def _score(self, vectors: NDArray[np.float32]) -> dict[str, float]:
         query, gallery = sides(self._rows, vectors)

@@ -44,7 +44,7 @@ def recipe(root: Path, **options: Any) -> Recipe:
 
 def work(recipe: Recipe, out: Path) -> Work:
     out.mkdir(exist_ok=True)
-    return Work(recipe, out, inputs={}, facts={})
+    return Work(ingest.JOB.view(recipe), out, inputs={}, facts={})
 
 
 def load(*locators: str) -> pa.Table:

@@ -84,7 +84,8 @@ def _make_run(
     out = run / ".work" / "evaluate"
     out.mkdir(parents=True)
     jobs = ("ingest", "train", "embed")
-    return Work(_evaluate_recipe(**section), out, {job: run / job for job in jobs}, _facts())
+    recipe = evaluate.JOB.view(_evaluate_recipe(**section))
+    return Work(recipe, out, {job: run / job for job in jobs}, _facts())
 
 
 def _write_tables(

@@ -62,7 +62,8 @@ def _recipe(*overrides: str) -> Recipe:
 
 def _work(inputs: dict[str, Path], out: Path, *overrides: str) -> Work:
     out.mkdir(exist_ok=True)
-    return Work(recipe=_recipe(*overrides), out=out, inputs=inputs, facts={})
+    recipe = compare.JOB.view(_recipe(*overrides))
+    return Work(recipe=recipe, out=out, inputs=inputs, facts={})
 
 
 def test_a_comparison_measures_every_arm_with_every_seed_and_resumes(
@@ -189,20 +190,6 @@ def test_a_trial_trains_all_stages(inputs: dict[str, Path]) -> None:
     alone = _recipe("train.mixing=shuffled")
     assert len(done) > train.num_batches(alone, tables)
     assert found != in_process.run_trial(alone, tables, torch.device("cpu"))
-
-
-def _line(arm: str, images: int, *values: float) -> dict[str, Any]:
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    metric = {"mean": float(np.mean(values)), "std": std, "values": list(values)}
-    counts = {"arm": arm, "real_images": images, "synthetic_images": 0}
-    return counts | dict.fromkeys(in_process.METRICS, metric)
-
-
-def test_the_summary_is_aligned_and_says_how_far_the_seeds_lie_apart() -> None:
-    lines = compare.summary([_line("real", 960, 0.5, 0.52), _line("a longer name", 9, 0.1)])
-    assert len({len(line) for line in lines}) == 1
-    assert lines[1].split() == ["real", "960", "0", *2 * ["51.0", "+-", "1.4", "%"]]
-    assert lines[2].split() == ["a", "longer", "name", "9", "0", "10.0", "%", "10.0", "%"]
 
 
 def test_the_picture_shows_every_arm_and_seed() -> None:

@@ -340,7 +340,7 @@ def test_models_beside_the_trained_one_reach_workers_and_make_the_key(
     arms: dict[str, Any] = {"a": {"embed.ensemble": ["second"]}}
     trial = _expanded(tmp_path / "r", _sweep(arms=arms))["a", 0]
     task = trials.task(_sweep(arms=arms), trial)
-    assert task.recipe["embed"]["ensemble"] == [str(tmp_path / "second")]
+    assert task.recipe.embed.ensemble == (str(tmp_path / "second"),)
     file = package.WEIGHTS
     (tmp_path / "second" / file).write_bytes((tmp_path / "third" / file).read_bytes())
     assert _expanded(tmp_path / "r", _sweep(arms=arms))["a", 0].key != trial.key
@@ -374,13 +374,13 @@ def _quick() -> tune.Train:
     # Inside a function, so that workers need not import this module and torch with it.
     def train(task: Any, report: Any, validate: Any) -> dict[str, float]:
         home = Path(task.tables[0]).parents[1]
-        rate, seed = task.recipe["train"]["learning_rate"], task.recipe["seed"]
+        rate, seed = task.recipe.train.learning_rate, task.recipe.seed
         with (home / "calls").open("a") as calls:
             calls.write(f"{rate}\n")
         report(1)
         if rate == 0.5 and (home / "broken").exists():
             raise ValueError("the training diverged")
-        for epoch in range(task.recipe["train"]["epochs"] if task.held_out else 0):
+        for epoch in range(task.recipe.train.epochs if task.held_out else 0):
             validate(epoch, dict.fromkeys(names, rate))
         return dict.fromkeys(names, rate + seed / 100)
 

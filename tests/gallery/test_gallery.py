@@ -76,7 +76,7 @@ def work_on(publish_job: Callable[..., None]) -> Callable[..., Work]:
         out = path / "index"
         out.mkdir()
         inputs = {name: path / name for name in ("ingest", "embed")}
-        return Work(recipe=recipe, out=out, inputs=inputs, facts={})
+        return Work(recipe=index.JOB.view(recipe), out=out, inputs=inputs, facts={})
 
     return work
 

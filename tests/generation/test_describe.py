@@ -38,6 +38,7 @@ def _work(
     storage.write(tmp_path / "ingest" / "observations", schema.observations(rows))
     (tmp_path / "out").mkdir()
     recipe = recipes.load("dlcr", "miniature", list(overrides))
+    recipe = describe.JOB.view(recipe)
     return Work(recipe, tmp_path / "out", {"ingest": tmp_path / "ingest"}, {})
 
 

@@ -178,13 +178,13 @@ def test_a_driver_killed_while_it_paints_ends_with_the_same_images(
     options = [part for override in (*SMALL, *LONG) for part in ("--set", override)]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.redress", "--recipe", "dlcr", "--profile", "miniature",
+            [sys.executable, "jobs/inpaint.py", "--recipe", "dlcr", "--profile", "miniature",
              "--run", str(path), *options],
             stdout=log, stderr=log, cwd=Path(__file__).parents[2],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
     total = _facts(whole, "inpaint")["made"]
-    pattern = ".work/generate-*/.observations-*/*.parquet"
+    pattern = ".work/inpaint-*/.observations-*/*.parquet"
     deadline = time.monotonic() + 240
     while len(list(path.glob(pattern))) < 2:
         assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]

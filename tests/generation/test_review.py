@@ -79,7 +79,9 @@ def make_work(run, real=40, made=30, raw=0, drop_reason=reason, **section):
     out.mkdir()
     recipe = recipes.validate({"name": "vehicle_diff", "frechet": section})
     jobs = ("ingest", "adapt", "generate")
-    return Work(recipe, out, {job: run / job for job in jobs}, {job: {} for job in jobs})
+    return Work(
+        review.JOB.view(recipe), out, {job: run / job for job in jobs}, {job: {} for job in jobs}
+    )
 
 
 def features(run, table, keep=None):

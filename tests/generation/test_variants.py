@@ -78,7 +78,7 @@ def recipe_of(published: dict[str, Path], *overrides: str) -> Recipe:
 def work_on(published: dict[str, Path], out: Path, *overrides: str) -> Work:
     out.mkdir(exist_ok=True)
     inputs = {name: published[name] for name in ("ingest", "describe")}
-    return Work(recipe_of(published, *overrides), out, inputs, {})
+    return Work(variants.JOB.view(recipe_of(published, *overrides)), out, inputs, {})
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,7 @@ def test_the_embed_job_embeds_the_variants_too(
 ) -> None:
     inputs = {"ingest": published["ingest"], "train": trained, "variants": made[0]}
     tmp_path.joinpath("embed").mkdir()
-    work = Work(recipe_of(published), tmp_path / "embed", inputs, {})
+    work = Work(embed.JOB.view(recipe_of(published)), tmp_path / "embed", inputs, {})
     facts = embed.embed_job(work)
     kept = [row for row in rows_of(made[0]) if row[schema.DROP_REASON] is None]
     assert facts.variants == len(kept)
@@ -247,7 +247,8 @@ def test_a_pipeline_without_variants_embeds_as_ever(
 ) -> None:
     tmp_path.joinpath("embed").mkdir()
     inputs = {"ingest": published["ingest"], "train": trained}
-    work = Work(recipe_of(published, "refine=null"), tmp_path / "embed", inputs, {})
+    recipe = embed.JOB.view(recipe_of(published, "refine=null"))
+    work = Work(recipe, tmp_path / "embed", inputs, {})
     assert embed.embed_job(work).variants == 0
     assert [path.name for path in work.out.iterdir()] == ["embeddings"]
 

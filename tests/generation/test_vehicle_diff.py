@@ -331,7 +331,7 @@ def whole(run: Path, home: Path) -> Path:
 
 
 def _start(home: Path, path: Path) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "jobs.generate", "--recipe", "vehicle_diff"]
+    command = [sys.executable, "jobs/generate.py", "--recipe", "vehicle_diff"]
     with (path.parent / f"{path.name}.log").open("ab") as log:
         return subprocess.Popen(
             [*command, *_options(home, path, *LONG)],

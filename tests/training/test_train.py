@@ -124,7 +124,7 @@ def test_every_stage_does_without_the_held_out_identities_of_the_last(
     fake_run(ran, monkeypatch)
     changes = {"train.validation": 0.5, "train.sampler.num_identities": 2}
     recipe = recipes.override(work.recipe, changes)
-    facts = train.train_job(Work(recipe, work.out, work.inputs, work.facts))
+    facts = train.train_job(Work(train.JOB.view(recipe), work.out, work.inputs, work.facts))
     # Two of the target's four; all of those beside it are trained on.
     assert [(stage.name, stage.identities) for stage in facts.stages] == [
         ("I", 6),

@@ -206,7 +206,8 @@ def test_a_killed_training_knows_its_best_epoch_and_its_last(
     (inputs["ingest"] / "observations").symlink_to(table)
     (tmp_path / "out").mkdir()
     changes = ("epochs=3", "validation=0.25", "checkpoint_batches=1", "max_failures=0")
-    work = Work(_recipe(*(f"train.{change}" for change in changes)), tmp_path / "out", inputs, {})
+    recipe = train.JOB.view(_recipe(*(f"train.{change}" for change in changes)))
+    work = Work(recipe, tmp_path / "out", inputs, {})
     monkeypatch.setattr(worker, "train_worker", _stumbling_worker)
     with pytest.raises(ValueError, match="train: ValueError: out of luck"):
         train.train_job(work)
