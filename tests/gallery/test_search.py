@@ -1,6 +1,8 @@
 """A refined search of a gallery gives what `refine` gives over all of it."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -206,3 +208,14 @@ def test_a_query_that_is_sure_needs_no_models(
     descriptions.write(tmp_path / "describe" / descriptions.FILE, worn[:0], {})
     with pytest.raises(ValueError, match=r"refine\.num_variants: 1 outfits"):
         Refiner.open(tmp_path, searcher)
+
+
+@pytest.mark.parametrize("module", ["ray_reid.gallery.search", "ray_reid.serving.app"])
+def test_searching_and_serving_load_no_job(module: str) -> None:
+    program = (
+        f"import sys, {module}; "
+        "print([name for name, loaded in sys.modules.items() "
+        "if name.startswith('ray_reid') and hasattr(loaded, 'JOB')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stdout.strip() == b"[]"
