@@ -1,4 +1,4 @@
-"""The builder of `.venv`: what it tells uv, what it tells a person, and when it starts over."""
+"""The builder of `.venv`: when it is ready, when it starts over, and how it reports a failure."""
 
 import importlib.util
 import shutil
@@ -19,10 +19,6 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for _, variables, _ in module.PIP_TO_UV:
-        for variable in variables:
-            monkeypatch.delenv(variable, raising=False)
-    monkeypatch.delenv("UV_INDEX_STRATEGY", raising=False)
     (tmp_path / "requirements.lock").write_text("a==1\n")
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\n[tool.x]\ny = 1\n')
     for name, path in {
@@ -31,115 +27,140 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         "VENV": tmp_path / ".venv",
         "PYTHON": tmp_path / ".venv" / "bin" / "python",
         "STAMP": tmp_path / ".venv" / ".ready",
+        "LOG": tmp_path / ".venv" / "environment.log",
     }.items():
         monkeypatch.setattr(module, name, path)
+    monkeypatch.setenv("PIP_RETRIES", "2")
     return module
 
 
-def test_settings_of_pip_reach_uv_under_its_names(environment: ModuleType, tmp_path: Path) -> None:
-    settings = {
-        "index-url": ["https://one/simple"],
-        "extra-index-url": ["https://two/simple", "https://three/simple"],
-        "find-links": [str(tmp_path), "/no/such/folder", "https://wheels/"],
-        "timeout": ["7"],
-        "unknown": ["x"],
-    }
-    made = environment.uv_environment(settings)
-    assert made["UV_DEFAULT_INDEX"] == "https://one/simple"
-    assert made["UV_INDEX"] == "https://two/simple https://three/simple"
-    assert made["UV_INDEX_STRATEGY"] == "unsafe-best-match"
-    assert made["UV_FIND_LINKS"] == f"{tmp_path},https://wheels/"
-    assert made["UV_HTTP_TIMEOUT"] == "7"
-    assert "UV_INSECURE_HOST" not in made
+@pytest.fixture
+def installed(environment: ModuleType, tmp_path: Path) -> ModuleType:
+    """A builder whose environment has a Python but no stamp."""
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    environment.PYTHON.symlink_to(sys.executable)
+    return environment
 
 
-def test_what_is_set_for_uv_by_hand_wins(
-    environment: ModuleType, monkeypatch: pytest.MonkeyPatch
+def record_steps(module: ModuleType, monkeypatch: pytest.MonkeyPatch, status: int = 0) -> list[str]:
+    """Replace the steps of a build by entries in the returned list."""
+    steps: list[str] = []
+
+    def run(what: str, command: list[str]) -> int:
+        steps.append(what.split()[0])
+        return status
+
+    monkeypatch.setattr(module, "create_venv", lambda: steps.append("creating"))
+    monkeypatch.setattr(module, "run", run)
+    return steps
+
+
+def test_a_failure_names_its_reason(installed: ModuleType) -> None:
+    installed.LOG.write_text("a\nERROR: no a==1\n      ERROR: no hatchling\nnote: see above\n\n")
+    assert installed.reason() == "no hatchling"
+    installed.LOG.write_text("WARNING: after connection broken by 'x'\nERROR: no a==1\n")
+    assert installed.reason().startswith("no a==1 (the registry did not answer; see pip's ")
+    installed.LOG.write_text("Killed\n")
+    assert installed.reason() == "Killed"
+    installed.LOG.write_text("")
+    assert installed.reason() == "no output"
+
+
+def test_a_failed_installation_is_not_stamped(
+    installed: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("UV_INDEX_URL", "https://mine/simple")
-    made = environment.uv_environment({"index-url": ["https://pip/simple"]})
-    assert made["UV_INDEX_URL"] == "https://mine/simple"
-    assert "UV_DEFAULT_INDEX" not in made
-    assert "UV_INDEX_STRATEGY" not in made
-
-
-def test_a_failure_names_its_cause_and_the_way_out(environment: ModuleType) -> None:
-    full = environment.failure("it", "x\nNo space left on device (os error 28)\n")
-    assert full.startswith("the disk is full")
-    lost = environment.failure("it", "error: Failed to fetch: `https://a`\n  cause: refused\n\n")
-    assert lost.startswith("cannot reach the package registry: refused; set PIP_INDEX_URL")
-    other = environment.failure("the installer", "a\nERROR: no such version\n")
-    assert other.startswith("cannot install the installer: no such version; the output is in ")
-    assert "no output" in environment.failure("it", "")
+    record_steps(installed, monkeypatch, status=1)
+    monkeypatch.setattr(installed, "reason", lambda: "no a==1")
+    with pytest.raises(SystemExit, match=r"the packages: no a==1; the output is in .*\.log$"):
+        installed.build()
+    assert installed.stamp() == ""
 
 
 def test_the_stamp_follows_lock_project_and_place_only(
     environment: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stamp = environment.wanted()
+    stamp = environment.wanted_stamp()
     project = tmp_path / "pyproject.toml"
     project.write_text(project.read_text().replace("y = 1", "y = 2"))
-    assert environment.wanted() == stamp
+    assert environment.wanted_stamp() == stamp
     project.write_text(project.read_text().replace('"x"', '"z"'))
-    renamed = environment.wanted()
+    renamed = environment.wanted_stamp()
     (tmp_path / "requirements.lock").write_text("a==2\n")
-    relocked = environment.wanted()
-    monkeypatch.setattr(environment, "ROOT", tmp_path / "." / "copy")
+    relocked = environment.wanted_stamp()
+    monkeypatch.setattr(environment, "ROOT", tmp_path / "copy")
     (tmp_path / "copy").mkdir()
     shutil.copy(project, tmp_path / "copy")
-    assert len({stamp, renamed, relocked, environment.wanted()}) == 4
+    assert len({stamp, renamed, relocked, environment.wanted_stamp()}) == 4
 
 
 def test_only_a_stamped_environment_with_its_python_is_ready(
-    environment: ModuleType, tmp_path: Path
+    installed: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    assert not environment.is_ready()
-    (tmp_path / ".venv" / ".ready").write_text(environment.wanted())
-    assert not environment.is_ready()
-    (tmp_path / ".venv" / "bin" / "python").touch()
-    assert environment.is_ready()
-    (tmp_path / ".venv" / ".ready").write_text("other")
-    assert not environment.is_ready()
+    steps = record_steps(installed, monkeypatch)
+    installed.build_alone()
+    assert steps == ["creating", "installing", "compiling"]
+    installed.build_alone()
+    assert len(steps) == 3
+    installed.PYTHON.unlink()
+    installed.build_alone()
+    assert steps[3:] == ["creating", "installing", "compiling"]
 
 
-@pytest.mark.parametrize(
-    ("start", "home"),
-    [
-        ("#!{}/bin/python3\n", True),
-        ("#!/bin/sh\n'''exec' {}/bin/python3 \"$0\" \"$@\"\n", True),
-        ('#!/bin/sh\n\'\'\'exec\' "{}/bin/python3" "$0" "$@"\n', True),
-        ("#!/elsewhere/.venv/bin/python3\n", False),
-        ("#!/backup{}/bin/python3\n", False),
-        ("#!/bin/sh\n'''exec' /backup{}/bin/python3 \"$0\" \"$@\"\n", False),
-        ("", False),
-    ],
-)
-def test_scripts_of_a_copied_environment_give_it_away(
-    environment: ModuleType, tmp_path: Path, start: str, home: bool
+def test_a_new_lock_is_installed_into_the_environment_that_is_there(
+    installed: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    venv = tmp_path / ".venv"
-    assert not environment.at_home(venv)
-    (venv / "bin").mkdir(parents=True)
-    (venv / "bin" / "pip").write_text(start.format(venv) + f"import sys  # {venv}/bin/python\n")
-    assert environment.at_home(venv) is home
+    steps = record_steps(installed, monkeypatch)
+    installed.STAMP.write_text(installed.wanted_stamp())
+    installed.LOCK.write_text("a==2\n")
+    installed.build_alone()
+    assert steps == ["installing", "compiling"]
+    assert installed.stamp() == installed.wanted_stamp()
 
 
-def test_a_copied_environment_is_made_anew(environment: ModuleType, tmp_path: Path) -> None:
-    venv = tmp_path / ".venv"
-    (venv / "bin").mkdir(parents=True)
-    (venv / "bin" / "python").symlink_to(sys.executable)
-    (venv / "bin" / "pip").write_text("#!/elsewhere/.venv/bin/python3\n")
-    commands: list[list[str]] = []
+def test_a_copied_or_interrupted_environment_is_made_anew(
+    installed: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = record_steps(installed, monkeypatch)
+    elsewhere = installed.wanted_stamp().replace(" in /", " in /backup/")
+    for text in (elsewhere, ""):
+        steps.clear()
+        installed.STAMP.write_text(text)
+        installed.build_alone()
+        assert steps == ["creating", "installing", "compiling"]
 
-    def run(command: list[str], **_: object) -> "subprocess.CompletedProcess[str]":
-        commands.append(command)
-        return subprocess.CompletedProcess(command, 0, "", "")
 
-    environment.subprocess = type("Fake", (), {"run": staticmethod(run)})
-    environment.version_of = lambda _: environment.this_version()
-    environment.make_venv()
-    assert commands[0][1:] == ["-m", "venv", "--clear", str(venv)]
-    (venv / "bin" / "pip").write_text(f"#!{venv}/bin/python3\n")
-    environment.make_venv()
-    assert len(commands) == 1
+def test_the_output_of_a_step_goes_to_the_log(
+    installed: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert installed.run("showing", ["no_such_module"]) == 1
+    assert "no_such_module" in installed.LOG.read_text()
+    assert capsys.readouterr().out == "environment: showing, 0 s\n"
+
+
+def test_an_unsupported_python_is_told_apart_from_a_supported_one(
+    environment: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment.use_supported_python()
+    monkeypatch.setattr(environment, "VERSION", "3.9")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match=r"3\.9 and none of 3\.11, 3\.12, 3\.13 is on PATH"):
+        environment.use_supported_python()
+
+
+def test_a_python_that_cannot_create_environments_names_the_package(
+    environment: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"install the package python3\.\d+-venv$"):
+        environment.create_venv()
+
+
+def test_an_interrupted_build_ends_with_130(tmp_path: Path) -> None:
+    code = f"import runpy\nb = runpy.run_path({str(FILE)!r})\n"
+    code += "def stop(): raise KeyboardInterrupt\n"
+    code += "b['main'].__globals__['build_alone'] = stop\nb['main']()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 130
+    assert done.stderr.strip() == "environment: interrupted; the same command builds it"

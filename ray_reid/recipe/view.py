@@ -42,7 +42,10 @@ class RecipeView:
         self._model, self._names, self._reader, self._place = model, names, reader, place
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in type(self._model).model_fields:
+        if name.startswith("_"):
+            # Before it is unpickled, not even its own slots are there.
+            raise AttributeError(name)
+        if name not in type(self._model).model_fields:
             raise AttributeError(f"'{self._place}{name}' is no entry of the recipe")
         value = getattr(self._model, name)
         if name in self._names or name in RESOURCES:

@@ -288,7 +288,13 @@ def test_what_a_setting_changes_is_made_beside_the_run_and_the_rest_is_shared(
     jobs = (
         JOBS[0],
         Job("adapt", _adapt, needs=("ingest",), sections=("adapt",), uses_ray=False),
-        Job("generate", _generate, needs=("adapt",), sections=("generate",), uses_ray=False),
+        Job(
+            "generate",
+            _generate,
+            needs=("adapt",),
+            sections=("ingest", "generate"),
+            uses_ray=False,
+        ),
         Job("train", train.JOB.work, needs=("ingest", "generate"), sections=("seed", "train")),
         *JOBS[2:],
     )
