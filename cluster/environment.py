@@ -96,11 +96,9 @@ def build() -> None:
     LOG.unlink(missing_ok=True)
     # As a variable it also reaches the pip that fetches the build backend: none retries for long.
     os.environ.setdefault("PIP_RETRIES", "2")
-    packages = ["--no-deps", "--no-compile", "-r", str(LOCK), "-e", str(ROOT)]
-    # The pip that comes with Python 3.11 or 3.12 takes twice the time.
-    for what, arguments in (("pip", ["pip>=25"]), ("packages", packages)):
-        if run(f"installing {what}", ["pip", "install", *arguments]):
-            sys.exit(f"environment: cannot install {what}: {reason()}; the output is in {LOG}")
+    install = ["pip", "install", "--no-deps", "--no-compile", "-r", str(LOCK), "-e", str(ROOT)]
+    if run("installing packages", install):
+        sys.exit(f"environment: cannot install the packages: {reason()}; the output is in {LOG}")
     # Every actor imports the packages; compiled, they start in half the time. pip would compile
     # on one core. The status says nothing: some files in packages need a newer Python.
     run("compiling packages", ["compileall", "-qq", "-j0", str(VENV / "lib")])

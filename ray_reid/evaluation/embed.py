@@ -34,6 +34,10 @@ NOTHING = "none"
 """What `outside` says where the run's own model is the only one."""
 
 
+CROPS = ("models.detector", "models.precision")
+"""What of the recipe finds the objects to crop."""
+
+
 class EmbedImages:
     """Add the unit-norm `embedding` column of a model package, and those of models beside it."""
 
@@ -160,7 +164,7 @@ def embed_job(work: Work) -> EmbedFacts:
 
 def crops_with(recipe: Recipe) -> tuple[str, ...]:
     """Return what decides, besides `embed`, how images are cropped."""
-    return () if recipe.embed.crop is None else ("models.detector", "models.precision")
+    return () if recipe.embed.crop is None else CROPS
 
 
 def _embed_variants(work: Work, step: stage.Step) -> int:

@@ -309,8 +309,10 @@ def _caption(seeds: Sequence[int]) -> str:
 
 def crops_of_arms(recipe: Recipe) -> tuple[str, ...]:
     """Return what decides, besides `embed`, how the images of any arm are cropped."""
-    arms = (recipes.override(recipe, changes) for changes in recipe.compare.arms.values())
-    return next((read for arm in arms if (read := embed.crops_with(arm))), ())
+    changed = {key for changes in recipe.compare.arms.values() for key in changes}
+    if any(key == "embed" or key.startswith("embed.crop") for key in changed):
+        return embed.CROPS
+    return embed.crops_with(recipe)
 
 
 def section(facts: CompareFacts) -> Section:
