@@ -28,7 +28,6 @@ from ray_reid.runtime.stage import Step
 
 SOURCE = "vehicle_diff"
 OBSERVATIONS, RAW, ADAPTED = "observations", "raw", "adapted"
-SAMPLES = (RAW, ADAPTED)
 """Tables of a few whole images that no filter has seen, for comparison."""
 
 
