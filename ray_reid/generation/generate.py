@@ -28,7 +28,7 @@ from ray_reid.runtime.stage import Step
 
 SOURCE = "vehicle_diff"
 OBSERVATIONS, RAW, ADAPTED = "observations", "raw", "adapted"
-"""Tables of a few whole images that no filter has seen, for comparison."""
+"""The table, and two of a few whole images that no filter has seen, for comparison."""
 
 
 class GenerateFacts(Facts):
