@@ -67,11 +67,11 @@ def work_on(publish_job: Callable[..., None]) -> Callable[..., Work]:
         path: Path,
         splits: tuple[str, ...] = ("gallery",),
         dropped: frozenset[int] = frozenset(),
-        **index: Any,
+        **settings: Any,
     ) -> Work:
         storage.write(path / "ingest" / "observations", observations(dropped))
         storage.write(path / "embed" / "embeddings", embeddings())
-        recipe = recipes.validate({"name": "test", "index": {"splits": splits, **index}})
+        recipe = recipes.validate({"name": "test", "index": {"splits": splits, **settings}})
         publish_job(path, "embed", "e1", {"ingest": "i1", "train": "t1"})
         out = path / "index"
         out.mkdir()
