@@ -23,6 +23,7 @@ from ray_reid.miniature import street_observations
 from ray_reid.models import package
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime.facts import VariantsFacts
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.run import content_key
 
@@ -84,9 +85,9 @@ def work_on(published: dict[str, Path], out: Path, *overrides: str) -> Work:
 @pytest.fixture(scope="module")
 def made(
     published: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, ray_local: None
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, VariantsFacts]:
     out = tmp_path_factory.mktemp("variants") / "variants"
-    return out, dict(variants.variants_job(work_on(published, out)))
+    return out, variants.variants_job(work_on(published, out))
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
@@ -95,7 +96,7 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 
 
 def test_every_query_has_its_variants_or_a_reason_why_not(
-    published: dict[str, Path], made: tuple[Path, dict[str, Any]]
+    published: dict[str, Path], made: tuple[Path, VariantsFacts]
 ) -> None:
     out, facts = made
     queries = storage.read(
@@ -137,7 +138,7 @@ def test_every_query_has_its_variants_or_a_reason_why_not(
 
 
 def test_a_killed_job_goes_on_where_it_was_and_makes_the_same_images(
-    published: dict[str, Path], made: tuple[Path, dict[str, Any]], tmp_path: Path, ray_local: None
+    published: dict[str, Path], made: tuple[Path, VariantsFacts], tmp_path: Path, ray_local: None
 ) -> None:
     out, facts = made
     again = tmp_path / "again"
@@ -222,7 +223,7 @@ def trained(published: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 
 def test_the_embed_job_embeds_the_variants_too(
     published: dict[str, Path],
-    made: tuple[Path, dict[str, Any]],
+    made: tuple[Path, VariantsFacts],
     trained: Path,
     tmp_path: Path,
     ray_local: None,
@@ -254,7 +255,7 @@ def test_a_pipeline_without_variants_embeds_as_ever(
 
 
 def test_a_trial_is_refined_as_the_jobs_refine(
-    published: dict[str, Path], made: tuple[Path, dict[str, Any]], tmp_path: Path
+    published: dict[str, Path], made: tuple[Path, VariantsFacts], tmp_path: Path
 ) -> None:
     tables, out = [published["ingest"] / "observations"], made[0] / "observations"
     recipe = recipe_of(published)
