@@ -153,7 +153,13 @@ TINY = [
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("vehiclenet", ["train.stages=[{name: I, changes: {epochs: 1, milestones: [0.5]}}]"]),
+        (
+            "vehiclenet",
+            [
+                "train.sampler.batch_size=4",
+                "train.stages=[{name: I, changes: {epochs: 1, milestones: [0.5]}}]",
+            ],
+        ),
         ("clip_senet", ["train.epochs=1", "train.sampler={num_identities: 2, num_instances: 2}"]),
     ],
 )
