@@ -6,10 +6,10 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
+from ray_reid.evaluation.commands import COMMANDS as RUN_COMMANDS
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.version import VERSION
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "import": (_add_import, _import, "make a model package of a peer's checkpoint"),
         "export-onnx": (_add_export_onnx, _export_onnx, "write a model as an ONNX file"),
         "submission": (_add_submission, _submission, "write a run as AI City's track2.txt"),
-        "fingerprint": (_add_fingerprint, _fingerprint, "hash the tables under a directory"),
+        **RUN_COMMANDS,
     }
     for name, (add, command, purpose) in known.items():
         own = commands.add_parser(name, help=purpose)
@@ -194,10 +194,6 @@ def _add_export_onnx(parser: argparse.ArgumentParser) -> None:
 def _add_submission(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("file", type=Path, help="new file")
-
-
-def _add_fingerprint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -321,10 +317,10 @@ def _has_colours() -> bool:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from ray_reid.runtime.run import read_recipe
+    from ray_reid.runtime.results import RunState
     from ray_reid.serving.app import serve_run
 
-    recipe = read_recipe(options.run)
+    recipe = RunState.read(options.run).recipe
     serve_run(options.run, recipe, options.host, options.port, options.address)
 
 
@@ -381,16 +377,6 @@ def _submission(options: argparse.Namespace) -> None:
 
     queries = track2.write(options.run, options.file)
     print(f"{options.file}: {queries} queries, the nearest {track2.TOP} images of each")
-
-
-def _fingerprint(options: argparse.Namespace) -> None:
-    from ray_reid import storage
-
-    tables = storage.tables(options.directory)
-    if not tables:
-        raise ValueError(f"no tables under {str(options.directory)!r}")
-    for name, path in tables.items():
-        print(json.dumps(asdict(storage.fingerprint(path, name))))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.cluster import Cluster
 from ray_reid.runtime.facts import parse
 from ray_reid.runtime.job import Job
-from ray_reid.runtime.run import Manifest, is_current, open_run, read_recipe
+from ray_reid.runtime.results import RunState
+from ray_reid.runtime.run import open_run
 from ray_reid.runtime.sections import Section, aligned
 from ray_reid.training import train
 
@@ -99,30 +100,30 @@ def perform(recipe: Recipe, path: Path, jobs: Sequence[Job], address: str | None
     _check(recipe, jobs)
     with (
         Cluster(recipe.resources, address) as cluster,
-        open_run(path, recipe, prepare=cluster.start) as held,
+        open_run(path, recipe, cluster.start, PIPELINES.get(recipe.name, ())) as held,
     ):
         for job in jobs:
             held.perform(job)
-        held.save_recipe()
-        printed = write_report(path, recipe, held.manifests())
+        # Where every job was done before, a changed recipe is yet to be told.
+        held.point({})
+        printed = write_report(held.state)
         held.tracker.artifact(path / report.PAGE)
-        held.tracker.metrics(report.headline(path))
+        held.tracker.metrics(report.headline(held.state))
         log.info("%s\nreport: %s", printed, path / report.PAGE)
 
 
-def write_report(path: Path, recipe: Recipe, manifests: Sequence[Manifest]) -> str:
+def write_report(state: RunState) -> str:
     """Write the report of a run; returns its tables for the console."""
     shown, drawn = [], False
-    for manifest in manifests:
-        # What was made from older data or an older model must not look as if it were of this run.
-        if manifest.job in JOBS and is_current(path, manifest.job):
+    for manifest in state.manifests():
+        if manifest.job in JOBS:
             job = JOBS[manifest.job]
             facts = parse(job.name, manifest.facts, job.facts)
             section = Section() if job.report is None else job.report(facts)
             shown.append(report.Contribution(job.name, section, facts.pictures))
             drawn |= isinstance(facts, ingest.IngestFacts) and facts.drawn
-    shown += [report.Contribution("sweep", section) for section in sweep_table.sections(path)]
-    report.write_report(path, recipe, manifests, shown, drawn)
+    shown += [report.Contribution("sweep", section) for section in sweep_table.sections(state)]
+    report.write_report(state, shown, drawn)
     return report.console(shown, drawn)
 
 
@@ -147,13 +148,11 @@ def run_sweep(
     resolved = trials.resolve(sweep, recipe, jobs)
     with (
         Cluster(recipe.resources, address) as cluster,
-        open_run(path, recipe, prepare=cluster.start) as held,
+        open_run(path, recipe, cluster.start, jobs) as held,
     ):
         result = tune.sweep_run(held, sweep, resolved, jobs, cluster.start)
-        # A run of its own keeps its recipe: the sweep is a guest there.
-        if not (path / "recipe.yaml").exists():
-            held.save_recipe()
-        write_report(path, read_recipe(path), held.manifests())
+        # The sweep is a guest: the run keeps its recipe.
+        write_report(RunState.read(path))
         folder = path / f"tune-{sweep.name}"
         held.tracker.artifact(folder / sweeps.TABLE)
         table = aligned(sweep_table.table(result))

@@ -2,10 +2,14 @@
 
 Parquet streams through Ray Data, from cloud storage too, and every other tool reads it; the
 row cache gives training samplers any rows at memory speed. docs/storage.md has the figures.
+
+A table of ours is the files that its list names: what a killed attempt or a worker that outlived
+it has written beside them is not part of it.
 """
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -36,14 +40,31 @@ PARQUET: dict[str, Any] = {
 """How our Parquet files are written: the fastest to read of those measured."""
 
 
+FILES = "_files.json"
+"""List of the files of a table, written last; other tools skip the name."""
+
+
 def write(path: Path, table: pa.Table) -> None:
-    """Write a table as one Parquet file in a new directory.
+    """Write a table as one Parquet file; a table that a killed attempt left half is replaced.
 
     Raises:
-        FileExistsError: If the directory exists: tables are never overwritten.
+        FileExistsError: If the table is there: tables are never overwritten.
     """
-    path.mkdir(parents=True)
+    if is_complete(path):
+        raise FileExistsError(f"table {str(path)!r} exists")
+    path.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path / "part-0.parquet", **PARQUET)
+    complete(path, ["part-0.parquet"])
+
+
+def is_complete(path: Path) -> bool:
+    """Return whether a table has been written to the end."""
+    return (path / FILES).is_file()
+
+
+def complete(path: Path, names: Sequence[str]) -> None:
+    """Make some files in a directory a table: from now on nothing changes it."""
+    write_text(path / FILES, json.dumps(sorted(names), indent=1) + "\n")
 
 
 def write_text(file: Path, text: str) -> None:
@@ -64,10 +85,21 @@ def dataset(path: str | Path) -> pads.Dataset:
         filesystem, inner = pa.fs.FileSystem.from_uri(text)
         found = pads.dataset(inner, format="parquet", filesystem=filesystem)
     else:
-        found = pads.dataset(text, format="parquet", exclude_invalid_files=False)
+        listed = files(Path(path))
+        source = text if listed is None else list(map(str, listed))
+        if not source:
+            raise FileNotFoundError(f"no Parquet files in {text}")
+        found = pads.dataset(source, format="parquet", exclude_invalid_files=False)
     if not found.files:
         raise FileNotFoundError(f"no Parquet files in {text}")
     return found
+
+
+def files(path: Path) -> list[Path] | None:
+    """Return the files of a table of ours; none of a directory that somebody else has filled."""
+    if not is_complete(path):
+        return None
+    return [path / name for name in json.loads((path / FILES).read_text())]
 
 
 def scan(
@@ -217,10 +249,13 @@ def fingerprint(path: Path, name: str) -> Fingerprint:
     return Fingerprint(name, rows, _digits(ids), _digits(images) if has_images else None)
 
 
-def tables(run: Path) -> dict[str, Path]:
-    """Every published table under a run directory, by its name relative to it."""
-    folders = {file.parent for file in run.rglob("*.parquet")}
-    names = {str(folder.relative_to(run)): folder for folder in folders}
+def tables(folder: Path) -> dict[str, Path]:
+    """Every table under a directory, by its name relative to it."""
+    listed = {file.parent for file in folder.rglob(FILES)}
+    # What another tool or an index has filled has no list.
+    other = {file.parent for file in folder.rglob("*.parquet")}
+    found = listed | {path for path in other if not listed & {path, *path.parents}}
+    names = {path.relative_to(folder).as_posix(): path for path in found}
     return {name: names[name] for name in sorted(names) if not _hidden(name)}
 
 
@@ -233,8 +268,7 @@ def remove(path: Path) -> None:
 
 
 def _hidden(name: str) -> bool:
-    parts = Path(name).parts
-    return "superseded" in parts or any(part.startswith((".", "_")) for part in parts)
+    return any(part.startswith((".", "_")) for part in Path(name).parts)
 
 
 def _number(*parts: bytes) -> int:

@@ -1,13 +1,19 @@
 """Fixtures that several rooms share."""
 
-import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime.results import POINTER, Manifest, RunState
 
 
 @pytest.fixture(scope="session")
@@ -46,21 +52,39 @@ def tiny_models() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def publish_job() -> Callable[[Path, str, str, Mapping[str, str]], None]:
-    """A function that writes the manifest of a job with a key and the keys of its inputs."""
+def publish_job() -> Callable[..., Path]:
+    """A function that makes a folder a job's current result; returns the folder."""
     return _publish_job
 
 
-def _publish_job(run: Path, name: str, key: str, inputs: Mapping[str, str]) -> None:
-    manifest = {
-        "job": name,
-        "key": key,
-        "version": "0",
-        "commit": None,
-        "recipe": {},
-        "inputs": dict(inputs),
-        "facts": {},
-        "seconds": 0.0,
-    }
-    (run / name).mkdir(parents=True, exist_ok=True)
-    (run / name / "manifest.json").write_text(json.dumps(manifest))
+def _publish_job(
+    run: Path,
+    name: str,
+    key: str | None = None,
+    inputs: Mapping[str, str] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    recipe: Recipe | None = None,
+) -> Path:
+    key = key or f"key-{name}"
+    folder = run / name / key
+    folder.mkdir(parents=True, exist_ok=True)
+    Manifest(name, key, "0", None, {}, dict(inputs or {}), dict(facts or {}), 1.5).write(folder)
+    before = RunState.read(run) if (run / POINTER).exists() else None
+    known = before.recipe if before else recipes.load("baseline", None, [])
+    keys = dict(before.keys) if before else {}
+    RunState(run, recipe or known, {**keys, name: key}).write()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def copy_run() -> Callable[..., Path]:
+    """A function that makes a run of the current results of some jobs of another one."""
+
+    def copied(run: Path, path: Path, *jobs: str) -> Path:
+        state = RunState.read(run)
+        for job in jobs:
+            shutil.copytree(state.folder(job), path / job / state.keys[job])
+        replace(state, path=path, keys={job: state.keys[job] for job in jobs}).write()
+        return path
+
+    return copied

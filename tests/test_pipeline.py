@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,7 +22,7 @@ from ray_reid import cli, pipelines, schema, storage
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import tracking
-from ray_reid.runtime.run import read_manifest
+from ray_reid.runtime.results import Manifest, RunState
 
 SMALL = (
     "ingest.sources=[{reader: miniature, num_train: 10, num_test: 8, cameras_per_identity: 3}]",
@@ -51,18 +50,24 @@ def run(home: Path, ray_local: None) -> Path:
     return path
 
 
+def _at(run: Path, job: str) -> Path:
+    return RunState.read(run).folder(job)
+
+
 def _recipe(*overrides: str) -> Recipe:
     return recipes.load("baseline", "miniature", [*SMALL, *overrides])
 
 
 def _prints(path: Path) -> list[dict[str, Any]]:
-    return [asdict(storage.fingerprint(at, name)) for name, at in storage.tables(path).items()]
+    return [
+        asdict(storage.fingerprint(at, name)) for name, at in RunState.read(path).tables().items()
+    ]
 
 
 def test_a_run_leaves_what_was_promised(run: Path) -> None:
     names = {"ingest", "train", "embed", "evaluate", "index", "report.html", "metrics.json"}
     assert names <= {path.name for path in run.iterdir()}
-    assert list((run / ".work").glob("*-*")) == []
+    assert set(RunState.read(run).keys) == {"ingest", "train", "embed", "evaluate", "index"}
     result = json.loads((run / "metrics.json").read_text())
     assert 0 < result["metrics"]["mAP"] <= 1
     assert result["stamp"]["protocol"] == "market"
@@ -75,30 +80,32 @@ def test_a_run_leaves_what_was_promised(run: Path) -> None:
 
 
 def test_a_second_run_skips_every_job(run: Path) -> None:
-    before = {file: file.stat().st_mtime_ns for file in run.glob("*/manifest.json")}
+    before = {file: file.stat().st_mtime_ns for file in run.glob("*/*/manifest.json")}
     pipelines.run(_recipe(), run)
     assert len(before) == 5
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
-def test_two_workers_train_the_same_number_of_batches(run: Path, home: Path) -> None:
+def test_two_workers_train_the_same_number_of_batches(
+    run: Path, home: Path, copy_run: Callable[..., Path]
+) -> None:
     path = home / "two"
-    shutil.copytree(run / "ingest", path / "ingest")
+    copy_run(run, path, "ingest")
     shared = ("train.num_workers=2", "train.cpus_per_worker=0.5", "train.loader=ray_data")
     recipe = _recipe(*shared, "train.epochs=1")
     pipelines.perform(recipe, path, pipelines.PIPELINES["baseline"][:2])
-    one, two = (read_manifest(at, "train").facts for at in (run, path))
+    one, two = (Manifest.read(_at(at, "train")).facts for at in (run, path))
     assert len(two["history"]) == 1
     assert one["counts"] == two["counts"]
     assert np.isfinite(two["history"][0]["loss"])
-    embeddings = ray_reid.load(path / "train" / "model").embed(_gallery_images(path))
+    embeddings = ray_reid.load(_at(path, "train") / "model").embed(_gallery_images(path))
     assert np.isfinite(embeddings).all()
 
 
 def test_the_package_embeds_as_the_embed_job_did(run: Path) -> None:
     columns = [schema.OBSERVATION_ID, schema.EMBEDDING]
-    stored = storage.read(run / "embed" / "embeddings", columns)
-    rows = storage.read(run / "ingest" / "observations", [schema.OBSERVATION_ID, schema.IMAGE])
+    stored = storage.read(_at(run, "embed") / "embeddings", columns)
+    rows = storage.read(_at(run, "ingest") / "observations", [schema.OBSERVATION_ID, schema.IMAGE])
     image = dict(zip(*(rows[name].to_pylist() for name in rows.column_names), strict=True))
     ids = stored[schema.OBSERVATION_ID].to_pylist()[:6]
     embeddings = ray_reid.load(run).embed([image[name] for name in ids])
@@ -114,7 +121,7 @@ def test_the_command_line_finds_a_gallery_image_first(
     assert cli.main(["search", str(run), str(tmp_path / "query.jpg"), "-k", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
-    wanted = storage.read(run / "index" / "gallery", [schema.OBSERVATION_ID, schema.IMAGE])
+    wanted = storage.read(_at(run, "index") / "gallery", [schema.OBSERVATION_ID, schema.IMAGE])
     row = wanted[schema.IMAGE].to_pylist().index(_gallery_images(run)[0])
     assert wanted[schema.OBSERVATION_ID][row].as_py() in lines[1]
 
@@ -129,7 +136,9 @@ def test_fingerprints_are_one_json_line_per_table(
 
 
 def _gallery_images(run: Path) -> list[bytes]:
-    rows = storage.read(run / "ingest" / "observations", [schema.SPLIT, schema.IMAGE]).to_pylist()
+    rows = storage.read(
+        _at(run, "ingest") / "observations", [schema.SPLIT, schema.IMAGE]
+    ).to_pylist()
     return [row[schema.IMAGE] for row in rows if row[schema.SPLIT] == "gallery"][:4]
 
 
@@ -155,23 +164,23 @@ def _wait(process: "subprocess.Popen[bytes]", ready: Callable[[], bool], log: Pa
 
 @pytest.mark.slow
 def test_a_run_killed_in_train_and_in_embed_ends_like_an_undisturbed_one(
-    run: Path, home: Path
+    run: Path, home: Path, copy_run: Callable[..., Path]
 ) -> None:
     path = home / "killed"
     log = home / "killed.log"
     # Ingest is killed in test_stage.py; here its result stands for the first job.
-    shutil.copytree(run / "ingest", path / "ingest")
+    copy_run(run, path, "ingest")
     process = _start(path)
-    _wait(process, lambda: bool(list(path.glob(".work/train-*/ray/0/checkpoint_*/state.pt"))), log)
+    _wait(process, lambda: bool(list(path.glob("train/*/ray/0/checkpoint_*/state.pt"))), log)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (path / "train").exists()
+    assert "train" not in RunState.read(path)
     process = _start(path)
-    _wait(process, lambda: bool(list(path.glob(".work/embed-*/.embeddings-*/*.parquet"))), log)
+    _wait(process, lambda: bool(list(path.glob("embed/*/embeddings/attempt-*/*.parquet"))), log)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (path / "embed").exists()
-    assert 0 < len(list(path.glob(".work/embed-*/.embeddings-*/*.parquet"))) < 12
+    assert "embed" not in RunState.read(path)
+    assert 0 < len(list(path.glob("embed/*/embeddings/attempt-*/*.parquet"))) < 12
     pipelines.run(_recipe(), path)
     assert _prints(path) == _prints(run)
     _check_same_training(path, run)
@@ -181,15 +190,15 @@ def test_a_run_killed_in_train_and_in_embed_ends_like_an_undisturbed_one(
 
 @pytest.mark.slow
 def test_a_killed_training_worker_is_replaced_and_the_weights_are_the_same_to_the_bit(
-    run: Path, home: Path
+    run: Path, home: Path, copy_run: Callable[..., Path]
 ) -> None:
     path, log = home / "bereft", home / "bereft.log"
-    shutil.copytree(run / "ingest", path / "ingest")
+    copy_run(run, path, "ingest")
     process = _start(path)
-    _wait(process, lambda: bool(list(path.glob(".work/train-*/ray/0/checkpoint_*/state.pt"))), log)
+    _wait(process, lambda: bool(list(path.glob("train/*/ray/0/checkpoint_*/state.pt"))), log)
     (worker,) = _descendants(process.pid, "ray::RayTrainWorker")
     os.kill(worker, signal.SIGKILL)
-    _wait(process, lambda: (path / "train").exists(), log)
+    _wait(process, lambda: "train" in RunState.read(path), log)
     process.terminate()
     process.wait()
     assert f"Worker PID: {worker}" in log.read_text()
@@ -198,13 +207,13 @@ def test_a_killed_training_worker_is_replaced_and_the_weights_are_the_same_to_th
 
 def test_the_newest_registered_model_is_that_of_the_evaluation(run: Path) -> None:
     newest = tracking.download_model("models:/ray-reid-baseline@newest", run.parent)
-    own = run / "evaluate" / "model" / "model.safetensors"
+    own = _at(run, "evaluate") / "model" / "model.safetensors"
     assert (newest / "model.safetensors").read_bytes() == own.read_bytes()
 
 
 def _check_same_training(path: Path, other: Path) -> None:
-    assert read_manifest(path, "train").facts == read_manifest(other, "train").facts
-    files = (at / "train" / "model" / "model.safetensors" for at in (path, other))
+    assert Manifest.read(_at(path, "train")).facts == Manifest.read(_at(other, "train")).facts
+    files = (_at(at, "train") / "model" / "model.safetensors" for at in (path, other))
     found, expected = map(safetensors.numpy.load_file, files)
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
@@ -222,7 +231,7 @@ def _descendants(parent: int, name: str) -> list[int]:
     return [int(pid) for pid, _, command in rows if int(pid) in family and command.startswith(name)]
 
 
-def test_serve_answers_over_http(run: Path, home: Path) -> None:
+def test_serve_answers_over_http(run: Path, home: Path, copy_run: Callable[..., Path]) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,7 +1,6 @@
 """The order of the jobs, what each reads of the recipe, and the report of all that they say."""
 
-import json
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from ray_reid import pipelines
 from ray_reid.evaluation import report
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
-from ray_reid.runtime.run import Manifest
+from ray_reid.runtime.results import RunState
 from ray_reid.training import train
 
 STAGE = {"num_images": 40, "extractor": "image_text"}
@@ -49,17 +48,13 @@ def _recipe(*overrides: str) -> Recipe:
     return recipes.load("baseline", "miniature", list(overrides))
 
 
-def _published(run: Path, **inputs: dict[str, str]) -> list[Manifest]:
-    """Publish the jobs of generation beside a made-up ingest."""
-    manifests = []
-    ingest = {"sources": [{"reader": "miniature"}]}
-    for job, facts in {"ingest": ingest, **GENERATED}.items():
-        own = inputs.get(job, {"outside": "files"} if job == "ingest" else {"ingest": "key-ingest"})
-        manifest = Manifest(job, f"key-{job}", "0", None, {}, own, facts, 1.0)
-        (run / job).mkdir(exist_ok=True)
-        (run / job / "manifest.json").write_text(json.dumps(asdict(manifest)))
-        manifests.append(manifest)
-    return manifests
+@pytest.fixture
+def generated(tmp_path: Path, publish_job: Callable[..., Path]) -> RunState:
+    """The jobs of generation beside a made-up ingest."""
+    publish_job(tmp_path, "ingest", facts={"sources": [{"reader": "miniature"}]}, recipe=_recipe())
+    for job, facts in GENERATED.items():
+        publish_job(tmp_path, job, inputs={"ingest": "key-ingest"}, facts=facts)
+    return RunState.read(tmp_path)
 
 
 def test_the_tables_of_generation_are_laid_out_with_what_they_were_measured_on() -> None:
@@ -86,8 +81,10 @@ def test_the_tables_of_generation_are_laid_out_with_what_they_were_measured_on()
     assert compared.rows[1] == ("both", "80", "40", "1", "60.0 %", "70.0 %")
 
 
-def test_the_tables_of_generation_are_on_the_page_and_on_the_console(tmp_path: Path) -> None:
-    said = pipelines.write_report(tmp_path, _recipe(), _published(tmp_path))
+def test_the_tables_of_generation_are_on_the_page_and_on_the_console(
+    generated: RunState, tmp_path: Path
+) -> None:
+    said = pipelines.write_report(generated)
     page = (tmp_path / "report.html").read_text()
     for title in ("Adaptation", "Generated images", "Filters", "Comparison"):
         assert f"<h2>{title}</h2>" in page
@@ -101,14 +98,6 @@ def test_the_tables_of_generation_are_on_the_page_and_on_the_console(tmp_path: P
         candidate.index("Frechet distance") + len("Frechet distance")
     ]
     assert all(line.isascii() and line == line.rstrip() for line in said.splitlines())
-
-
-def test_jobs_that_rest_on_older_ones_are_left_out_of_the_report(tmp_path: Path) -> None:
-    older = {"review": {"adapt": "key-older"}, "compare": {"review": "key-review", "outside": "x"}}
-    said = pipelines.write_report(tmp_path, _recipe(), _published(tmp_path, **older))
-    assert "0-<100>" in said
-    assert "dropped: colour" not in said
-    assert "training" not in said
 
 
 def test_the_page_says_which_epoch_was_taken() -> None:
@@ -169,5 +158,7 @@ def test_every_job_reads_only_what_it_declares(
     """The pipelines that no other test runs whole, with validation, crops and a comparison."""
     recipe = recipes.load(name, "miniature", [*TINY, *changes, "embed.crop={}"])
     pipelines.run(recipe, tmp_path / "run")
-    assert 0 < report.headline(tmp_path / "run")["mAP"] <= 1
-    assert (tmp_path / "run" / "compare" / "manifest.json").is_file()
+    state = RunState.read(tmp_path / "run")
+    assert 0 < report.headline(state)["mAP"] <= 1
+    assert list(state.jobs) == [job.name for job in pipelines.PIPELINES[name]]
+    assert set(state.keys) == set(state.jobs)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from ray_reid import schema, storage
@@ -35,8 +36,8 @@ def test_rows_are_numbered_by_id_however_the_files_are_cut(tmp_path: Path) -> No
     storage.write(tmp_path / "one", _table())
     shuffled = _table().take(pa.array(list(reversed(range(50)))))
     storage.write(tmp_path / "many", shuffled.slice(0, 20))
-    storage.write(tmp_path / "rest", shuffled.slice(20))
-    (tmp_path / "rest" / "part-0.parquet").rename(tmp_path / "many" / "part-1.parquet")
+    pq.write_table(shuffled.slice(20), tmp_path / "many" / "part-1.parquet")
+    storage.complete(tmp_path / "many", ["part-0.parquet", "part-1.parquet"])
     columns = [schema.IMAGE, schema.IDENTITY]
     one, many = (storage.read(tmp_path / name, columns) for name in ("one", "many"))
     assert one.equals(many)
@@ -107,12 +108,33 @@ def test_a_row_with_an_unknown_column_or_choice_is_refused() -> None:
         schema.observations([{**row, "source": None}])
 
 
-def test_tables_are_found_under_a_run_but_not_unfinished_or_superseded_ones(
+def test_tables_are_found_in_a_folder_but_not_hidden_ones_or_parts_of_one(tmp_path: Path) -> None:
+    for name in ("ingest/observations", ".aside/observations"):
+        storage.write(tmp_path / name, _table(3))
+    (tmp_path / "ingest" / "observations" / "attempt-1").mkdir()
+    pq.write_table(_table(2), tmp_path / "ingest" / "observations" / "attempt-1" / "0.parquet")
+    (tmp_path / "foreign").mkdir()
+    pq.write_table(_table(2), tmp_path / "foreign" / "0.parquet")
+    assert list(storage.tables(tmp_path)) == ["foreign", "ingest/observations"]
+
+
+def test_what_no_list_names_is_no_part_of_a_table(tmp_path: Path) -> None:
+    storage.write(tmp_path / "t", _table(3))
+    # A worker that outlived its driver writes on.
+    pq.write_table(_table(5), tmp_path / "t" / "part-9.parquet")
+    assert storage.dataset(tmp_path / "t").count_rows() == 3
+    assert storage.fingerprint(tmp_path / "t", "t").rows == 3
+
+
+def test_a_table_that_was_not_completed_is_written_again_and_a_complete_one_is_not(
     tmp_path: Path,
 ) -> None:
-    for name in ("ingest/observations", ".work/x/observations", "superseded/i/observations"):
-        storage.write(tmp_path / name, _table(3))
-    assert list(storage.tables(tmp_path)) == ["ingest/observations"]
+    storage.write(tmp_path / "t", _table(3))
+    with pytest.raises(FileExistsError, match="exists"):
+        storage.write(tmp_path / "t", _table(4))
+    (tmp_path / "t" / storage.FILES).unlink()
+    storage.write(tmp_path / "t", _table(4))
+    assert storage.dataset(tmp_path / "t").count_rows() == 4
 
 
 def test_a_folder_without_parquet_is_refused(tmp_path: Path) -> None:

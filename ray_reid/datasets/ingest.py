@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from itertools import repeat
@@ -150,14 +149,11 @@ def _state(file: Path) -> str:
 
 
 def _plan(work: Work) -> pa.Table:
-    """The plan of an earlier attempt at this very work, or a new one, published by a rename."""
+    """The plan of an earlier attempt at this very work, or a new one."""
     place = work.out / "plan"
-    if not place.exists():
-        aside = work.out / ".plan"
-        shutil.rmtree(aside, ignore_errors=True)
+    if not storage.is_complete(place):
         spec = work.recipe.ingest
-        storage.write(aside, planning.plan(sources.resolve(spec.sources), spec.use))
-        aside.rename(place)
+        storage.write(place, planning.plan(sources.resolve(spec.sources), spec.use))
     return storage.dataset(place).to_table()
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ray_reid import images, schema, storage
 from ray_reid.images import Pixels
+from ray_reid.runtime.results import RunState
 
 FOLDER = "shown"
 """Where in a run directory the images are put that somebody asked to see."""
@@ -61,9 +62,9 @@ def show(run: Path, observation: str) -> Shown:
     Raises:
         ValueError: If that is no id, or names no observation or more than one.
     """
-    tables = storage.tables(run)
+    tables = RunState.read(run).tables()
     if not tables:
-        raise ValueError(f"{str(run)!r} has no published tables; give a run directory")
+        raise ValueError(f"{str(run)!r} has no tables yet")
     prefix = observation.lower()
     if not re.fullmatch(f"[0-9a-f]{{{MIN_DIGITS},{DIGITS}}}", prefix):
         raise ValueError(

@@ -27,7 +27,7 @@ from ray_reid.recipe.postprocess import describe
 from ray_reid.recipe.refine import Refine
 from ray_reid.runtime.facts import VARIANTS, VariantsFacts
 from ray_reid.runtime.job import Job, Work
-from ray_reid.runtime.run import MANIFEST, read_manifest
+from ray_reid.runtime.results import MANIFEST, Manifest
 from ray_reid.runtime.version import VERSION
 from ray_reid.training.train import TrainFacts
 
@@ -191,7 +191,7 @@ def _decide(
     origin = {"recipe": work.recipe.name, "stamp": schema.observation_id("stamp", text)}
     train = work.inputs["train"]
     if (train / MANIFEST).is_file():
-        origin["training"] = read_manifest(train.parent, train.name).key
+        origin["training"] = Manifest.read(train).key
     # Of the embeddings that are served: those of the package alone.
     asked, answering = (
         open_set.LabelledEmbeddings(

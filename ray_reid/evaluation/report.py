@@ -13,8 +13,7 @@ from typing import Any
 from ray_reid import storage
 from ray_reid.evaluation.evaluate import FILE
 from ray_reid.recipe import recipes
-from ray_reid.recipe.recipe import Recipe
-from ray_reid.runtime.run import Manifest, is_current
+from ray_reid.runtime.results import RunState
 from ray_reid.runtime.sections import Section, Table, aligned
 
 PAGE = "report.html"
@@ -45,28 +44,21 @@ class Picture:
     """As a data URI."""
 
 
-def write_report(
-    run: Path,
-    recipe: Recipe,
-    manifests: Sequence[Manifest],
-    shown: Sequence[Contribution],
-    drawn: bool = False,
-) -> None:
-    """Write `report.html` and, once something is evaluated, `metrics.json` into a run directory.
+def write_report(state: RunState, shown: Sequence[Contribution], drawn: bool = False) -> None:
+    """Write `recipe.yaml`, `report.html` and, once evaluated, `metrics.json` for people.
 
     Args:
-        run: The run directory; pictures are taken from its published jobs.
-        recipe: The resolved recipe.
-        manifests: Of the jobs published so far, in the order in which to list them.
+        state: The run; pictures are taken from its current results.
         shown: What current jobs and sweeps show, in that order.
         drawn: Whether the images are drawings, which every figure is then said to be of.
     """
-    if is_current(run, EVALUATE):
-        storage.write_text(run / FILE, (run / EVALUATE / FILE).read_text())
+    storage.write_text(state.path / "recipe.yaml", recipes.dump(state.recipe))
+    if EVALUATE in state:
+        storage.write_text(state.path / FILE, (state.folder(EVALUATE) / FILE).read_text())
     else:
         # Figures of older data or of an older model must not look like those of this run.
-        (run / FILE).unlink(missing_ok=True)
-    storage.write_text(run / PAGE, _page(run, recipe, manifests, shown, drawn))
+        (state.path / FILE).unlink(missing_ok=True)
+    storage.write_text(state.path / PAGE, _page(state, shown, drawn))
 
 
 def console(shown: Sequence[Contribution], drawn: bool = False) -> str:
@@ -82,11 +74,11 @@ def console(shown: Sequence[Contribution], drawn: bool = False) -> str:
     return "\n\n".join([*missing, *tables])
 
 
-def headline(run: Path) -> dict[str, float]:
+def headline(state: RunState) -> dict[str, float]:
     """Return the model's figures of a run, by name; empty before it is evaluated."""
-    if not is_current(run, EVALUATE):
+    if EVALUATE not in state:
         return {}
-    result: dict[str, Any] = json.loads((run / EVALUATE / FILE).read_text())
+    result: dict[str, Any] = json.loads((state.folder(EVALUATE) / FILE).read_text())
     return dict(result["metrics"])
 
 
@@ -102,13 +94,7 @@ def _tables(section: Section, drawn: bool) -> list[Table]:
     ]
 
 
-def _page(
-    run: Path,
-    recipe: Recipe,
-    manifests: Sequence[Manifest],
-    shown: Sequence[Contribution],
-    drawn: bool,
-) -> str:
+def _page(state: RunState, shown: Sequence[Contribution], drawn: bool) -> str:
     import jinja2
 
     environment = jinja2.Environment(
@@ -120,23 +106,23 @@ def _page(
     )
     ordered = _ordered(shown)
     return environment.get_template(TEMPLATE).render(
-        recipe=recipe,
+        recipe=state.recipe,
         drawn=DRAWN if drawn else "",
         evaluated=bool(ordered) and ordered[0].name == EVALUATE,
         sections=[
             replace(one.section, tables=tuple(_tables(one.section, drawn))) for one in ordered
         ],
-        pictures=_pictures(run, shown),
-        manifests=manifests,
-        resolved=recipes.dump(recipe),
+        pictures=_pictures(state, shown),
+        manifests=state.manifests(),
+        resolved=recipes.dump(state.recipe),
     )
 
 
-def _pictures(run: Path, shown: Sequence[Contribution]) -> list[Picture]:
+def _pictures(state: RunState, shown: Sequence[Contribution]) -> list[Picture]:
     pictures = []
     for one in shown:
         for name, caption in one.pictures.items():
-            file = run / one.name / name
+            file = state.folder(one.name) / name
             if file.is_file():
                 kind = "jpeg" if file.suffix == ".jpg" else "png"
                 title = file.stem.replace("_", " ")

@@ -16,7 +16,8 @@ from ray_reid.experiments.trials import HISTORY, VALIDATION, ResolvedSetting, Tr
 from ray_reid.recipe import sweeps
 from ray_reid.recipe.sweeps import Setting, Sweep
 from ray_reid.runtime import figures
-from ray_reid.runtime.run import Run, is_current, read_manifest
+from ray_reid.runtime.results import RunState
+from ray_reid.runtime.run import Run
 from ray_reid.runtime.sections import ReportPicture, Section, Table, spread
 
 
@@ -50,9 +51,9 @@ def result(
         "best": _best(sweep, rows),
         "rows": rows,
         "failures": [f"{trials[place].name}: {reason}" for place, reason in failed.items()],
-        # Of the tables that the run directory shares with the sweep; those of the sweep alone
-        # cannot be replaced by another job.
-        "inputs": {one.job: one.key for one in held.manifests() if made.get(one.job) == one.key},
+        # Of the tables that the run shares with the sweep; those of the sweep alone are not current
+        # and cannot be replaced.
+        "inputs": {job: key for job, key in held.state.keys.items() if made.get(job) == key},
     }
 
 
@@ -153,16 +154,12 @@ def table(result: Mapping[str, Any]) -> Table:
     return Table(title, ("setting", "seeds", *measured, ""), rows, note, measured=True)
 
 
-def sections(run: Path) -> list[Section]:
+def sections(state: RunState) -> list[Section]:
     """Show what the sweeps of a run found; not those of tables that were replaced since."""
     shown = []
-    for file in sorted(run.glob(f"tune-*/{sweeps.TABLE}")):
+    for file in sorted(state.path.glob(f"tune-*/{sweeps.TABLE}")):
         result = json.loads(file.read_text())
-        current = all(
-            is_current(run, job) and read_manifest(run, job).key == key
-            for job, key in result["inputs"].items()
-        )
-        if current:
+        if result["inputs"].items() <= state.keys.items():
             shown.append(Section((table(result),), drawings=_drawings(file.parent, result)))
     return shown
 

@@ -6,7 +6,6 @@ tables before anything is trained.
 
 import itertools
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from ray_reid.recipe.sweeps import Setting, Sweep
 from ray_reid.recipe.view import restrict
 from ray_reid.runtime.facts import VARIANTS
 from ray_reid.runtime.job import Job, Work
+from ray_reid.runtime.results import Manifest
 from ray_reid.runtime.run import Run, content_key
 from ray_reid.storage import Fingerprint
 from ray_reid.training import validation
@@ -31,7 +31,9 @@ from ray_reid.training.train import check_network, num_batches, training_tables
 
 SCORED = ("train", "embed", "evaluate")
 """Jobs of a pipeline that a trial does in one process; what they need is made before."""
-TRIALS, INPUTS, MODELS = "trials", "inputs", "models"
+TRIALS, MODELS = "trials", "models"
+FORMAT = 1
+"""Of a trial's result: raised when it changes though the recipe and the tables do not."""
 VALIDATION, HISTORY = "validation", "history"
 """Entries of a trial's result: begins the names of what was validated; one mapping per epoch."""
 
@@ -153,37 +155,31 @@ def prerequisites(jobs: Sequence[Job]) -> list[Job]:
 
 
 def make_inputs(
-    held: Run, sweep: Sweep, found: Sequence[ResolvedSetting], jobs: Sequence[Job], folder: Path
+    held: Run, sweep: Sweep, found: Sequence[ResolvedSetting], jobs: Sequence[Job]
 ) -> dict[tuple[str, int], Inputs]:
-    """Perform the prerequisites of all variants, each distinct one once.
+    """Perform the prerequisites of all settings, each distinct one once.
 
-    What is made as the sweep's recipe says is published in the run directory itself, as a
-    pipeline would; what a setting changes in directories of the sweep, with links to the rest.
+    A sweep is a guest in a run: what is current there stays current. A run that has nothing yet
+    takes what the sweep's own recipe makes.
 
     Returns:
         The inputs by setting and seed, which differ by the seed where the sweep is `seeded`.
     """
     needed = prerequisites(jobs)
-    made: dict[str, Run] = {}
-    inputs: dict[str, Inputs] = {}
+    if not held.state.keys:
+        for job in needed:
+            held.perform(job)
+    inputs: dict[tuple[str, ...], Inputs] = {}
     by_trial = {}
-    own = _digests(needed, held.recipe)
     for resolved, seed in itertools.product(found, sweep.seeds):
         recipe = recipes.override(resolved.recipe, dict.fromkeys(sweep.seeded, seed))
-        digests = _digests(needed, recipe)
-        whole = "-".join(digests.values())
+        made: dict[str, Manifest] = {}
+        for job in needed:
+            keys = {name: manifest.key for name, manifest in made.items()}
+            made[job.name] = held.make(job, recipe, keys)
+        whole = tuple(manifest.key for manifest in made.values())
         if whole not in inputs:
-            home = held
-            if digests != own:
-                name = content_key("", recipe, (), digests)
-                home = held.beside(folder / INPUTS / name, recipe)
-            for job in needed:
-                digest = digests[job.name]
-                if digest not in made:
-                    made[digest] = held if digest == own[job.name] else home
-                    made[digest].perform(job)
-                _link(made[digest].path / job.name, home.path / job.name)
-            inputs[whole] = _inputs(home, sweep, jobs)
+            inputs[whole] = _inputs(held, recipe, made, sweep, jobs)
         by_trial[resolved.setting.name, seed] = inputs[whole]
     return by_trial
 
@@ -192,14 +188,16 @@ def expand(
     sweep: Sweep,
     found: Sequence[ResolvedSetting],
     made: Mapping[tuple[str, int], Inputs],
-    folder: Path,
+    run: Path,
 ) -> dict[tuple[str, int], Trial]:
     """Every trial by setting and seed; checks each resolved setting against its tables.
+
+    Results are named by their content and lie in the run: its sweeps share them.
 
     Raises:
         ValueError: If the rows of a resolved setting cannot fill its batches; the setting is named.
     """
-    places = folder / TRIALS
+    places = run / TRIALS
     places.mkdir(parents=True, exist_ok=True)
     trials = {}
     trainings: dict[tuple[str, int], str] = {}
@@ -212,14 +210,14 @@ def expand(
             batches = _batches(sweep, resolved, seeded, inputs)
             judged_on = {"validation": sorted(inputs.held_out), "tested": sweep.tested}
             parts = {**inputs.keys, "judged_on": json.dumps(judged_on)}
-            training = content_key("training", seeded, ("seed", "train"), parts)
+            training = content_key("training", FORMAT, seeded, ("seed", "train"), parts)
             beside = embed.outside(seeded)
             if beside != embed.NOTHING:
                 parts["outside"] = beside
             if inputs.variants_key:
                 parts[VARIANTS] = inputs.variants_key
-            key = content_key("trial", seeded, _reads(seeded), parts)
-            rule = content_key("stop", seeded, (), {"scheduler": judged, "key": key})
+            key = content_key("trial", FORMAT, seeded, _reads(seeded), parts)
+            rule = content_key("stop", FORMAT, seeded, (), {"scheduler": judged, "key": key})
             stopped = places / f"{rule}.stopped.json"
             place = resolved.setting.name, seed
             trainings[place] = training
@@ -232,22 +230,22 @@ def expand(
                 stopped,
                 None,
             )
-    return _sharing(trials, trainings, folder)
+    return _sharing(trials, trainings, places / MODELS)
 
 
 def _sharing(
-    trials: dict[tuple[str, int], Trial], trainings: Mapping[tuple[str, int], str], folder: Path
+    trials: dict[tuple[str, int], Trial], trainings: Mapping[tuple[str, int], str], models: Path
 ) -> dict[tuple[str, int], Trial]:
     """Let trials share a model that are trained alike; what validates is trained each by itself."""
     # Two settings that come to the same recipe are one trial.
     by_key = {trials[place].key: training for place, training in trainings.items()}
     different = Counter(by_key.values())
-    (folder / MODELS).mkdir(exist_ok=True)
+    models.mkdir(exist_ok=True)
     shared = dict(trials)
     for place, trial in trials.items():
         validated = trial.inputs.held_out or trial.resolved.recipe.train.validation
         if different[trainings[place]] > 1 and not validated:
-            shared[place] = replace(trial, shared=folder / MODELS / trainings[place])
+            shared[place] = replace(trial, shared=models / trainings[place])
     return shared
 
 
@@ -316,38 +314,13 @@ def _before(jobs: Sequence[Job], job: Job) -> list[Job]:
     return [other for other in jobs if other.name in needed]
 
 
-def _digests(jobs: Sequence[Job], recipe: Recipe) -> dict[str, str]:
-    """By job, the hash of all of a recipe that its result depends on, through others too."""
-    found = {}
-    for job in jobs:
-        parts = [*_before(jobs, job), job]
-        every = tuple(sorted({part for one in parts for part in one.declared(recipe)}))
-        # What `outside` covers is in no section.
-        beside = {
-            one.name: one.outside(recipe)
-            for one in parts
-            if one.covered and one.outside is not None
-        }
-        found[job.name] = content_key(job.name, recipe, every, beside)
-    return found
-
-
-def _link(published: Path, place: Path) -> None:
-    """Let a directory of the sweep show what another one holds."""
-    if published == place:
-        return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    target = os.path.relpath(published, place.parent)
-    if place.is_symlink() and os.readlink(place) != target:
-        place.unlink()
-    if not place.exists():
-        place.symlink_to(target)
-
-
-def _inputs(home: Run, sweep: Sweep, jobs: Sequence[Job]) -> Inputs:
+def _inputs(
+    held: Run, recipe: Recipe, made: Mapping[str, Manifest], sweep: Sweep, jobs: Sequence[Job]
+) -> Inputs:
     train = next(job for job in jobs if job.name == "train")
-    there = {name: home.path / name for name in train.needs}
-    tables = tuple(training_tables(Work(home.recipe, home.path, there, {})))
+    folders = {name: held.path / name / manifest.key for name, manifest in made.items()}
+    there = {name: folders[name] for name in train.needs}
+    tables = tuple(training_tables(Work(recipe, held.path, there, {})))
     kept = frozenset[str]()
     # Refused here, before anything is trained.
     in_process.scored_sides(tables[0], lambda rows: np.zeros((rows, 1), np.float32), sweep.tested)
@@ -355,13 +328,11 @@ def _inputs(home: Run, sweep: Sweep, jobs: Sequence[Job]) -> Inputs:
         kept = validation.held_out(
             tables[0], sweep.validation, [sweep.tested] if sweep.tested else ()
         )
-        validation.Validation(tables[0], kept, home.recipe.evaluate)
-    made = home.manifests()
-    dressed = next((one.key for one in made if one.job == VARIANTS), "")
-    variants = in_process.variants_table({VARIANTS: home.path / VARIANTS})
-    manifests = [one for one in made if one.job in there]
-    keys = {manifest.job: manifest.key for manifest in manifests}
-    prints = [manifest.fingerprint for manifest in manifests]
+        validation.Validation(tables[0], kept, recipe.evaluate)
+    variants = in_process.variants_table(folders)
+    dressed = made[VARIANTS].key if VARIANTS in made else ""
+    keys = {name: made[name].key for name in there}
+    prints = [made[name].fingerprint for name in there]
     fingerprints = tuple(fingerprint for fingerprint in prints if fingerprint is not None)
     found = storage.read(tables[0], [schema.OBSERVATION_ID], in_process.scored_rows(sweep.tested))
     test_set = schema.observation_id(*found[schema.OBSERVATION_ID].to_pylist())

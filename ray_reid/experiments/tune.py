@@ -77,10 +77,11 @@ def sweep_run(
         ValueError: If a resolved setting cannot be trained on its tables; nothing is trained then.
     """
     folder = held.path / f"tune-{sweep.name}"
-    made = trials.make_inputs(held, sweep, found, jobs, folder)
+    made = trials.make_inputs(held, sweep, found, jobs)
     prepare()
     check_capacity("num_cpus and num_gpus of the sweep:", 1, sweep.num_cpus, sweep.num_gpus)
-    every = trials.expand(sweep, found, made, folder)
+    every = trials.expand(sweep, found, made, held.path)
+    folder.mkdir(exist_ok=True)
     failed = _perform(held, sweep, every, train or train_task, folder)
     table = sweep_table.result(held, sweep, found, every, failed)
     sweep_table.write(folder, table)
@@ -133,7 +134,7 @@ def _perform(
     tally = tally.remote(total - sum(trial.batches for trial in left.values()), total)
     # The bar's thread must not wait for an actor that has yet to start when all is over.
     ray.get(tally.get.remote())
-    aside = (held.path / ".work" / folder.name).resolve()
+    aside = (folder / ".ray").resolve()
     shutil.rmtree(aside, ignore_errors=True)
     record = TrialRecorder(sweep, left, held.tracker, tally)
     with watched(f"tune {sweep.name}", "batch", lambda: ray.get(tally.get.remote())):

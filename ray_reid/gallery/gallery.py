@@ -23,7 +23,7 @@ from ray_reid.gallery.embedded.store import GalleryManifest, Reader
 from ray_reid.gallery.embedded.where import Where
 from ray_reid.gallery.embedded.writer import Writer
 from ray_reid.ranking.open_set import Decision, Thresholds
-from ray_reid.runtime.run import read_manifest
+from ray_reid.runtime.results import RunState
 
 log = logging.getLogger(__name__)
 
@@ -225,13 +225,13 @@ class Searcher:
         Raises:
             ValueError: If the run has no index, or its index is of an older model.
         """
-        check_current(run)
+        state = check_current(run)
         # torch comes with it, which a run that cannot be searched need not wait for.
         from ray_reid.models import package
 
         model = package.load(run, device)
-        name = f"{model.recipe.name}/{read_manifest(run, 'train').key}"
-        return cls(model, Gallery.open(run / "index"), name)
+        name = f"{model.recipe.name}/{state.keys['train']}"
+        return cls(model, Gallery.open(state.folder("index")), name)
 
     @property
     def version(self) -> str:
@@ -319,20 +319,16 @@ class Searcher:
             )
 
 
-def check_current(run: Path) -> None:
-    """Refuse a run whose index was not made by the model that it has now.
+def check_current(run: Path) -> RunState:
+    """Refuse a run that cannot be searched; returns what it has.
 
     Raises:
-        ValueError: If one of these jobs is not published, or is older than its input.
+        ValueError: If one of the jobs that a search needs has no current result.
     """
-    for job in ("index", "embed", "evaluate"):
-        inputs = read_manifest(run, job).inputs
-        for needed in sorted(inputs.keys() - {"outside"}):
-            if read_manifest(run, needed).key != inputs[needed]:
-                raise ValueError(
-                    f"job {job!r} of run {str(run)!r} was made from an older {needed!r}; "
-                    f"run its recipe again"
-                )
+    state = RunState.read(run)
+    for job in ("train", "evaluate", "index"):
+        state.folder(job)
+    return state
 
 
 def search_image(run: Path, image: Path, k: int, camera: str | None = None) -> list[Hit]:

@@ -12,7 +12,7 @@ from ray_reid.gallery.embedded.segment import COLUMNS, ROWS, TABLE, Vectors
 from ray_reid.gallery.embedded.writer import Writer
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.job import Job, Work
-from ray_reid.runtime.run import read_manifest
+from ray_reid.runtime.results import Manifest
 
 _BLOCK = 65536
 
@@ -50,7 +50,7 @@ def index_job(work: Work) -> IndexFacts:
         )
     vectors = storage.embeddings(embedded, schema.EMBEDDING)
     table = _observations(work.inputs["ingest"] / "observations", embedded)
-    model = read_manifest(work.inputs["embed"].parent, "embed").inputs["train"]
+    model = Manifest.read(work.inputs["embed"]).inputs["train"]
     # A killed attempt may have left a part, or all of it.
     for name in (store.CURRENT, *store.FOLDERS):
         storage.remove(work.out / name)

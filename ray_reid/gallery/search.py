@@ -22,7 +22,7 @@ from ray_reid.ranking import doubt
 from ray_reid.ranking.doubt import CalibratedGate
 from ray_reid.ranking.refine import refine
 from ray_reid.recipe.refine import Refine
-from ray_reid.runtime.run import read_manifest, read_recipe
+from ray_reid.runtime.results import RunState
 
 Dress = Callable[[bytes], Sequence[bytes] | str]
 """An image to the same person in other clothes, or why there are none."""
@@ -113,13 +113,14 @@ def needs(run: Path) -> Refine:
     Raises:
         ValueError: If it has no such section, or its clothes were not described.
     """
-    spec = read_recipe(run).refine
+    state = RunState.read(run)
+    spec = state.recipe.refine
     if spec is None:
         raise ValueError(
             f"run {str(run)!r} refines no query: its recipe has no section 'refine'; run 'dlcr' "
             "with --set refine={}"
         )
-    read_manifest(run, "describe")
+    state.folder("describe")
     return spec
 
 
@@ -129,7 +130,8 @@ def tailor(run: Path) -> Tailor:
     Raises:
         ValueError: If the run refines no query, or too few clothes are described.
     """
-    return Tailor(read_recipe(run), run / "describe")
+    state = RunState.read(run)
+    return Tailor(state.recipe, state.folder("describe"))
 
 
 def margin(gallery: Gallery, query: Vectors, where: Where = EVERYTHING) -> float:

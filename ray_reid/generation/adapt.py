@@ -5,7 +5,6 @@ Caption, fine-tune, judge, choose (Vehicle-Diff, section III-B and C). Labels ar
 
 import json
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -134,11 +133,8 @@ def _choose_images(work: Work) -> pa.Table:
 
 def _caption(work: Work, chosen: pa.Table) -> None:
     recipe, place = work.recipe, work.out / "images"
-    if not place.exists():
-        aside = work.out / ".images"
-        shutil.rmtree(aside, ignore_errors=True)
-        storage.write(aside, chosen.select([schema.OBSERVATION_ID, schema.IMAGE]))
-        aside.rename(place)
+    if not storage.is_complete(place):
+        storage.write(place, chosen.select([schema.OBSERVATION_ID, schema.IMAGE]))
     params = {
         "model": recipe.models.captioner,
         "precision": recipe.models.precision,

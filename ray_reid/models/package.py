@@ -26,6 +26,7 @@ from ray_reid.ranking import open_set
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import tracking
+from ray_reid.runtime.results import POINTER, RunState, check_layout
 
 WEIGHTS, RECIPE, LABELS, PREPROCESSING, METRICS = (
     "model.safetensors",
@@ -204,7 +205,11 @@ def find(path: str | Path) -> Path:
         ValueError: If there is none.
     """
     root = Path(path)
-    places = [root, root / "evaluate" / "model", root / "train" / "model", root / "model"]
+    places = [root, root / "model"]
+    if (root / POINTER).exists():
+        state = RunState.read(root)
+        places = [state.folder(job) / "model" for job in ("evaluate", "train") if job in state]
+    check_layout(root)
     for place in places:
         if (place / WEIGHTS).is_file():
             return place

@@ -4,7 +4,7 @@ A recipe may hold `profiles`: named sets of dotted overrides (`train.epochs: 12`
 mechanism as `--set` on the command line. The resolved recipe is saved with the run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -125,3 +125,18 @@ def _parse(key: str, text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"--set {key}: {text!r} is not a YAML value") from error
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, str]:
+    """Spell nested values by dotted names, as `--set` takes them; a list of scalars is one."""
+    items: Iterable[tuple[str, Any]]
+    if isinstance(values, dict):
+        items = values.items()
+    elif isinstance(values, list) and any(isinstance(value, (dict, list)) for value in values):
+        items = ((str(position), value) for position, value in enumerate(values))
+    else:
+        return {prefix: str(values)}
+    flat: dict[str, str] = {}
+    for name, value in items:
+        flat |= flatten(value, f"{prefix}.{name}" if prefix else name)
+    return flat

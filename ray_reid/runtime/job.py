@@ -20,9 +20,9 @@ class Work:
     recipe: Recipe
     """Raises `UndeclaredError` where a job reads what it has not declared."""
     out: Path
-    """Private until published; holds what an earlier, killed attempt left."""
+    """Its own result until that is complete; holds what an earlier, killed attempt left."""
     inputs: Mapping[str, Path]
-    """Published directory of each job it needs."""
+    """Result of each job it needs."""
     facts: Mapping[str, Mapping[str, Any]]
     """What those jobs said of themselves, as their manifests hold it; see `facts_of`."""
 
@@ -49,8 +49,10 @@ class Job:
     """Refuses an impossible recipe before any job of the pipeline runs."""
     outside: Callable[[Recipe], str] | None = None
     """Fingerprint of what it reads that no job made."""
+    format: int = 1
+    """Raised when its results change though the recipe and the inputs do not: part of the key."""
     scratch: tuple[str, ...] = ()
-    """Entries of `out` that only a resumed attempt needs; removed before publishing."""
+    """Entries of `out` that only a resumed attempt needs; no part of the result."""
     uses_ray: bool = True
     facts: type[Facts] = Facts
     """Model of what it says of itself."""

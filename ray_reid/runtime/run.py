@@ -1,8 +1,8 @@
-"""The run directory: jobs publish complete directories, are skipped when done, resume when killed.
+"""A run as its driver holds it: jobs are done once, resumed when killed, and pointed at.
 
-A job works in `.work/JOB-KEY` and is published by one rename, its manifest already inside. The
-key hashes the job's part of the recipe, its inputs and the package version, so a rerun after a
-kill finds its own unfinished work, and a changed recipe never mixes with it.
+A job works in `RUN/<job>/<key>/` itself. The key hashes the job's part of the recipe, its inputs
+and its format, so a rerun after a kill finds its own unfinished work, and a changed recipe never
+mixes with it. Nothing is renamed, moved or overwritten.
 """
 
 import fcntl
@@ -12,131 +12,136 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ray_reid import storage
-from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.resources import RESOURCES
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.job import Job, Work
+from ray_reid.runtime.results import MANIFEST, OUTSIDE, POINTER, Manifest, RunState, check_layout
 from ray_reid.runtime.tracking import Tracker
 from ray_reid.runtime.version import VERSION
-from ray_reid.storage import Fingerprint
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
-OUTSIDE = "outside"
-"""Name of the input that no job made: the fingerprint of outside files."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a published job directory was made from, and what it says of itself."""
-
-    job: str
-    key: str
-    version: str
-    commit: str | None
-    recipe: dict[str, Any]
-    """The sections of the recipe that the result depends on."""
-    inputs: dict[str, str]
-    """Key of each input job, or the fingerprint of outside files."""
-    facts: dict[str, Any]
-    """What the job said; its `Job` has the model."""
-    seconds: float
-
-    @property
-    def fingerprint(self) -> Fingerprint | None:
-        """Of the table that the job published, if it published one."""
-        found = self.facts.get("fingerprint")
-        return None if found is None else Fingerprint(**found)
+LOCK = ".lock"
+KEY_DIGITS = 12
 
 
 class Run:
     """A run directory held by this process, with its recipe and its MLflow run."""
 
-    def __init__(
-        self, path: Path, recipe: Recipe, tracker: Tracker, prepare: Callable[[], None]
-    ) -> None:
+    def __init__(self, state: RunState, tracker: Tracker, prepare: Callable[[], None]) -> None:
         """Wrap a directory that `open_run` holds; `prepare` starts Ray when a job needs it."""
-        self.path = path
-        self.recipe = recipe
+        self.path = state.path
+        self.recipe = state.recipe
+        self.state = state
+        """What is current, with the recipe of this driver."""
         self.tracker = tracker
         self._prepare = prepare
-
-    def beside(self, path: Path, recipe: Recipe) -> "Run":
-        """Another directory of jobs, under the same lock and with the same MLflow run."""
-        return Run(path, recipe, self.tracker, self._prepare)
-
-    def manifests(self) -> list[Manifest]:
-        """Manifests of the jobs published here, in dataflow order."""
-        published = [read_manifest(self.path, name) for name in _published(self.path)]
-        depth = {manifest.job: 0 for manifest in published}
-        for _ in published:
-            for manifest in published:
-                deeper = [depth[job] + 1 for job in manifest.inputs if job in depth]
-                depth[manifest.job] = max([0, *deeper])
-        return sorted(published, key=lambda manifest: (depth[manifest.job], manifest.job))
+        self._made: dict[str, Manifest] = {}
+        self._outside: dict[str, str] = {}
 
     def perform(self, job: Job) -> Manifest:
-        """Do a job, unless its published directory already has the same key.
+        """Point at the result of a job, made from the current results of those that it needs.
 
         Raises:
-            ValueError: If a job that it needs has not been published here, or the published
-                ones do not belong together.
+            ValueError: If one of these has no current result, or the job refuses its input.
         """
-        inputs = {name: read_manifest(self.path, name) for name in job.needs}
-        _check_together(self.path, inputs)
-        sources = {name: manifest.key for name, manifest in inputs.items()}
-        if job.outside is not None:
-            sources[OUTSIDE] = job.outside(self.recipe)
-        sections = _sections(self.recipe, job.declared(self.recipe))
-        key = _key(job.name, sections, sources)
-        done = _done(self.path / job.name, key)
-        if done is not None:
-            return done
-        out = self.path / ".work" / f"{job.name}-{key}"
-        # A kill while publishing left finished work behind: only the rename is missing.
-        if not (out / MANIFEST).exists():
-            started = time.monotonic()
-            facts = self._work(job, key, inputs, out)
-            seconds = round(time.monotonic() - started, 3)
-            manifest = Manifest(
-                job.name,
-                key,
-                VERSION,
-                _commit(),
-                sections,
-                sources,
-                facts.model_dump(mode="json"),
-                seconds,
-            )
-            out.mkdir(exist_ok=True)
-            storage.write_text(out / MANIFEST, json.dumps(asdict(manifest), indent=2) + "\n")
-        _publish(out, self.path / job.name, job.scratch)
-        manifest = read_manifest(self.path, job.name)
-        log.info("%s: published in %.1f s", job.name, manifest.seconds)
+        manifest = self.make(job, self.recipe, self.state.keys)
+        self.point({job.name: manifest.key})
         return manifest
 
-    def save_recipe(self) -> None:
-        """Keep the recipe once its jobs have accepted it; a refused one says nothing of a run."""
-        storage.write_text(self.path / "recipe.yaml", recipes.dump(self.recipe))
+    def make(self, job: Job, recipe: Recipe, keys: Mapping[str, str]) -> Manifest:
+        """Make the result of a job unless it is there; what is current stays current.
 
-    def _work(self, job: Job, key: str, inputs: Mapping[str, Manifest], out: Path) -> Facts:
+        Args:
+            recipe: The run's own, or another one.
+            keys: Of the results of the jobs that it needs.
+
+        Raises:
+            ValueError: If a job that it needs has no key, or the job refuses its input.
+        """
+        lacking = [name for name in job.needs if name not in keys]
+        if lacking:
+            raise ValueError(
+                f"run {str(self.path)!r} has no current {lacking[0]!r}, which {job.name!r} needs; "
+                f"it has {sorted(keys)}"
+            )
+        inputs = {name: keys[name] for name in job.needs}
+        sections = _sections(recipe, job.declared(recipe))
+        if job.outside is not None:
+            inputs[OUTSIDE] = self._fingerprint(job, recipe, sections)
+        key = _hash(job.name, job.format, sections, inputs)
+        if key not in self._made:
+            out = self.path / job.name / key
+            if (out / MANIFEST).exists():
+                self._made[key] = Manifest.read(out)
+                _log_found(self._made[key])
+            else:
+                self._made[key] = self._done(job, key, recipe, sections, inputs)
+            # Only another attempt would need it, and a kill may have left it.
+            for name in job.scratch:
+                storage.remove(out / name)
+        return self._made[key]
+
+    def point(self, keys: Mapping[str, str]) -> None:
+        """Make results current, in one write with the recipe; what was made from others leaves."""
+        found = _consistent(self.path, {**self.state.keys, **keys})
+        state = replace(self.state, keys=found)
+        left = sorted(self.state.keys - found.keys())
+        if left:
+            log.info("%s: no longer current, made from an older input", ", ".join(left))
+        if not (self.path / POINTER).exists() or state != RunState.read(self.path):
+            state.write()
+        self.state = state
+
+    def _fingerprint(self, job: Job, recipe: Recipe, sections: Mapping[str, Any]) -> str:
+        """Of the files outside; read once for all settings of a sweep that agree on them."""
+        assert job.outside is not None
+        covered = _sections(recipe, job.covered)
+        which = json.dumps([job.name, sections, covered], sort_keys=True)
+        if which not in self._outside:
+            self._outside[which] = job.outside(recipe)
+        return self._outside[which]
+
+    def _done(
+        self,
+        job: Job,
+        key: str,
+        recipe: Recipe,
+        sections: dict[str, Any],
+        inputs: dict[str, str],
+    ) -> Manifest:
+        """Do a job, and complete its result with the manifest."""
+        started = time.monotonic()
+        facts = self._work(job, key, recipe, inputs)
+        seconds = round(time.monotonic() - started, 3)
+        told = facts.model_dump(mode="json")
+        manifest = Manifest(job.name, key, VERSION, _commit(), sections, inputs, told, seconds)
+        out = self.path / job.name / key
+        out.mkdir(parents=True, exist_ok=True)
+        manifest.write(out)
+        log.info("%s: done in %.1f s", job.name, seconds)
+        return manifest
+
+    def _work(self, job: Job, key: str, recipe: Recipe, inputs: Mapping[str, str]) -> Facts:
+        out = self.path / job.name / key
+        folders = {name: self.path / name / inputs[name] for name in job.needs}
+        manifests = {name: Manifest.read(folder) for name, folder in folders.items()}
         out.mkdir(parents=True, exist_ok=True)
         work = Work(
-            recipe=job.view(self.recipe),
+            recipe=job.view(recipe),
             out=out,
-            inputs={name: self.path / name for name in inputs},
-            facts={name: manifest.facts for name, manifest in inputs.items()},
+            inputs=folders,
+            facts={name: manifest.facts for name, manifest in manifests.items()},
         )
-        prints = [manifest.fingerprint for manifest in inputs.values()]
+        prints = [manifest.fingerprint for manifest in manifests.values()]
         read = [fingerprint for fingerprint in prints if fingerprint is not None]
         if job.uses_ray:
             self._prepare()
@@ -148,81 +153,72 @@ class Run:
                 child.log(facts, out)
         finally:
             # A refusal leaves no trace.
-            if not any(out.iterdir()):
-                out.rmdir()
+            for folder in (out, out.parent):
+                if not any(folder.iterdir()):
+                    folder.rmdir()
         return facts
 
 
 @contextmanager
-def open_run(path: Path, recipe: Recipe, prepare: Callable[[], None]) -> Iterator[Run]:
+def open_run(
+    path: Path, recipe: Recipe, prepare: Callable[[], None], jobs: Sequence[Job] = ()
+) -> Iterator[Run]:
     """Hold a run directory, creating it if needed, and open its MLflow run.
 
     Args:
+        jobs: The whole pipeline, of which some may be performed.
         prepare: Called before the first job that uses Ray, and again before each other.
 
     Raises:
-        ValueError: If the directory cannot be written or another process holds it.
+        ValueError: If the directory cannot be written, holds a run of an older release, or
+            another process holds it.
     """
+    with hold(path), Tracker.open(path, recipe) as tracker:
+        keys = RunState.read(path).keys if (path / POINTER).exists() else {}
+        state = RunState(path, recipe, keys, tuple(job.name for job in jobs))
+        yield Run(state, tracker, prepare)
+
+
+@contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Be the one driver of a run directory, which is created if needed.
+
+    Raises:
+        ValueError: If the directory cannot be written, holds a run of an older release, or
+            another process holds it.
+    """
+    check_layout(path)
     try:
         if path.exists() and not path.stat().st_mode & 0o222:
             raise PermissionError("it is marked read-only")
-        (path / ".work").mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / ".work" / "lock", os.O_RDWR | os.O_CREAT)
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ValueError(f"cannot write to run directory {str(path)!r}: {reason}") from error
     try:
-        _hold(lock, path)
-        with Tracker.open(path, recipe) as tracker:
-            yield Run(path, recipe, tracker, prepare)
+        _lock(lock, path)
+        yield
     finally:
         os.close(lock)
 
 
-def read_manifest(run: Path, job: str) -> Manifest:
-    """Read what a published job says of itself.
-
-    Raises:
-        ValueError: If the run has no such published job.
-    """
-    file = run / job / MANIFEST
-    if not file.is_file():
-        raise ValueError(f"run {str(run)!r} has no published job {job!r}; it has {_published(run)}")
+def driver(path: Path) -> str | None:
+    """Return the id of the process that holds a run, if one does."""
     try:
-        return Manifest(**json.loads(file.read_text()))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"{str(file)!r} is not a manifest of this version: {error}") from error
+        lock = os.open(path / LOCK, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.read(lock, 32).decode() or "unknown"
+    finally:
+        os.close(lock)
+    return None
 
 
-def read_recipe(run: Path) -> Recipe:
-    """Read the resolved recipe of a run.
-
-    Raises:
-        ValueError: If the directory is not a run.
-    """
-    file = run / "recipe.yaml"
-    if not file.is_file():
-        raise ValueError(f"{str(run)!r} is not a run directory: it has no recipe.yaml")
-    return recipes.validate(recipes.read_yaml(file))
-
-
-def is_current(run: Path, job: str) -> bool:
-    """Return whether a job is published and rests on the published state of all before it."""
-    if not (run / job / MANIFEST).is_file():
-        return False
-    # Inputs that no job made have no directory.
-    inputs = {name: key for name, key in read_manifest(run, job).inputs.items() if name != OUTSIDE}
-    return all(
-        is_current(run, name) and read_manifest(run, name).key == key
-        for name, key in inputs.items()
-    )
-
-
-def _published(run: Path) -> list[str]:
-    return sorted(path.parent.name for path in run.glob(f"[!.]*/{MANIFEST}"))
-
-
-def _hold(lock: int, path: Path) -> None:
+def _lock(lock: int, path: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -233,10 +229,10 @@ def _hold(lock: int, path: Path) -> None:
 
 
 def content_key(
-    name: str, recipe: Recipe, sections: tuple[str, ...], inputs: Mapping[str, str]
+    name: str, version: int, recipe: Recipe, sections: tuple[str, ...], inputs: Mapping[str, str]
 ) -> str:
-    """Hash of what a result is made from: its part of the recipe, its inputs and the version."""
-    return _key(name, _sections(recipe, sections), inputs)
+    """Hash of what a result is made from: its part of the recipe, its inputs and its format."""
+    return _hash(name, version, _sections(recipe, sections), inputs)
 
 
 def _sections(recipe: Recipe, names: tuple[str, ...]) -> dict[str, Any]:
@@ -259,58 +255,28 @@ def _without_resources(value: Any) -> Any:
     return {name: _without_resources(v) for name, v in value.items() if name not in RESOURCES}
 
 
-def _key(job: str, sections: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    parts = [job, VERSION, sections, inputs]
-    text = json.dumps(parts, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+def _hash(job: str, version: int, sections: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    text = json.dumps([job, version, sections, inputs], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=KEY_DIGITS // 2).hexdigest()
 
 
-def _check_together(path: Path, inputs: Mapping[str, Manifest]) -> None:
-    """Follow the inputs to their own inputs, as far as those are published."""
-    for name, manifest in inputs.items():
-        published = set(_published(path)) & manifest.inputs.keys()
-        theirs = {other: read_manifest(path, other) for other in published}
-        for other, found in theirs.items():
-            if found.key != manifest.inputs[other]:
-                raise ValueError(
-                    f"the published job {name!r} was made from another {other!r} than the "
-                    f"published one; run {name!r} again first"
-                )
-        _check_together(path, theirs)
+def _consistent(path: Path, keys: Mapping[str, str]) -> dict[str, str]:
+    """Leave out what was made from another result than the current one, and what rests on it."""
+    found = dict(keys)
+    made_from = {job: Manifest.read(path / job / key).jobs for job, key in keys.items()}
+    while True:
+        stale = [job for job in found if not made_from[job].items() <= found.items()]
+        if not stale:
+            return found
+        for job in stale:
+            del found[job]
 
 
-def _done(published: Path, key: str) -> Manifest | None:
-    """The manifest of a published directory with this key.
-
-    Raises:
-        ValueError: If something else has the name of the directory.
-    """
-    if not published.exists():
-        return None
-    if not (published / MANIFEST).is_file():
-        raise ValueError(f"{str(published)!r} is in the way: no job published it; move it away")
-    manifest = read_manifest(published.parent, published.name)
-    if manifest.key != key:
-        return None
+def _log_found(manifest: Manifest) -> None:
     commit = _commit()
     if manifest.commit is not None and commit not in (None, manifest.commit):
         log.info("%s: made by the code of %s, now %s", manifest.job, manifest.commit, commit)
     log.info("%s: done before, skipped", manifest.job)
-    return manifest
-
-
-def _publish(out: Path, published: Path, scratch: tuple[str, ...]) -> None:
-    """Make a finished directory visible in one rename; what was there goes to `superseded/`."""
-    for name in scratch:
-        storage.remove(out / name)
-    if published.exists():
-        old = read_manifest(published.parent, published.name)
-        aside = published.parent / "superseded" / f"{old.job}-{old.key}"
-        aside.parent.mkdir(exist_ok=True)
-        storage.remove(aside)
-        published.rename(aside)
-        log.info("%s: made from another recipe or input before; kept in %s", old.job, aside)
-    out.rename(published)
 
 
 def _commit() -> str | None:

@@ -7,7 +7,6 @@ which maps a dict of column arrays to another (DESIGN: five ideas, 2).
 import inspect
 import logging
 import re
-import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -99,13 +98,15 @@ def stream(
     Raises:
         ValueError: If a worker refuses its input or cannot write.
     """
+    if storage.is_complete(out):
+        return
     # Ray Data's own checkpoints would do this too, but their filter is an actor that holds a
     # whole CPU and 1 GiB: on two cores a resumed stream waits for ever.
-    _adopt(out)
-    done = _written(out)
+    kept, done = _written(out)
     whole = storage.dataset(source) if isinstance(source, Path) else pads.dataset(source)
     total = whole.count_rows(filter=None if where is None else where.to_pyarrow())
     if len(done) == total > 0:
+        storage.complete(out, kept)
         return
     if len(done):
         log.info("%d rows were written before and are kept", len(done))
@@ -127,21 +128,22 @@ def stream(
             last, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
         )
     # A name of its own: workers of a killed driver may live on for a moment and write.
-    aside = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
-    with watched(name, "row", _progress(aside, len(done), total)):
+    attempt = out / f"attempt-{uuid.uuid4().hex[:8]}"
+    with watched(name, "row", _progress(attempt, len(done), total)):
         try:
-            dataset.write_parquet(str(aside.resolve()), **storage.PARQUET)
+            dataset.write_parquet(str(attempt.resolve()), **storage.PARQUET)
         except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
             raise ValueError(f"{name}: {reason(error).removeprefix('ValueError: ')}") from error
-    _adopt(out)
+    made = [f"{attempt.name}/{file.name}" for file in attempt.glob("*.parquet")]
+    storage.complete(out, [*kept, *made])
 
 
-def _progress(aside: Path, before: int, total: int) -> Callable[[], tuple[int, int]]:
+def _progress(attempt: Path, before: int, total: int) -> Callable[[], tuple[int, int]]:
     """What counts the rows of an attempt that are written, and those `before` it."""
     counted: dict[Path, int] = {}
 
     def progress() -> tuple[int, int]:
-        for file in aside.glob("*.parquet"):
+        for file in attempt.glob("*.parquet"):
             if file not in counted and _is_whole(file):
                 counted[file] = pq.read_metadata(file).num_rows
         return before + sum(counted.values()), total
@@ -180,7 +182,7 @@ def _rows(
         # One block at least, which tells the columns of a table without rows.
         starts = range(0, max(table.num_rows, 1), block_rows)
         return ray.data.from_arrow([table.slice(start, block_rows) for start in starts])
-    dataset = ray.data.read_parquet(str(source.resolve()))
+    dataset = ray.data.read_parquet(storage.dataset(source.resolve()).files)
     if where is not None:
         dataset = dataset.filter(expr=where)
     dataset = dataset.select_columns(list(columns))
@@ -265,15 +267,24 @@ def _fit_at_once(steps: Sequence[Step]) -> bool:
     return cpus + 1.0 <= has.get("CPU", 0.0) and gpus <= has.get("GPU", 0.0)
 
 
-def _adopt(out: Path) -> None:
-    """Move the finished files of every attempt into the table; unfinished ones are removed."""
+def _written(out: Path) -> tuple[list[str], pa.Array]:
+    """Files that earlier attempts have finished, by their name in the table, and ids of their rows.
+
+    A worker that outlived its driver may have done what the next attempt did again: of two files
+    that have a row in common one is kept, and what only the other had is computed again.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    for attempt in sorted(out.parent.glob(f".{out.name}-*")):
-        for file in sorted(attempt.glob("*.parquet")):
-            # Parquet's footer comes last, so half a file is never mistaken for a whole one.
-            if _is_whole(file):
-                file.rename(out / file.name)
-        shutil.rmtree(attempt)
+    kept: list[str] = []
+    ids = pa.chunked_array([], pa.string())
+    for file in sorted(out.glob("attempt-*/*.parquet")):
+        # Parquet's footer comes last, so half a file is never mistaken for a whole one.
+        if not _is_whole(file):
+            continue
+        own = pq.read_table(file, columns=[schema.OBSERVATION_ID]).column(0)
+        if not pc.any(pc.is_in(own, value_set=ids)).as_py():
+            kept.append(f"{file.parent.name}/{file.name}")
+            ids = pa.chunked_array([*ids.chunks, *own.chunks], pa.string())
+    return kept, ids.combine_chunks()
 
 
 def _is_whole(file: Path) -> bool:
@@ -282,14 +293,6 @@ def _is_whole(file: Path) -> bool:
     except (pa.ArrowInvalid, OSError):
         return False
     return True
-
-
-def _written(out: Path) -> pa.Array:
-    """Ids of the rows in a table."""
-    files = sorted(out.glob("*.parquet"))
-    columns = [pq.read_table(file, columns=[schema.OBSERVATION_ID]).column(0) for file in files]
-    chunks = [chunk for column in columns for chunk in column.chunks]
-    return pa.concat_arrays(chunks) if chunks else pa.array([], pa.string())
 
 
 def _without(table: pa.Table, done: pa.Array) -> pa.Table:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ray_reid import storage
@@ -134,7 +134,7 @@ class Tracker:
             self._client = _client(self._uri)
             self._experiment = _experiment(self._client, recipe.name, runs)
         self._recipe = recipe
-        self._state = run / ".work" / "mlflow.json"
+        self._state = run / ".mlflow.json"
         self._runs = _remembered(self._state)
         self._parent = ""
 
@@ -228,7 +228,7 @@ class Tracker:
         from mlflow.entities import Param
 
         known = self._client.get_run(self._parent).data.params
-        flat = _flatten(self._recipe.model_dump(mode="json"))
+        flat = recipes.flatten(self._recipe.model_dump(mode="json"))
         # MLflow's parameters are write-once; a changed recipe in the same run is a tag.
         params = [Param(key, value) for key, value in flat.items() if key not in known]
         self._client.log_batch(self._parent, params=params)
@@ -368,17 +368,3 @@ def _client(uri: str) -> "MlflowClient":
 def _metric(name: str) -> str:
     """MLflow allows letters, digits and `_-./ ` in names."""
     return name.replace("@", "_at_")
-
-
-def _flatten(values: Any, prefix: str = "") -> dict[str, str]:
-    items: Iterable[tuple[str, Any]]
-    if isinstance(values, dict):
-        items = values.items()
-    elif isinstance(values, list) and any(isinstance(value, (dict, list)) for value in values):
-        items = ((str(position), value) for position, value in enumerate(values))
-    else:
-        return {prefix: str(values)}
-    flat: dict[str, str] = {}
-    for name, value in items:
-        flat |= _flatten(value, f"{prefix}.{name}" if prefix else name)
-    return flat

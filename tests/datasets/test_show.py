@@ -26,7 +26,7 @@ LOST = "cccccc" + 26 * "4"
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, publish_job):
     """A run with two real images, one made from the first, and one that a filter dropped."""
     shared = {
         schema.SOURCE: "street",
@@ -59,13 +59,16 @@ def run(tmp_path):
             schema.DROP_REASON: "colour: seen blue",
         },
     ]
-    storage.write(tmp_path / "ingest" / "observations", schema.observations(real))
-    storage.write(tmp_path / "generate" / "observations", schema.observations(rows))
+    ingested, generated, adapted = (
+        publish_job(tmp_path, job) for job in ("ingest", "generate", "adapt")
+    )
+    storage.write(ingested / "observations", schema.observations(real))
+    storage.write(generated / "observations", schema.observations(rows))
     # A sample of whole images, which no filter has marked.
     bare = [{k: v for k, v in row.items() if k != schema.DROP_REASON} for row in rows]
-    storage.write(tmp_path / "generate" / "adapted", schema.observations(bare))
+    storage.write(generated / "adapted", schema.observations(bare))
     captions = pa.table({schema.OBSERVATION_ID: [REAL], "caption": ["a red car"]})
-    storage.write(tmp_path / "adapt" / "captions", captions)
+    storage.write(adapted / "captions", captions)
     return tmp_path
 
 
@@ -132,7 +135,7 @@ def test_an_unknown_or_ambiguous_id_is_one_sentence(run, capsys, observation, sa
 
 
 def test_a_directory_without_tables_is_named(tmp_path):
-    with pytest.raises(ValueError, match="has no published tables; give a run directory"):
+    with pytest.raises(ValueError, match="is not a run directory"):
         show.show(tmp_path, "aaaaaa")
 
 
@@ -200,7 +203,7 @@ def test_showing_needs_neither_ray_nor_torch(run):
     assert done.returncode == 0, done.stderr
 
 
-def test_an_id_is_found_in_any_row_group_of_any_file(tmp_path):
+def test_an_id_is_found_in_any_row_group_of_any_file(tmp_path, publish_job):
     encoded = images.encode(np.zeros((8, 8, 3), np.uint8))
     for half in range(2):
         rows = [
@@ -213,9 +216,10 @@ def test_an_id_is_found_in_any_row_group_of_any_file(tmp_path):
             for row in range(storage.ROW_GROUP + 5)
         ]
         storage.write(tmp_path / f"half{half}", schema.observations(rows))
-    (tmp_path / "ingest" / "observations").mkdir(parents=True)
+    table = publish_job(tmp_path, "ingest") / "observations"
+    table.mkdir()
     for half in range(2):
         file = tmp_path / f"half{half}" / "part-0.parquet"
-        file.rename(tmp_path / "ingest" / "observations" / f"part-{half}.parquet")
+        file.rename(table / f"part-{half}.parquet")
     wanted = schema.observation_id(1, storage.ROW_GROUP + 2)
     assert f"source s1-{storage.ROW_GROUP + 2}" in show.show(tmp_path, wanted).story

@@ -1,5 +1,6 @@
 """The file that AI City's server scores, from made-up embeddings."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +25,21 @@ def publish(run: Path, queries: int = 3, gallery: int = 120, named: bool = True)
     vectors = rng.standard_normal((len(rows), 8)).astype(np.float32)
     # Two images of the gallery are the same: the one with the smaller number comes first.
     vectors[-1] = vectors[-2]
-    storage.write(run / "ingest" / "observations", table)
+    storage.write(run / "ingest" / "key-ingest" / "observations", table)
     embedded = {name: table[name] for name in (schema.OBSERVATION_ID, schema.SPLIT)}
     flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 8)
-    storage.write(run / "embed" / "embeddings", pa.table({**embedded, schema.EMBEDDING: flat}))
+    storage.write(
+        run / "embed" / "key-embed" / "embeddings",
+        pa.table({**embedded, schema.EMBEDDING: flat}),
+    )
     return vectors
 
 
-def test_each_query_has_a_line_of_its_nearest_hundred(tmp_path: Path) -> None:
+def test_each_query_has_a_line_of_its_nearest_hundred(
+    tmp_path: Path, publish_job: Callable[..., Path]
+) -> None:
+    for job in ("ingest", "embed"):
+        publish_job(tmp_path, job)
     vectors = publish(tmp_path)
     assert track2.write(tmp_path, tmp_path / "track2.txt") == 3
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -46,9 +54,11 @@ def test_each_query_has_a_line_of_its_nearest_hundred(tmp_path: Path) -> None:
         track2.write(tmp_path, tmp_path / "track2.txt")
 
 
-def test_other_images_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no published job 'embed'"):
+def test_other_images_are_refused(tmp_path: Path, publish_job: Callable[..., Path]) -> None:
+    publish_job(tmp_path, "ingest")
+    with pytest.raises(ValueError, match="has no current 'embed'"):
         track2.write(tmp_path, tmp_path / "track2.txt")
+    publish_job(tmp_path, "embed")
     publish(tmp_path, named=False)
     with pytest.raises(ValueError, match="the 3 query images of this run are not the official"):
         track2.write(tmp_path, tmp_path / "track2.txt")

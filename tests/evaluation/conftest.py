@@ -1,9 +1,6 @@
 """A made-up run directory with embeddings, and its evaluation: no torch, no Ray, no MLflow."""
 
-import json
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ from ray_reid.evaluation import evaluate
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.job import Work
-from ray_reid.runtime.run import Manifest
+from ray_reid.runtime.results import RunState
 
 MINIATURE = {"reader": "miniature", "num_train": 4, "num_test": 8}
 
@@ -49,9 +46,18 @@ def make_run() -> Callable[..., Work]:
 
 
 @pytest.fixture(scope="session")
-def publish_evaluation() -> Callable[[Path, Work], list[Manifest]]:
-    """A function that runs and publishes the evaluate job and returns the manifests of all jobs."""
-    return _publish_evaluation
+def publish_evaluation(publish_job: Callable[..., Path]) -> Callable[[Path, Work], RunState]:
+    """A function that runs the evaluate job, makes all results current, and returns the state."""
+
+    def publish(run: Path, work: Work) -> RunState:
+        facts = {**work.facts, "evaluate": evaluate.evaluate_job(work).model_dump(mode="json")}
+        inputs = {"evaluate": {job: f"key-{job}" for job in work.facts}}
+        recipe = recipes.validate({"name": "baseline", "ingest": {"sources": [MINIATURE]}})
+        for job, said in facts.items():
+            publish_job(run, job, None, inputs.get(job, {}), dict(said), recipe)
+        return RunState.read(run)
+
+    return publish
 
 
 def _evaluate_recipe(**section: Any) -> Recipe:
@@ -78,14 +84,15 @@ def _make_run(
         rows.append((where, f"world:{where}", "c1", "gallery", role))
         embeddings.append(chance.standard_normal(16))
     _write_tables(run, rows, np.array(embeddings, dtype=np.float32), chance)
-    (run / "train" / "model" / "parts").mkdir(parents=True)
-    (run / "train" / "model" / "parts" / "weights").write_text("weights")
-    (run / "train" / "model" / "metrics.json").write_text("{}")
-    out = run / ".work" / "evaluate"
+    folders = {job: run / job / f"key-{job}" for job in ("ingest", "train", "embed", "evaluate")}
+    model = folders["train"] / "model"
+    (model / "parts").mkdir(parents=True)
+    (model / "parts" / "weights").write_text("weights")
+    (model / "metrics.json").write_text("{}")
+    out = folders.pop("evaluate")
     out.mkdir(parents=True)
-    jobs = ("ingest", "train", "embed")
     recipe = evaluate.JOB.view(_evaluate_recipe(**section))
-    return Work(recipe, out, {job: run / job for job in jobs}, _facts())
+    return Work(recipe, out, folders, _facts())
 
 
 def _write_tables(
@@ -105,13 +112,13 @@ def _write_tables(
             for key, image, row in zip(ids, encoded, columns, strict=True)
         ]
     )
-    storage.write(run / "ingest" / "observations", table)
+    storage.write(run / "ingest" / "key-ingest" / "observations", table)
     kept = (*names, schema.CLOTHES, schema.TRACK, schema.TIME, schema.SOURCE)
     batch = {name: table[name].to_numpy(zero_copy_only=False) for name in kept}
     batch[schema.OBSERVATION_ID] = np.array(ids, dtype=object)
     batch[schema.EMBEDDING] = embeddings
     batch[schema.REFERENCE_EMBEDDING] = colours.astype(np.float32) + 1
-    storage.write(run / "embed" / "embeddings", schema.to_table(batch))
+    storage.write(run / "embed" / "key-embed" / "embeddings", schema.to_table(batch))
 
 
 def _facts() -> dict[str, dict[str, Any]]:
@@ -133,17 +140,3 @@ def _facts() -> dict[str, dict[str, Any]]:
         },
         "embed": {},
     }
-
-
-def _publish_evaluation(run: Path, work: Work) -> list[Manifest]:
-    facts = {**work.facts, "evaluate": evaluate.evaluate_job(work).model_dump(mode="json")}
-    shutil.move(work.out, run / "evaluate")
-    inputs = {"evaluate": {job: f"key-{job}" for job in work.facts}}
-    manifests = [
-        Manifest(job, f"key-{job}", "0", None, {}, inputs.get(job, {}), dict(facts[job]), 1.5)
-        for job in facts
-    ]
-    for manifest in manifests:
-        (run / manifest.job).mkdir(exist_ok=True)
-        (run / manifest.job / "manifest.json").write_text(json.dumps(asdict(manifest)))
-    return manifests

@@ -59,7 +59,7 @@ def test_the_package_has_a_card_with_the_terms_of_its_training_images_and_the_pi
         }
         for number in range(6)
     ]
-    observations = tmp_path / "ingest" / "observations"
+    observations = work.inputs["ingest"] / "observations"
     table = storage.read(observations, schema.OBSERVATION.names)
     shutil.rmtree(observations)
     storage.write(observations, pa.concat_tables([table, schema.observations(train)]))
@@ -116,10 +116,11 @@ def test_a_killed_attempt_does_not_disturb_the_next(tmp_path, make_run):
 
 def test_a_run_without_queries_gets_one_sentence(tmp_path, make_run):
     work = make_run(tmp_path)
-    table = storage.read(tmp_path / "embed" / "embeddings", evaluate.COLUMNS)
+    embeddings = work.inputs["embed"] / "embeddings"
+    table = storage.read(embeddings, evaluate.COLUMNS)
     gallery = table.filter(np.array(table[schema.SPLIT].to_pylist()) == "gallery")
-    shutil.rmtree(tmp_path / "embed")
-    storage.write(tmp_path / "embed" / "embeddings", gallery)
+    shutil.rmtree(embeddings)
+    storage.write(embeddings, gallery)
     with pytest.raises(ValueError, match="nothing to evaluate: 0 query and 18 gallery images"):
         evaluate.evaluate_job(work)
 
@@ -194,9 +195,10 @@ def test_both_directions_go_with_the_market_rule_alone(evaluate_recipe):
 
 
 def test_another_split_of_the_same_images_has_another_stamp(tmp_path, make_run):
-    first = evaluate.evaluate_job(make_run(tmp_path / "a", num_maps=0, max_tsne=0)).stamp
+    work = make_run(tmp_path / "a", num_maps=0, max_tsne=0)
+    first = evaluate.evaluate_job(work).stamp
     columns = (schema.OBSERVATION_ID, schema.IDENTITY, schema.CAMERA, schema.SPLIT, schema.ROLE)
-    table = storage.read(tmp_path / "a" / "embed" / "embeddings", columns)
+    table = storage.read(work.inputs["embed"] / "embeddings", columns)
     assert first["split"] == evaluate._split_digest(table)
     swapped = ["query" if name == "gallery" else "gallery" for name in table["split"].to_pylist()]
     place = table.column_names.index("split")
@@ -204,10 +206,10 @@ def test_another_split_of_the_same_images_has_another_stamp(tmp_path, make_run):
     assert first["split"] != evaluate._split_digest(changed)
 
 
-def add_variants(run, count=2, without=()):
+def add_variants(embed, count=2, without=()):
     """Embedded variants of the queries, near what they show; returns what the job would say."""
     names = [schema.OBSERVATION_ID, schema.EMBEDDING, schema.SPLIT, schema.IDENTITY]
-    table = storage.read(run / "embed" / "embeddings", names)
+    table = storage.read(embed / "embeddings", names)
     vectors, chance = storage.embeddings(table, schema.EMBEDDING), np.random.default_rng(1)
     rows = []
     for row in np.flatnonzero(np.array(table[schema.SPLIT].to_pylist()) == "query"):
@@ -222,7 +224,7 @@ def add_variants(run, count=2, without=()):
         schema.NUMBER: np.array([n for _, n, _ in rows]),
         schema.EMBEDDING: np.array([vector for _, _, vector in rows], dtype=np.float32),
     }
-    storage.write(run / "embed" / "variants", schema.to_table(batch))
+    storage.write(embed / "variants", schema.to_table(batch))
     queries = len(rows) // count + len(without)
     counts = {"queries": queries, "with_variants": queries - len(without), "made": len(rows)}
     return {"counts": counts, "num_variants": count, "seconds_per_query": 3.0}
@@ -234,7 +236,8 @@ def refined_run(make_run):
         # Twice the identities of the other tests: both halves of them need queries.
         work = make_run(run, identities=24, noise=1.6, num_maps=0, max_tsne=0)
         recipe = recipes.override(work.recipe, {"refine": {"num_variants": 2, **refine}})
-        return replace(work, recipe=recipe, facts={**work.facts, "variants": add_variants(run)})
+        made = add_variants(work.inputs["embed"])
+        return replace(work, recipe=recipe, facts={**work.facts, "variants": made})
 
     return work_of
 
@@ -285,8 +288,7 @@ def test_the_report_shows_both_rankings_and_the_table_of_shares(
     tmp_path, publish_evaluation, refined_run
 ):
     work = refined_run(tmp_path, gate={"share": 0.5})
-    manifests = publish_evaluation(tmp_path, work)
-    text = pipelines.write_report(tmp_path, work.recipe, manifests)
+    text = pipelines.write_report(publish_evaluation(tmp_path, work))
     page = (tmp_path / "report.html").read_text()
     assert "model, without variants" in page
     assert "model, without variants" in text
@@ -304,8 +306,8 @@ def test_the_job_calibrates_post_processes_and_says_so(tmp_path, make_run, publi
         "open_set": {"match_far": 0.1, "possible_far": 0.2},
     }
     work = make_run(tmp_path, identities=32, noise=1.0, **section)
-    manifests = publish_evaluation(tmp_path, work)
-    facts = evaluate.EvaluateFacts.model_validate(manifests[-1].facts)
+    state = publish_evaluation(tmp_path, work)
+    facts = evaluate.EvaluateFacts.model_validate(state.manifest("evaluate").facts)
     assert facts.stamp["postprocess"] == [
         "query_expansion(kind=dbscan, eps=0.1, min_samples=2)",
         "camera_verification(kind=label)",
@@ -315,10 +317,10 @@ def test_the_job_calibrates_post_processes_and_says_so(tmp_path, make_run, publi
     assert [change["step"] for change in changes] == [step["name"] for step in steps] + ["rerank"]
     # All queries are of the first camera, and no gallery image is.
     assert changes[1] == {"step": "camera_verification", "groups": 3, "excluded": 0, "emptied": 0}
-    kept = open_set.parse((tmp_path / "evaluate" / "model" / open_set.FILE).read_text())
+    kept = open_set.parse((work.out / "model" / open_set.FILE).read_text())
     assert kept.match == facts.open_set.match
     assert kept.counts["impostors"] == facts.open_set.counts["impostors"] > 0
-    pipelines.write_report(tmp_path, work.recipe, manifests)
+    pipelines.write_report(state)
     page = (tmp_path / "report.html").read_text()
     assert "post-processing: query_expansion(kind=dbscan" in page
     assert "standard, rerank: " in page

@@ -2,11 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from ray_reid import pipelines
 from ray_reid.evaluation import report
+from ray_reid.runtime.results import RunState
 
 pytestmark = pytest.mark.usefixtures("fake_model")
 
@@ -15,7 +17,7 @@ def test_the_page_is_self_contained_and_escapes_what_people_wrote(
     tmp_path, make_run, publish_evaluation
 ):
     work = make_run(tmp_path, num_ranked=3, top_k=4, num_maps=2)
-    pipelines.write_report(tmp_path, work.recipe, publish_evaluation(tmp_path, work))
+    pipelines.write_report(publish_evaluation(tmp_path, work))
     page = (tmp_path / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
     # Four pictures of the evaluation and the training curve.
@@ -33,7 +35,7 @@ def test_the_json_file_carries_the_stamp_the_recipe_and_the_profile(
     tmp_path, make_run, publish_evaluation
 ):
     work = make_run(tmp_path, num_maps=0, max_tsne=0)
-    pipelines.write_report(tmp_path, work.recipe, publish_evaluation(tmp_path, work))
+    pipelines.write_report(publish_evaluation(tmp_path, work))
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert set(found) == {"metrics", "reference", "stamp", "recipe", "profile"}
     assert (found["recipe"], found["profile"]) == ("baseline", "none")
@@ -41,7 +43,7 @@ def test_the_json_file_carries_the_stamp_the_recipe_and_the_profile(
 
 
 def test_a_run_with_few_jobs_or_none_has_a_page_but_no_figures(tmp_path, evaluate_recipe):
-    pipelines.write_report(tmp_path, evaluate_recipe(), [])
+    pipelines.write_report(RunState(tmp_path, evaluate_recipe(), {}))
     assert "Nothing is evaluated yet" in (tmp_path / "report.html").read_text()
     assert not (tmp_path / "metrics.json").exists()
     assert report.console([]).startswith("nothing is evaluated yet")
@@ -50,14 +52,13 @@ def test_a_run_with_few_jobs_or_none_has_a_page_but_no_figures(tmp_path, evaluat
 def test_figures_of_older_data_are_not_shown_as_if_they_were_of_this(
     tmp_path, make_run, publish_evaluation
 ):
-    work = make_run(tmp_path, num_maps=0, max_tsne=0)
-    manifests = publish_evaluation(tmp_path, work)
-    manifest = tmp_path / "ingest" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace("key-ingest", "another"))
-    pipelines.write_report(tmp_path, work.recipe, manifests)
+    state = publish_evaluation(tmp_path, make_run(tmp_path, num_maps=0, max_tsne=0))
+    pipelines.write_report(state)
+    newer = replace(state, keys={"ingest": state.keys["ingest"]})
+    pipelines.write_report(newer)
     assert "Nothing is evaluated yet" in (tmp_path / "report.html").read_text()
     assert not (tmp_path / "metrics.json").exists()
-    assert report.headline(tmp_path) == {}
+    assert report.headline(newer) == {}
 
 
 @pytest.mark.parametrize("both", [False, True])
@@ -65,8 +66,7 @@ def test_the_console_table_has_a_line_for_the_model_and_one_for_the_floor(
     tmp_path, both, make_run, publish_evaluation
 ):
     work = make_run(tmp_path, num_maps=0, max_tsne=0, both_directions=both)
-    manifests = publish_evaluation(tmp_path, work)
-    lines = pipelines.write_report(tmp_path, work.recipe, manifests).splitlines()
+    lines = pipelines.write_report(publish_evaluation(tmp_path, work)).splitlines()
     assert lines[0].split() == ["mAP", "rank-1", "rank-5", "rank-10", "mINP"]
     assert len(lines) == (6 if both else 4)
     assert lines[1].startswith("model")
@@ -79,5 +79,5 @@ def test_the_console_table_has_a_line_for_the_model_and_one_for_the_floor(
 def test_photographs_are_not_called_drawn(tmp_path, evaluate_recipe):
     folder = {"sources": [{"reader": "folder", "root": str(tmp_path)}]}
     recipe = type(evaluate_recipe()).model_validate({"name": "baseline", "ingest": folder})
-    pipelines.write_report(tmp_path, recipe, [])
+    pipelines.write_report(RunState(tmp_path, recipe, {}))
     assert report.DRAWN not in (tmp_path / "report.html").read_text()

@@ -32,6 +32,7 @@ from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.sweeps import Sweep
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.job import Job, Work
+from ray_reid.runtime.results import RunState
 from ray_reid.runtime.run import Run, open_run
 from ray_reid.runtime.sections import aligned
 from ray_reid.training import train
@@ -305,13 +306,11 @@ def test_what_a_setting_changes_is_made_beside_the_run_and_the_rest_is_shared(
     }
     found = _expanded(tmp_path / "r", _sweep(arms=arms), jobs)
     assert made == ["ingest", "adapt", "generate", "generate", "adapt", "generate"]
-    home = (tmp_path / "r").resolve()
+    state = RunState.read((tmp_path / "r").resolve())
     tables = {name: one.inputs.tables for (name, _), one in found.items()}
-    assert tables["as it is"] == (
-        home / "ingest" / "observations",
-        home / "generate" / "observations",
-    )
-    assert {one[0] for one in tables.values()} == {home / "ingest" / "observations"}
+    own = tuple(state.folder(job) / "observations" for job in ("ingest", "generate"))
+    assert tables["as it is"] == own
+    assert {one[0] for one in tables.values()} == {own[0]}
     assert len({one[1] for one in tables.values()}) == 3
     assert len({one.key for one in found.values()}) == 3
     made.clear()
@@ -430,7 +429,7 @@ def test_a_sweep_goes_on_where_it_was_and_grows(tmp_path: Path, ray_local: None)
         ("0.25", "0.25"),
         ("0.5", "0.5"),
     ]
-    assert not (path / ".work" / "tune-s").exists()
+    assert not (folder / ".ray").exists()
     # What is whole is not trained again, nor is Ray Tune asked.
     again, calls = _run(path, _sweep(parameters={RATE: [0.125, 0.25, 0.5]}))
     assert (again, calls) == (table, [])
@@ -442,7 +441,7 @@ def _check_tracked(path: Path) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-    known = json.loads((path / ".work" / "mlflow.json").read_text())
+    known = json.loads((path / ".mlflow.json").read_text())
     runs = [client.get_run(known[key]) for key in known if key.startswith("tune-s: ")]
     found = {run.data.params[RATE]: (run.info.status, run.data.metrics["mAP"]) for run in runs}
     # The run of the trial that failed went on in the attempt that mended it.
@@ -455,16 +454,14 @@ def _check_tracked(path: Path) -> None:
 
 
 def _check_reported(path: Path) -> None:
-    recipe = _recipe()
-    with _held(path, recipe) as held:
-        pipelines.write_report(path, recipe, held.manifests())
+    state = RunState.read(path)
+    pipelines.write_report(state)
     page = (path / "report.html").read_text()
     assert "Sweep s" in page
     assert "learning_rate=0.125" in page
     # Once the images are other ones, the figures are no longer those of this run.
-    file = path / "ingest" / "manifest.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"key": "another"}))
-    assert sweep_table.sections(path) == []
+    assert len(sweep_table.sections(state)) == 1
+    assert sweep_table.sections(replace(state, keys={"ingest": "another"})) == []
 
 
 def test_halving_stops_the_worse_trial_and_keeps_what_it_was(

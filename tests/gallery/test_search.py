@@ -22,7 +22,9 @@ from ray_reid.models import package
 from ray_reid.ranking import doubt
 from ray_reid.ranking.doubt import CalibratedGate
 from ray_reid.ranking.refine import refine
+from ray_reid.recipe import recipes
 from ray_reid.recipe.refine import Refine
+from ray_reid.runtime.results import RunState
 
 NUM, DIMENSION, PEOPLE, VARIANTS = 200, 12, 25, 4
 RNG = np.random.default_rng(5)
@@ -179,23 +181,23 @@ def test_a_query_without_clothes_is_answered_as_ever(refiner: Refiner) -> None:
 
 
 def test_a_run_that_does_not_refine_is_refused_with_the_choice(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text("name: baseline\n")
+    RunState(tmp_path, recipes.validate({"name": "baseline"}), {}).write()
     with pytest.raises(ValueError, match="its recipe has no section 'refine'; run 'dlcr' with"):
         search.needs(tmp_path)
-    (tmp_path / "recipe.yaml").write_text("name: dlcr\nrefine: {}\n")
-    with pytest.raises(ValueError, match="has no published job 'describe'"):
+    RunState(tmp_path, recipes.validate({"name": "dlcr", "refine": {}}), {}).write()
+    with pytest.raises(ValueError, match="has no current 'describe'"):
         search.needs(tmp_path)
 
 
 def test_a_query_that_is_sure_needs_no_models(
-    gallery: Gallery, tmp_path: Path, publish_job: Callable[..., None]
+    gallery: Gallery, tmp_path: Path, publish_job: Callable[..., Path]
 ) -> None:
-    recipe = "name: dlcr\nrefine: {num_variants: 1}\nmodels: {parser: /no/model}\n"
-    (tmp_path / "recipe.yaml").write_text(recipe)
-    publish_job(tmp_path, "describe", "d", {})
+    sections = {"refine": {"num_variants": 1}, "models": {"parser": "/no/model"}}
+    recipe = recipes.validate({"name": "dlcr", **sections})
+    described = publish_job(tmp_path, "describe", recipe=recipe)
     worn = [Description(f"w{n}", "red t-shirt", "blue trousers", "boots") for n in range(2)]
-    descriptions.write(tmp_path / "describe" / descriptions.FILE, worn, {})
-    model = tmp_path / "train" / "model"
+    descriptions.write(described / descriptions.FILE, worn, {})
+    model = publish_job(tmp_path, "train") / "model"
     model.mkdir(parents=True)
     (model / package.WEIGHTS).touch()
     searcher = Searcher(ByBrightness(), gallery, "test/t1")
@@ -205,7 +207,7 @@ def test_a_query_that_is_sure_needs_no_models(
     doubtful = Refiner.open(tmp_path, searcher)
     with pytest.raises(ValueError, match="model '/no/model' is not there"):
         doubtful.search(picture(4), 3)
-    descriptions.write(tmp_path / "describe" / descriptions.FILE, worn[:0], {})
+    descriptions.write(described / descriptions.FILE, worn[:0], {})
     with pytest.raises(ValueError, match=r"refine\.num_variants: 1 outfits"):
         Refiner.open(tmp_path, searcher)
 

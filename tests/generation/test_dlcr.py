@@ -2,12 +2,12 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ray_reid.generation import inpaint
 from ray_reid.generation.generators import descriptions
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
-from ray_reid.runtime.run import read_manifest
+from ray_reid.runtime.results import Manifest, RunState
 
 # The whole path takes minutes: `make slow` runs it.
 pytestmark = pytest.mark.slow
@@ -57,8 +57,12 @@ def _recipe(*more: str) -> Recipe:
     return recipes.load("dlcr", "miniature", [*SMALL, *more])
 
 
+def _at(run: Path, job: str) -> Path:
+    return RunState.read(run).folder(job)
+
+
 def _facts(run: Path, job: str) -> dict[str, Any]:
-    return read_manifest(run, job).facts
+    return Manifest.read(_at(run, job)).facts
 
 
 def _rows(table: Path) -> list[dict[str, Any]]:
@@ -68,15 +72,15 @@ def _rows(table: Path) -> list[dict[str, Any]]:
 
 def test_every_job_publishes_and_the_report_shows_the_outfits(run: Path) -> None:
     assert {*JOBS, "report.html", "metrics.json"} <= {path.name for path in run.iterdir()}
-    assert list((run / ".work").glob("*-*")) == []
+    assert set(RunState.read(run).keys) == set(JOBS)
     page = (run / "report.html").read_text()
     assert "People in other clothes" in page
     assert 0 < json.loads((run / "metrics.json").read_text())["metrics"]["mAP"] <= 1
 
 
 def test_people_keep_all_that_is_not_clothes_to_the_bit(run: Path) -> None:
-    sources = {row["observation_id"]: row for row in _rows(run / "ingest" / "observations")}
-    made = _rows(run / "inpaint" / "observations")
+    sources = {row["observation_id"]: row for row in _rows(_at(run, "ingest") / "observations")}
+    made = _rows(_at(run, "inpaint") / "observations")
     train = [row for row in sources.values() if row["split"] == "train"]
     assert len(made) == 3 * len(train)
     assert set(Counter(row["parent"] for row in made).values()) == {3}
@@ -96,9 +100,9 @@ def test_people_keep_all_that_is_not_clothes_to_the_bit(run: Path) -> None:
 
 
 def test_most_clothes_are_described_as_they_were_drawn(run: Path) -> None:
-    rows = [row for row in _rows(run / "ingest" / "observations") if row["split"] == "train"]
+    rows = [row for row in _rows(_at(run, "ingest") / "observations") if row["split"] == "train"]
     drawn = {row["clothes"]: row["attributes"] for row in rows}
-    found = descriptions.read(run / "describe" / descriptions.FILE)
+    found = descriptions.read(_at(run, "describe") / descriptions.FILE)
     assert len(found) >= 0.8 * len(drawn)
     right = [
         one.upper.startswith(drawn[one.clothes]["upper_colour"])
@@ -114,10 +118,10 @@ def test_most_clothes_are_described_as_they_were_drawn(run: Path) -> None:
 def test_generated_images_are_trained_on_and_queries_have_variants(run: Path) -> None:
     counts = _facts(run, "train")["counts"]["by_origin"]
     assert counts["synthetic"]["images"] == _facts(run, "inpaint")["kept"]
-    variants = _rows(run / "variants" / "observations")
+    variants = _rows(_at(run, "variants") / "observations")
     queries = {
         row["observation_id"]
-        for row in _rows(run / "ingest" / "observations")
+        for row in _rows(_at(run, "ingest") / "observations")
         if row["split"] == "query"
     }
     assert {row["parent"] for row in variants} <= queries
@@ -125,21 +129,23 @@ def test_generated_images_are_trained_on_and_queries_have_variants(run: Path) ->
 
 
 def test_a_second_run_skips_every_job(run: Path) -> None:
-    before = {file: file.stat().st_mtime_ns for file in run.glob("*/manifest.json")}
+    before = {file: file.stat().st_mtime_ns for file in run.glob("*/*/manifest.json")}
     assert len(before) == len(JOBS)
     pipelines.run(_recipe("generate.stage.actors=2", "outfits.parse_stage.batch_size=5"), run)
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
-def test_a_guided_generation_keeps_its_unguided_sample(run: Path, tmp_path: Path) -> None:
-    path = _copied(run, tmp_path / "guided")
+def test_a_guided_generation_keeps_its_unguided_sample(
+    run: Path, tmp_path: Path, copy_run: Callable[..., Path]
+) -> None:
+    path = copy_run(run, tmp_path / "guided", "ingest", "describe")
     more = (
         "outfits.num_outfits=1",
         "guidance={weight: 1.0, num_images: 12, steps: 30, channels: [8, 8], batch_size: 8}",
     )
     pipelines.perform(_recipe(*more), path, [inpaint.JOB])
-    guided = {row["parent"]: row for row in _rows(path / "inpaint" / "observations")}
-    unguided = _rows(path / "inpaint" / inpaint.UNGUIDED)
+    guided = {row["parent"]: row for row in _rows(_at(path, "inpaint") / "observations")}
+    unguided = _rows(_at(path, "inpaint") / inpaint.UNGUIDED)
     assert len(unguided) == 12
     assert "guided=1@" in _facts(path, "inpaint")["generator"]
     assert any(row["image"] != guided[row["parent"]]["image"] for row in unguided)
@@ -158,22 +164,21 @@ LONG = (
 )
 
 
-def _copied(run: Path, path: Path) -> Path:
-    for job in ("ingest", "describe"):
-        shutil.copytree(run / job, path / job)
-    return path
-
-
 def _fingerprint(capsys: pytest.CaptureFixture[str], path: Path) -> str:
     capsys.readouterr()
-    assert cli.main(["fingerprint", str(path / "inpaint")]) == 0
+    assert cli.main(["fingerprint", str(path)]) == 0
     return capsys.readouterr().out
 
 
 def test_a_driver_killed_while_it_paints_ends_with_the_same_images(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    copy_run: Callable[..., Path],
 ) -> None:
-    whole, path = (_copied(run, tmp_path / name) for name in ("undisturbed", "killed"))
+    whole, path = (
+        copy_run(run, tmp_path / name, "ingest", "describe") for name in ("undisturbed", "killed")
+    )
     pipelines.perform(_recipe(*LONG), whole, [inpaint.JOB])
     options = [part for override in (*SMALL, *LONG) for part in ("--set", override)]
     with (tmp_path / "log").open("wb") as log:
@@ -184,7 +189,7 @@ def test_a_driver_killed_while_it_paints_ends_with_the_same_images(
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
     total = _facts(whole, "inpaint")["made"]
-    pattern = ".work/inpaint-*/.observations-*/*.parquet"
+    pattern = "inpaint/*/observations/attempt-*/*.parquet"
     deadline = time.monotonic() + 240
     while len(list(path.glob(pattern))) < 2:
         assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
@@ -192,9 +197,9 @@ def test_a_driver_killed_while_it_paints_ends_with_the_same_images(
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (path / "inpaint").exists()
-    written = {file.name for file in path.glob(pattern)}
+    assert "inpaint" not in RunState.read(path)
+    written = set(path.glob(pattern))
     assert 0 < 6 * len(written) < total
     pipelines.perform(_recipe(*LONG), path, [inpaint.JOB])
-    assert written & {file.name for file in (path / "inpaint" / "observations").iterdir()}
+    assert written & set(storage.files(_at(path, "inpaint") / "observations") or [])
     assert _fingerprint(capsys, path) == _fingerprint(capsys, whole)

@@ -2,12 +2,12 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +22,7 @@ from ray_reid.models.pretrained import references
 from ray_reid.models.pretrained.text_to_image import ADAPTER
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
-from ray_reid.runtime.run import read_manifest
+from ray_reid.runtime.results import Manifest, RunState
 
 # The paper's whole path takes minutes: `make slow` runs it.
 pytestmark = pytest.mark.slow
@@ -106,12 +106,16 @@ def _recipe(home: Path, *more: str) -> Recipe:
     return recipes.load("vehicle_diff", "paper", _overrides(home, *more))
 
 
+def _at(run: Path, job: str) -> Path:
+    return RunState.read(run).folder(job)
+
+
 def _facts(run: Path, job: str) -> dict[str, Any]:
-    return read_manifest(run, job).facts
+    return Manifest.read(_at(run, job)).facts
 
 
 def _generated(run: Path, table: str = "observations") -> list[dict[str, Any]]:
-    place = run / "generate" / table
+    place = _at(run, "generate") / table
     rows = storage.read(place, schema.OBSERVATION.names, kept_only=False)
     return list(rows.to_pylist(maps_as_pydicts="strict"))
 
@@ -119,7 +123,7 @@ def _generated(run: Path, table: str = "observations") -> list[dict[str, Any]]:
 def test_every_job_publishes_and_the_report_shows_generation(run: Path) -> None:
     names = {*JOBS, "report.html", "metrics.json", "recipe.yaml"}
     assert names <= {path.name for path in run.iterdir()}
-    assert list((run / ".work").glob("*-*")) == []
+    assert set(RunState.read(run).keys) == set(JOBS)
     assert 0 < json.loads((run / "metrics.json").read_text())["metrics"]["mAP"] <= 1
     page = (run / "report.html").read_text()
     for title in ("Adaptation", "Generated images", "Filters", "Comparison"):
@@ -132,10 +136,10 @@ def test_every_generated_image_knows_where_it_comes_from(run: Path, home: Path) 
     assert len(rows) == 24
     assert Counter(Counter(row["identity"] for row in rows).values()) == {4: 6}
     (licence,) = set(
-        storage.read(run / "ingest" / "observations", [schema.LICENCE])["licence"].to_pylist()
+        storage.read(_at(run, "ingest") / "observations", [schema.LICENCE])["licence"].to_pylist()
     )
     model = references.fingerprint(str(home / "sdxl"))
-    adapted = run / "adapt" / "candidates" / "rank2-epoch4" / ADAPTER
+    adapted = _at(run, "adapt") / "candidates" / "rank2-epoch4" / ADAPTER
     adapter = references.fingerprint(str(adapted))
     for row in rows:
         assert row["generator"].startswith(f"{home / 'sdxl'}@{model} adapter@{adapter} ")
@@ -171,7 +175,7 @@ def test_rejects_are_kept_with_a_reason_and_whole_and_hidden_from_readers(run: P
         scores = row["scores"]
         assert (height, width) == pytest.approx((scores["box_height"], scores["box_width"]), abs=1)
         assert scores["colour"] == scores["best_colour"]
-    seen = storage.read(run / "generate" / "observations", [schema.OBSERVATION_ID])
+    seen = storage.read(_at(run, "generate") / "observations", [schema.OBSERVATION_ID])
     assert seen.num_rows == len(kept)
     said = _facts(run, "review")
     assert (said["made"], said["kept"], said["dropped"]) == (24, len(kept), dict(kinds))
@@ -211,22 +215,22 @@ def test_every_candidate_is_kept_and_scored_and_the_chosen_one_is_the_adapter(ru
     for one in candidates.values():
         assert one["score"] == pytest.approx(one["agreement"] - one["fid"] / base, abs=1e-4)
     weights = [
-        (run / "adapt" / "candidates" / name / ADAPTER).read_bytes()
+        (_at(run, "adapt") / "candidates" / name / ADAPTER).read_bytes()
         for name in ("rank2-epoch2", "rank2-epoch4")
     ]
     assert weights[0] != weights[1]
-    captions = storage.read(run / "adapt" / "captions", [schema.CAPTION])
+    captions = storage.read(_at(run, "adapt") / "captions", [schema.CAPTION])
     assert captions.num_rows == _facts(run, "adapt")["captioned"] == 12
 
 
 def test_another_candidate_is_taken_without_training_anything_again(
-    run: Path, home: Path, tmp_path: Path
+    run: Path, home: Path, tmp_path: Path, copy_run: Callable[..., Path]
 ) -> None:
-    path = _copied(run, tmp_path / "run", "ingest", "adapt")
-    before = (path / "adapt" / "manifest.json").stat().st_mtime_ns
+    path = copy_run(run, tmp_path / "run", "ingest", "adapt")
+    before = (_at(path, "adapt") / "manifest.json").stat().st_mtime_ns
     recipe = _recipe(home, "generate.candidate=none", "generate.raw_images=0")
     pipelines.perform(recipe, path, [adapt.JOB, generate.JOB])
-    assert (path / "adapt" / "manifest.json").stat().st_mtime_ns == before
+    assert (_at(path, "adapt") / "manifest.json").stat().st_mtime_ns == before
     facts = _facts(path, "generate")
     # The licence of the street images does not bind a model that has not seen them.
     assert (facts["candidate"], facts["licence"]) == ("none", None)
@@ -242,13 +246,13 @@ def test_generated_images_reach_the_training(run: Path) -> None:
     arms = {row["arm"]: row for row in _facts(run, "compare")["table"]}
     assert (arms["real"]["synthetic_images"], arms["D"]["synthetic_images"]) == (0, kept)
     # What is searched stays real.
-    tested = storage.read(run / "embed" / "embeddings", [schema.OBSERVATION_ID])
+    tested = storage.read(_at(run, "embed") / "embeddings", [schema.OBSERVATION_ID])
     made = {row["observation_id"] for row in _generated(run)}
     assert not made & set(tested["observation_id"].to_pylist())
 
 
 def test_a_second_run_skips_every_job(run: Path, home: Path) -> None:
-    before = {file: file.stat().st_mtime_ns for file in run.glob("*/manifest.json")}
+    before = {file: file.stat().st_mtime_ns for file in run.glob("*/*/manifest.json")}
     assert len(before) == len(JOBS)
     faster = ("generate.stage.actors=3", "filters.1.stage.batch_size=5", "adapt.num_cpus=0.5")
     pipelines.run(_recipe(home, *faster), run)
@@ -259,40 +263,42 @@ def test_a_second_run_skips_every_job(run: Path, home: Path) -> None:
 
 
 def test_an_adapter_of_another_model_is_one_sentence_and_publishes_nothing(
-    run: Path, home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    run: Path,
+    home: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    copy_run: Callable[..., Path],
 ) -> None:
     from diffusers import StableDiffusionXLPipeline
 
-    path = _copied(run, tmp_path / "run", "ingest", "adapt")
+    path = copy_run(run, tmp_path / "run", "ingest", "adapt")
     layer = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
     layers = {
         f"{layer}.lora.down.weight": torch.zeros(2, 99),
         f"{layer}.lora.up.weight": torch.zeros(77, 2),
     }
-    place = path / "adapt" / "candidates" / "rank2-epoch4"
+    place = _at(path, "adapt") / "candidates" / "rank2-epoch4"
     StableDiffusionXLPipeline.save_lora_weights(
         str(place), unet_lora_layers=layers, weight_name=ADAPTER
     )
     error = _fails(capfd, home, path)
     assert "ray-reid: generate observations: adapter " in error
     assert "does not fit the UNet2DConditionModel of models.text_to_image" in error
-    assert not (path / "generate").exists()
+    assert "generate" not in RunState.read(path)
 
 
 def test_a_hub_id_without_a_network_is_one_sentence_and_publishes_nothing(
-    run: Path, home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    run: Path,
+    home: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    copy_run: Callable[..., Path],
 ) -> None:
-    path = _copied(run, tmp_path / "run", "ingest")
+    path = copy_run(run, tmp_path / "run", "ingest")
     error = _fails(capfd, home, path, "models.captioner=nobody/nothing")
     assert "ray-reid: caption: models.captioner 'nobody/nothing' cannot be loaded" in error
     assert "without a network, give a local folder" in error
-    assert not (path / "adapt").exists()
-
-
-def _copied(run: Path, path: Path, *jobs: str) -> Path:
-    for job in jobs:
-        shutil.copytree(run / job, path / job)
-    return path
+    assert "adapt" not in RunState.read(path)
 
 
 def _fails(capfd: pytest.CaptureFixture[str], home: Path, path: Path, *more: str) -> str:
@@ -323,9 +329,9 @@ LONG = (
 
 
 @pytest.fixture(scope="module")
-def whole(run: Path, home: Path) -> Path:
+def whole(run: Path, home: Path, copy_run: Callable[..., Path]) -> Path:
     """An undisturbed generation that takes a while."""
-    path = _copied(run, home / "long", "ingest", "adapt")
+    path = copy_run(run, home / "long", "ingest", "adapt")
     pipelines.perform(_recipe(home, *LONG), path, [generate.JOB])
     return path
 
@@ -347,7 +353,7 @@ def _wait_for_rows(process: "subprocess.Popen[bytes]", path: Path) -> int:
     log = path.parent / f"{path.name}.log"
     deadline = time.monotonic() + 240
     while True:
-        blocks = len(list(path.glob(".work/generate-*/.observations-*/*.parquet")))
+        blocks = len(list(path.glob("generate/*/observations/attempt-*/*.parquet")))
         if blocks >= 2:
             return blocks
         assert process.poll() is None, log.read_text()[-3000:]
@@ -357,31 +363,38 @@ def _wait_for_rows(process: "subprocess.Popen[bytes]", path: Path) -> int:
 
 def _print(capsys: pytest.CaptureFixture[str], path: Path) -> str:
     capsys.readouterr()
-    assert cli.main(["fingerprint", str(path / "generate")]) == 0
+    assert cli.main(["fingerprint", str(path)]) == 0
     return capsys.readouterr().out
 
 
 def test_a_driver_killed_while_it_generates_ends_with_the_same_images(
-    whole: Path, run: Path, home: Path, capsys: pytest.CaptureFixture[str]
+    whole: Path,
+    run: Path,
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    copy_run: Callable[..., Path],
 ) -> None:
-    path = _copied(run, home / "driver", "ingest", "adapt")
+    path = copy_run(run, home / "driver", "ingest", "adapt")
     process = _start(home, path)
     assert _wait_for_rows(process, path) < 12
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (path / "generate").exists()
-    before = set(path.glob(".work/generate-*/.observations-*/*.parquet"))
+    assert "generate" not in RunState.read(path)
+    before = set(path.glob("generate/*/observations/attempt-*/*.parquet"))
     assert 0 < len(before) < 12
     pipelines.perform(_recipe(home, *LONG), path, [generate.JOB])
-    names = {file.name for file in (path / "generate" / "observations").iterdir()}
-    assert {file.name for file in before} & names
+    assert before & set(storage.files(_at(path, "generate") / "observations") or [])
     assert _print(capsys, path) == _print(capsys, whole)
 
 
 def test_a_killed_generator_actor_changes_no_image(
-    whole: Path, run: Path, home: Path, capsys: pytest.CaptureFixture[str]
+    whole: Path,
+    run: Path,
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    copy_run: Callable[..., Path],
 ) -> None:
-    path = _copied(run, home / "actor", "ingest", "adapt")
+    path = copy_run(run, home / "actor", "ingest", "adapt")
     process = _start(home, path)
     assert _wait_for_rows(process, path) < 12
     # The pools of a stream look alike, so those of the filters lose theirs too.

@@ -1,4 +1,4 @@
-"""The run directory: published once and whole, skipped when done, resumed when killed."""
+"""The run directory: immutable results and one pointer, skipped when done, resumed when killed."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,8 @@ from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.view import UndeclaredError
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.job import Job, Work
-from ray_reid.runtime.run import Run, open_run, read_manifest
+from ray_reid.runtime.results import Manifest, RunState
+from ray_reid.runtime.run import Run, open_run
 
 
 class Recorder:
@@ -45,6 +46,14 @@ def _recipe(*overrides: str) -> Recipe:
     return recipes.load("baseline", None, list(overrides))
 
 
+def _manifest(run: Path, job: str) -> Manifest:
+    return RunState.read(run).manifest(job)
+
+
+def _folder(run: Path, job: str) -> Path:
+    return RunState.read(run).folder(job)
+
+
 def _perform(path: Path, recipe: Recipe, *jobs: Job) -> Run:
     with open_run(path, recipe, prepare=lambda: None) as run:
         for job in jobs:
@@ -52,20 +61,20 @@ def _perform(path: Path, recipe: Recipe, *jobs: Job) -> Run:
         return run
 
 
-def test_a_job_is_published_once_and_then_skipped(tmp_path: Path) -> None:
+def test_a_job_is_done_once_and_then_skipped(tmp_path: Path) -> None:
     work = Recorder()
     job = Job("train", work, sections=("train",))
     for _ in range(2):
         _perform(tmp_path / "r", _recipe(), job)
     assert work.calls == 1
-    assert (tmp_path / "r" / "train" / "whole").exists()
-    manifest = read_manifest(tmp_path / "r", "train")
+    assert (_folder(tmp_path / "r", "train") / "whole").exists()
+    manifest = _manifest(tmp_path / "r", "train")
     assert manifest.facts["metrics"] == {"figure": 1.5}
     assert manifest.recipe["train"]["epochs"] == _recipe().train.epochs
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("bad")])
-def test_an_interrupted_job_is_invisible_and_goes_on_from_what_it_left(
+def test_an_interrupted_job_is_not_current_and_goes_on_from_what_it_left(
     tmp_path: Path, error: BaseException
 ) -> None:
     work = Recorder()
@@ -73,15 +82,15 @@ def test_an_interrupted_job_is_invisible_and_goes_on_from_what_it_left(
     job = Job("train", work, sections=("train",), scratch=("half",))
     with pytest.raises(type(error)):
         _perform(tmp_path / "r", _recipe(), job)
-    assert not (tmp_path / "r" / "train").exists()
+    assert not (tmp_path / "r" / "run.json").exists()
     work.error = None
     _perform(tmp_path / "r", _recipe(), job)
     assert work.left == ["half"]
-    names = {path.name for path in (tmp_path / "r" / "train").iterdir()}
+    names = {path.name for path in _folder(tmp_path / "r", "train").iterdir()}
     assert names == {"whole", "manifest.json"}
 
 
-def test_a_changed_recipe_redoes_the_job_and_what_needs_it_and_keeps_the_old(
+def test_a_changed_recipe_redoes_the_job_and_what_needs_it_and_going_back_redoes_nothing(
     tmp_path: Path,
 ) -> None:
     first, second, other = Recorder(), Recorder(), Recorder()
@@ -91,10 +100,87 @@ def test_a_changed_recipe_redoes_the_job_and_what_needs_it_and_keeps_the_old(
         Job("index", other, sections=("index",)),
     )
     _perform(tmp_path / "r", _recipe(), *jobs)
-    old = read_manifest(tmp_path / "r", "train").key
+    old = RunState.read(tmp_path / "r")
     _perform(tmp_path / "r", _recipe("train.epochs=99"), *jobs)
     assert (first.calls, second.calls, other.calls) == (2, 2, 1)
-    assert (tmp_path / "r" / "superseded" / f"train-{old}" / "whole").exists()
+    assert RunState.read(tmp_path / "r").recipe.train.epochs == 99
+    # What a reader had opened is there, to the last file.
+    assert (old.folder("train") / "whole").exists()
+    _perform(tmp_path / "r", _recipe(), *jobs)
+    assert (first.calls, second.calls, other.calls) == (2, 2, 1)
+    assert RunState.read(tmp_path / "r") == old
+
+
+def test_what_was_made_from_an_older_result_leaves_in_the_same_write(tmp_path: Path) -> None:
+    jobs = (
+        Job("train", Recorder(), sections=("train",)),
+        Job("embed", Recorder(), needs=("train",)),
+        Job("evaluate", Recorder(), needs=("embed",)),
+        Job("ingest", Recorder(), sections=("ingest",)),
+    )
+    path = tmp_path / "r"
+    _perform(path, _recipe(), *jobs)
+    # The pipeline is killed when the first job has moved.
+    _perform(path, _recipe("train.epochs=99"), jobs[0])
+    state = RunState.read(path)
+    assert set(state.keys) == {"train", "ingest"}
+    with pytest.raises(
+        ValueError, match=r"has no current 'evaluate'; it has \['ingest', 'train'\]"
+    ):
+        state.folder("evaluate")
+    with pytest.raises(ValueError, match="has no current 'embed', which 'evaluate' needs"):
+        _perform(path, _recipe("train.epochs=99"), jobs[2])
+
+
+def test_a_format_that_is_raised_redoes_the_job(tmp_path: Path) -> None:
+    work = Recorder()
+    for number in (1, 1, 2):
+        _perform(tmp_path / "r", _recipe(), Job("train", work, format=number))
+    assert work.calls == 2
+
+
+def test_a_release_does_not_redo_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Recorder()
+    for release in ("1.0", "1.1"):
+        monkeypatch.setattr("ray_reid.runtime.run.VERSION", release)
+        _perform(tmp_path / "r", _recipe(), Job("train", work))
+    assert work.calls == 1
+    assert _manifest(tmp_path / "r", "train").version == "1.0"
+
+
+def test_another_recipe_may_be_made_without_becoming_current(tmp_path: Path) -> None:
+    work = Recorder()
+    job = Job("train", work, sections=("train",))
+    path = tmp_path / "r"
+    with open_run(path, _recipe(), prepare=lambda: None) as run:
+        current = run.perform(job)
+        other = run.make(job, _recipe("train.epochs=99"), {})
+    assert other.key != current.key
+    assert (path / "train" / other.key / "whole").exists()
+    assert RunState.read(path).keys == {"train": current.key}
+    assert RunState.read(path).recipe == _recipe()
+
+
+def test_a_run_of_an_older_layout_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "manifest.json").write_text("{}")
+    (tmp_path / "recipe.yaml").write_text("name: baseline\n")
+    rule = r"was made by a release before 0.3 and lies in its layout; run its recipe again"
+    with pytest.raises(ValueError, match=rule):
+        _perform(tmp_path, _recipe())
+    with pytest.raises(ValueError, match=rule):
+        RunState.read(tmp_path)
+    assert not (tmp_path / ".lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [("{", "is damaged"), ('{"format": 99}', "has format 99; this release reads 1")],
+)
+def test_a_pointer_that_cannot_be_read_is_told(tmp_path: Path, text: str, rule: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=rule):
+        RunState.read(tmp_path)
 
 
 def test_a_job_that_reads_what_it_has_not_declared_is_stopped(tmp_path: Path) -> None:
@@ -140,7 +226,9 @@ def test_outside_files_are_part_of_the_key(tmp_path: Path) -> None:
 
 
 def test_a_job_without_its_input_says_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"has no published job 'train'; it has \[\]"):
+    with pytest.raises(
+        ValueError, match=r"has no current 'train', which 'embed' needs; it has \[\]"
+    ):
         _perform(tmp_path / "r", _recipe(), Job("embed", Recorder(), needs=("train",)))
 
 
@@ -151,7 +239,11 @@ def test_manifests_come_in_dataflow_order(tmp_path: Path) -> None:
         Job("a_third", Recorder(), needs=("m_second", "z_first")),
     )
     run = _perform(tmp_path / "r", _recipe(), *jobs)
-    assert [manifest.job for manifest in run.manifests()] == ["z_first", "m_second", "a_third"]
+    assert [manifest.job for manifest in run.state.manifests()] == [
+        "z_first",
+        "m_second",
+        "a_third",
+    ]
 
 
 def test_two_processes_cannot_hold_one_run(tmp_path: Path) -> None:
@@ -182,8 +274,8 @@ def test_mlflow_has_a_parent_with_the_recipe_and_a_child_with_the_metrics(tmp_pa
     recipe = _recipe("train.epochs=4")
     _perform(tmp_path / "named", recipe, Job("train", Recorder(), sections=("train",)))
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-    known = json.loads((tmp_path / "named" / ".work" / "mlflow.json").read_text())
-    key = read_manifest(tmp_path / "named", "train").key
+    known = json.loads((tmp_path / "named" / ".mlflow.json").read_text())
+    key = _manifest(tmp_path / "named", "train").key
     parent, child = (client.get_run(known[name]) for name in ("pipeline", f"train-{key}"))
     assert parent.info.run_name == "named"
     assert parent.data.params["train.epochs"] == "4"
@@ -192,49 +284,17 @@ def test_mlflow_has_a_parent_with_the_recipe_and_a_child_with_the_metrics(tmp_pa
     assert {parent.info.status, child.info.status} == {"FINISHED"}
 
 
-def test_a_job_killed_while_publishing_is_published_without_working_again(tmp_path: Path) -> None:
+def test_a_job_killed_before_it_was_pointed_at_is_not_done_again(tmp_path: Path) -> None:
     work = Recorder()
     job = Job("train", work, sections=("train",), scratch=("half",))
     _perform(tmp_path / "r", _recipe(), job)
-    key = read_manifest(tmp_path / "r", "train").key
-    # As it lies between the manifest and the rename.
-    (tmp_path / "r" / "train").rename(tmp_path / "r" / ".work" / f"train-{key}")
+    folder = _folder(tmp_path / "r", "train")
+    # As it lies between the manifest and the pointer.
+    (tmp_path / "r" / "run.json").unlink()
+    (folder / "half").write_text("1")
     _perform(tmp_path / "r", _recipe(), job)
     assert work.calls == 1
-    assert (tmp_path / "r" / "train" / "whole").exists()
-
-
-def test_a_folder_in_the_way_is_found_before_the_work(tmp_path: Path) -> None:
-    work = Recorder()
-    (tmp_path / "r" / "train").mkdir(parents=True)
-    with pytest.raises(ValueError, match="is in the way: no job published it"):
-        _perform(tmp_path / "r", _recipe(), Job("train", work, sections=("train",)))
-    assert work.calls == 0
-
-
-def test_inputs_of_different_data_are_refused(tmp_path: Path) -> None:
-    state = ["a"]
-    ingest = Job("ingest", Recorder(), outside=lambda recipe: state[0])
-    train = Job("train", Recorder(), needs=("ingest",))
-    embed = Job("embed", Recorder(), needs=("ingest", "train"))
-    _perform(tmp_path / "r", _recipe(), ingest, train)
-    state[0] = "b"
-    _perform(tmp_path / "r", _recipe(), ingest)
-    with pytest.raises(ValueError, match="'train' was made from another 'ingest'"):
-        _perform(tmp_path / "r", _recipe(), embed)
-
-
-def test_data_that_inputs_came_from_are_followed_to_the_first(tmp_path: Path) -> None:
-    state = ["a"]
-    ingest = Job("ingest", Recorder(), outside=lambda recipe: state[0])
-    adapt = Job("adapt", Recorder(), needs=("ingest",))
-    generate = Job("generate", Recorder(), needs=("adapt",))
-    train = Job("train", Recorder(), needs=("generate",))
-    _perform(tmp_path / "r", _recipe(), ingest, adapt, generate)
-    state[0] = "b"
-    _perform(tmp_path / "r", _recipe(), ingest)
-    with pytest.raises(ValueError, match="'adapt' was made from another 'ingest'"):
-        _perform(tmp_path / "r", _recipe(), train)
+    assert {path.name for path in folder.iterdir()} == {"whole", "manifest.json"}
 
 
 def test_a_job_that_refuses_at_once_leaves_no_directory(tmp_path: Path) -> None:
@@ -243,5 +303,4 @@ def test_a_job_that_refuses_at_once_leaves_no_directory(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="no"):
         _perform(tmp_path / "r", _recipe(), Job("train", refuse))
-    assert {path.name for path in (tmp_path / "r").iterdir()} == {".work"}
-    assert not list((tmp_path / "r" / ".work").glob("train-*"))
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {".lock", ".mlflow.json"}

@@ -38,12 +38,12 @@ def recipe(request: pytest.FixtureRequest) -> Recipe:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    (tmp_path / "r" / ".work").mkdir(parents=True)
+    (tmp_path / "r").mkdir()
     return tmp_path / "r"
 
 
 def _known(run: Path) -> dict[str, str]:
-    return json.loads((run / ".work" / "mlflow.json").read_text())
+    return json.loads((run / ".mlflow.json").read_text())
 
 
 def _refused(run: Path, recipe: Recipe, match: str) -> None:
@@ -94,12 +94,12 @@ def test_tables_are_logged_as_read_or_published(run: Path, recipe: Recipe, uri: 
 def test_a_damaged_state_file_counts_as_empty(
     run: Path, recipe: Recipe, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (run / ".work" / "mlflow.json").write_bytes(text.encode("latin-1"))
+    (run / ".mlflow.json").write_bytes(text.encode("latin-1"))
     with caplog.at_level(logging.WARNING, "ray_reid"), Tracker.open(run, recipe):
         pass
     assert "mlflow.json is unreadable" in caplog.text
     assert set(_known(run)) == {"pipeline"}
-    assert [file.name for file in (run / ".work").iterdir()] == ["mlflow.json"]
+    assert [file.name for file in run.iterdir()] == [".mlflow.json"]
 
 
 def test_a_deleted_experiment_is_restored(run: Path, recipe: Recipe, uri: str) -> None:
@@ -127,7 +127,7 @@ def test_a_run_that_is_gone_is_made_anew(
         MlflowClient(uri).delete_run(old)
     else:
         old = "0" * 32
-        (run / ".work" / "mlflow.json").write_text(json.dumps({"pipeline": old}))
+        (run / ".mlflow.json").write_text(json.dumps({"pipeline": old}))
     with caplog.at_level(logging.WARNING, "ray_reid"), Tracker.open(run, recipe):
         pass
     assert f"no longer has run {old}" in caplog.text

@@ -33,6 +33,7 @@ from ray_reid.models import package
 from ray_reid.recipe import recipes
 from ray_reid.recipe.serve import Dressers, Serve
 from ray_reid.runtime.job import Work
+from ray_reid.runtime.results import RunState
 from ray_reid.serving import app
 from ray_reid.serving.api import UnavailableError, create_api
 
@@ -295,7 +296,7 @@ def test_an_impossible_address_is_refused() -> None:
 
 
 def test_a_run_without_results_is_refused_before_ray_starts(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no published job 'index'; it has"):
+    with pytest.raises(ValueError, match=r"is not a run directory: it has no run\.json"):
         app.serve_run(tmp_path, recipes.validate({"name": "test"}))
 
 
@@ -506,7 +507,7 @@ def test_serve_itself_gives_up_late_variants_and_refuses_a_full_queue(ray_local:
 
 
 @pytest.fixture(scope="module")
-def run(publish_job: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(publish_job: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that refines: a network that has learned nothing, and the miniature models."""
     from ray_reid.models.networks import ReidNetwork
 
@@ -520,32 +521,33 @@ def run(publish_job: Callable[..., None], tmp_path_factory: pytest.TempPathFacto
     )
     recipe = recipes.load("dlcr", "miniature", small)
     needs = {"train": [], "embed": ["train"], "index": ["embed"], "evaluate": ["embed"]}
-    for job, inputs in {**needs, "describe": []}.items():
-        publish_job(path, job, job, {name: name for name in inputs})
-    (path / "recipe.yaml").write_text(recipes.dump(recipe))
-    model = path / "train" / "model"
+    folders = {
+        job: publish_job(path, job, None, {name: f"key-{name}" for name in inputs}, None, recipe)
+        for job, inputs in {"ingest": [], **needs, "describe": []}.items()
+    }
+    model = folders["train"] / "model"
     model.mkdir()
     package.save(model, recipe, ["a", "b"], ReidNetwork(recipe.train, 2).state_dict())
     few = {"num_train": 2, "num_test": 3, "images_per_camera": 2, "cameras_per_identity": 2}
     drawn = street_observations("pedestrian", **few, size=(64, 32), seed=0)
     people = schema.observations(list(drawn))
-    storage.write(path / "ingest" / "observations", people)
+    storage.write(folders["ingest"] / "observations", people)
     vectors = package.load(path, "cpu").embed(people[schema.IMAGE].to_pylist())
     embedded = people.select([schema.OBSERVATION_ID, schema.SPLIT, schema.ROLE]).append_column(
         schema.EMBEDDING, schema.to_table({schema.EMBEDDING: vectors})[schema.EMBEDDING]
     )
-    storage.write(path / "embed" / "embeddings", embedded)
-    jobs = {name: path / name for name in ("ingest", "embed")}
-    index.index_job(Work(recipe, path / "index", jobs, {}))
+    storage.write(folders["embed"] / "embeddings", embedded)
+    jobs = {name: folders[name] for name in ("ingest", "embed")}
+    index.index_job(Work(recipe, folders["index"], jobs, {}))
     worn = [Description(f"w{n}", "red t-shirt", "blue trousers", f"boots {n}") for n in range(3)]
-    descriptions.write(path / "describe" / descriptions.FILE, worn, {})
+    descriptions.write(folders["describe"] / descriptions.FILE, worn, {})
     return path
 
 
 def changed(run: Path, path: Path, old: str, new: str) -> Path:
     """A copy of a run with other words in its recipe."""
     shutil.copytree(run, path)
-    recipe = path / "recipe.yaml"
+    recipe = path / "run.json"
     assert old in recipe.read_text()
     recipe.write_text(recipe.read_text().replace(old, new))
     return path
@@ -561,7 +563,7 @@ def test_a_run_without_what_paints_is_served_without(run: Path, tmp_path: Path) 
     assert app._lacking(bare, Serve()) == (
         "model '/no/model' is not there; give a local path or a hub id"
     )
-    few = changed(run, tmp_path / "few", "num_variants: 2", "num_variants: 9")
+    few = changed(run, tmp_path / "few", '"num_variants": 2', '"num_variants": 9')
     assert "refine.num_variants: 9 outfits" in str(app._lacking(few, Serve()))
     for lacking in (bare, few):
         searching = app.application(lacking, Serve())._bound_deployment
@@ -581,7 +583,9 @@ def test_serve_refines_with_dressers_of_its_own(run: Path, tmp_path: Path, ray_l
             app._deploy(broken, settings)
         assert "\n" not in str(raised.value)
         app._deploy(run, settings)
-        people = storage.read(run / "ingest" / "observations", [schema.IMAGE])[schema.IMAGE]
+        people = storage.read(RunState.read(run).folder("ingest") / "observations", [schema.IMAGE])[
+            schema.IMAGE
+        ]
         body = {"image": in_base64(people[0].as_py()), "refine": "clothes"}
         url = f"http://127.0.0.1:{port}/v1/search"
         headers = {"Content-Type": "application/json"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ray_reid.datasets.export import imagefolder, market1501, parquet, vehiclex
 from ray_reid.datasets.export.writing import ExportSummary
-from ray_reid.runtime.run import read_manifest
+from ray_reid.runtime.results import RunState
 
 TABLES = ("generate", "inpaint", "ingest")
 LAYOUTS: Mapping[str, Callable[[Path, Path], ExportSummary]] = {
@@ -24,9 +24,9 @@ def find_table(run: Path, job: str | None = None) -> Path:
     """The observations that a run has: those generated, or else those read.
 
     Raises:
-        ValueError: If the run has not published the job that is asked for, or neither of both.
+        ValueError: If the run has no current result of the job that is asked for, or of any.
     """
+    state = RunState.read(run)
     if job is None:
-        job = next((name for name in TABLES if (run / name / "manifest.json").is_file()), "ingest")
-    read_manifest(run, job)
-    return run / job / "observations"
+        job = next((name for name in TABLES if name in state), "ingest")
+    return state.folder(job) / "observations"

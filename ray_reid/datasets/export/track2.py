@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ray_reid import schema, storage
 from ray_reid.datasets.readers.cityflow import IMAGE_NUMBER
 from ray_reid.ranking import metrics
+from ray_reid.runtime.results import RunState
 
 TOP = 100
 """Gallery images of a query that the server looks at."""
@@ -29,8 +30,9 @@ def write(run: Path, file: Path) -> int:
     """
     if file.exists():
         raise ValueError(f"{str(file)!r} exists; give a new file")
-    query, asked = _side(run, "query")
-    gallery, answers = _side(run, "gallery")
+    state = RunState.read(run)
+    query, asked = _side(state, "query")
+    gallery, answers = _side(state, "gallery")
     similarity = query @ gallery.T
     # Stable, and the gallery is in the order of its numbers: ties go to the smaller one.
     nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :TOP]
@@ -39,12 +41,12 @@ def write(run: Path, file: Path) -> int:
     return len(asked)
 
 
-def _side(run: Path, split: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _side(state: RunState, split: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Unit embeddings of a split and the numbers of its images, in the order of the numbers."""
-    tables = {"embed": run / "embed" / "embeddings", "ingest": run / "ingest" / "observations"}
-    for job, place in tables.items():
-        if not place.is_dir():
-            raise ValueError(f"run {str(run)!r} has no published job {job!r}; run it up to embed")
+    tables = {
+        "embed": state.folder("embed") / "embeddings",
+        "ingest": state.folder("ingest") / "observations",
+    }
     where = pc.field(schema.SPLIT) == split
     columns = [schema.OBSERVATION_ID, schema.EMBEDDING]
     embedded = storage.read(tables["embed"], columns, where)

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from ray_reid.images import Pixels
 from ray_reid.models.pretrained import references
@@ -16,6 +15,9 @@ class Describer:
 
     def __init__(self, reference: str, precision: str = "auto") -> None:
         """Load a model; one that chats is asked in its own chat template."""
+        # Here, because it takes seconds, and most commands never load such a model.
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
         references.quiet()
         found = references.resolve(reference)
         with references.refusing("describer", reference):

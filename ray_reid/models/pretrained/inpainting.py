@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoPipelineForInpainting
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,6 +20,9 @@ def load_pipeline(reference: str, precision: str = "auto") -> Any:
     Raises:
         ValueError: If there is no such model, or it does not inpaint.
     """
+    # Here, because it takes seconds, and most commands never load such a model.
+    from diffusers import AutoPipelineForInpainting
+
     return references.load_pipeline(AutoPipelineForInpainting, "inpainting", reference, precision)
 
 

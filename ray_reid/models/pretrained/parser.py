@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from ray_reid.images import Pixels
 from ray_reid.models.pretrained import references
@@ -51,6 +50,9 @@ class Parser:
         Raises:
             ValueError: If there is none, or none of its labels is clothes.
         """
+        # Here, because it takes seconds, and most commands never load such a model.
+        from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
         references.quiet()
         found = references.resolve(reference)
         with references.refusing("parser", reference):

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ray_reid.models.pretrained import references
 
@@ -25,6 +24,9 @@ class Summariser:
 
     def __init__(self, reference: str, precision: str = "auto") -> None:
         """Load a causal language model."""
+        # Here, because it takes seconds, and most commands never load such a model.
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
         references.quiet()
         found = references.resolve(reference)
         with references.refusing("summariser", reference):

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoPipelineForText2Image
 
 from ray_reid.images import Pixels
 from ray_reid.models.pretrained import references
@@ -19,6 +18,9 @@ def load_pipeline(reference: str, precision: str = "auto") -> Any:
     Raises:
         ValueError: If there is no such model, or it makes no images from text.
     """
+    # Here, because it takes seconds, and most commands never load such a model.
+    from diffusers import AutoPipelineForText2Image
+
     return references.load_pipeline(
         AutoPipelineForText2Image, "text_to_image", reference, precision
     )

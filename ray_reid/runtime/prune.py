@@ -1,0 +1,63 @@
+"""What a run keeps and no longer needs: results that are not current and that nobody reads."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_reid import storage
+from ray_reid.runtime.results import MANIFEST, RunState, being_read
+from ray_reid.runtime.run import KEY_DIGITS, hold
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A result, or an unfinished attempt at one, that is not current."""
+
+    folder: Path
+    num_bytes: int
+    complete: bool
+
+
+def leftovers(path: Path) -> list[Leftover]:
+    """Results and attempts of a run that are neither current nor opened by a live reader.
+
+    Raises:
+        ValueError: If the directory is not a run.
+    """
+    state = RunState.read(path)
+    kept = set(state.keys.items()) | being_read(path)
+    return [
+        Leftover(folder, _size(folder), (folder / MANIFEST).is_file())
+        for folder in _results(path)
+        if (folder.parent.name, folder.name) not in kept
+    ]
+
+
+def prune(path: Path) -> list[Leftover]:
+    """Remove the leftovers of a run that no driver holds; returns what was removed.
+
+    Raises:
+        ValueError: If the directory is not a run, or a driver holds it.
+    """
+    # Before the lock, which would make a run of any directory.
+    RunState.read(path)
+    with hold(path):
+        found = leftovers(path)
+        for one in found:
+            # First, so that a kill leaves no result that is only half there.
+            (one.folder / MANIFEST).unlink(missing_ok=True)
+            storage.remove(one.folder)
+            if not any(one.folder.parent.iterdir()):
+                one.folder.parent.rmdir()
+    return found
+
+
+def _results(path: Path) -> Iterator[Path]:
+    """Every `<job>/<key>` of a run, whose keys alone have this form."""
+    for folder in sorted(path.glob(f"[!.]*/{'[0-9a-f]' * KEY_DIGITS}")):
+        if folder.is_dir():
+            yield folder
+
+
+def _size(folder: Path) -> int:
+    return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
