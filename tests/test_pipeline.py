@@ -231,7 +231,7 @@ def _descendants(parent: int, name: str) -> list[int]:
     return [int(pid) for pid, _, command in rows if int(pid) in family and command.startswith(name)]
 
 
-def test_serve_answers_over_http(run: Path, home: Path, copy_run: Callable[..., Path]) -> None:
+def test_serve_answers_over_http(run: Path, home: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
