@@ -16,12 +16,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from ray_reid import images, schema
 from ray_reid.datasets import loading, reading, sources
 from ray_reid.datasets.readers import READERS
 from ray_reid.datasets.reading import LOCATOR, ReaderSource, Row
+from ray_reid.runtime.bars import bar
 
 Level = Literal["problem", "warning", "fine"]
 # Two pictures are near duplicates if their hashes differ in at most this many of 64 bits.
@@ -190,7 +190,7 @@ def _labels(rows: Sequence[Row]) -> Iterator[Finding]:
 def _pictures(rows: Sequence[Row]) -> Iterator[Finding]:
     with ThreadPoolExecutor() as threads:
         seen = threads.map(_look, (row[LOCATOR] for row in rows))
-        looks = list(tqdm(seen, "doctor", len(rows), unit="image", dynamic_ncols=True))
+        looks = list(bar("doctor", "image", len(rows), seen))
     bad = [place for place, look in enumerate(looks) if look.reason is not None]
     if bad:
         first = f"{rows[bad[0]][LOCATOR]}: {looks[bad[0]].reason}"

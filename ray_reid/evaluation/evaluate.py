@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm import tqdm
 
 from ray_reid import schema, storage
 from ray_reid.datasets.ingest import IngestFacts
@@ -25,6 +24,7 @@ from ray_reid.ranking.scoring import Found, Side
 from ray_reid.recipe import recipes
 from ray_reid.recipe.postprocess import describe
 from ray_reid.recipe.refine import Refine
+from ray_reid.runtime.bars import bar
 from ray_reid.runtime.facts import VARIANTS, VariantsFacts
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.results import MANIFEST, Manifest
@@ -51,13 +51,13 @@ def evaluate_job(work: Work) -> EvaluateFacts:
     table = storage.read(path, [*COLUMNS, *(name for name in OPTIONAL if name in there)])
     query, gallery = scoring.read_sides(table)
     spec = work.recipe.evaluate
-    bar = tqdm(desc="evaluate", total=4, unit="step", dynamic_ncols=True)
+    line = bar("evaluate", "step", 4)
     refine = work.recipe.refine
     judged = scoring.judge(query, gallery, spec, refine, read_variants(work.inputs["embed"]))
     model = judged.found
-    bar.update()
+    line.update()
     reference = scoring.score(query, gallery, schema.REFERENCE_EMBEDDING, spec)
-    bar.update()
+    line.update()
     result: dict[str, Any] = {
         "metrics": judged.figures(),
         "reference": scoring.flatten(reference),
@@ -72,15 +72,15 @@ def evaluate_job(work: Work) -> EvaluateFacts:
     text = json.dumps(result, indent=2) + "\n"
     (work.out / FILE).write_text(text)
     captions = _draw(work, query, gallery) | refinement.draw(refined, work.out)
-    bar.update()
+    line.update()
     page = card.write(work.recipe, _trained_on(work), result, RANKED)
     thresholds, decided = _decide(work, query, gallery, result["stamp"])
     _write_package(work, text, page, thresholds)
     if judged.gate is not None:
         gate = scoring.served_gate(query, gallery, judged.gate.share)
         storage.write_text(work.out / "model" / doubt.FILE, gate.dump())
-    bar.update()
-    bar.close()
+    line.update()
+    line.close()
     floor = {f"{REFERENCE}{name}": value for name, value in result["reference"].items()}
     return EvaluateFacts(
         metrics={**result["metrics"], **floor},

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
-from tqdm import tqdm
 
 from ray_reid import images, schema, storage
 from ray_reid.generation import frechet
@@ -26,6 +25,7 @@ from ray_reid.models.pretrained import references
 from ray_reid.recipe.base import Frozen
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import figures
+from ray_reid.runtime.bars import bar
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.figures import Card
 from ray_reid.runtime.job import Job, Work
@@ -175,10 +175,10 @@ def measure(
     """
     taken = {name: found for name, found in stages.items() if found.rows.num_rows >= 2}
     total = size * (1 + len(taken))
-    with tqdm(desc="review", total=total, unit="image", dynamic_ncols=True) as bar:
-        reference = _features(real, size, extract, bar)
+    with bar("review", "image", total) as line:
+        reference = _features(real, size, extract, line)
         return {
-            name: frechet.frechet_distance(_features(taken[name], size, extract, bar), reference)
+            name: frechet.frechet_distance(_features(taken[name], size, extract, line), reference)
             if name in taken
             else None
             for name in stages
@@ -267,9 +267,7 @@ def _identities(found: Selection) -> int:
     return count
 
 
-def _features(
-    found: Selection, size: int, extract: Extract, bar: "tqdm[Any]"
-) -> NDArray[np.float32]:
+def _features(found: Selection, size: int, extract: Extract, line: Any) -> NDArray[np.float32]:
     """Features (size, D) of the first images of a selection, decoded a batch at a time."""
     ids = found.ids()[:size]
     encoded = storage.images_by_id(found.table, ids, kept_only=False)
@@ -277,7 +275,7 @@ def _features(
     for start in range(0, size, BATCH):
         some = ids[start : start + BATCH]
         parts.append(extract([images.decode(encoded[key]) for key in some]))
-        bar.update(len(some))
+        line.update(len(some))
     return np.concatenate(parts)
 
 

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from tqdm import tqdm
+
+from ray_reid.runtime.bars import bar
 
 Read = Callable[[], tuple[int, int] | tuple[int, int, str]]
 """What is done, of how much, and maybe a note."""
@@ -47,7 +48,7 @@ def watched(name: str, unit: str, read: Read) -> Iterator[None]:
     def draw() -> None:
         # A log file wants a line now and then, not a moving picture.
         interval = 0.5 if sys.stderr.isatty() else 10.0
-        with tqdm(desc=name, unit=unit, dynamic_ncols=True, mininterval=interval) as line:
+        with bar(name, unit, interval=interval) as line:
             while not finished.wait(0.5):
                 _advance(line, read)
             _advance(line, read)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ray_reid.gallery.embedded import nearest
 from ray_reid.gallery.embedded.nearest import Found
@@ -20,6 +19,7 @@ from ray_reid.gallery.embedded.segment import Vectors
 from ray_reid.gallery.embedded.where import Mask
 from ray_reid.recipe import recipes
 from ray_reid.recipe.index import Index
+from ray_reid.runtime.bars import bar
 
 # faiss asks for this many vectors to train each centre on; and for codes these are enough.
 TRAIN_ROWS = 39
@@ -90,7 +90,7 @@ def build(vectors: Vectors, index: Mapping[str, Any]) -> Any:
         some = np.sort(np.random.default_rng(0).permutation(rows)[:wanted])
         # A code needs as many vectors as it has values; few are taken again.
         found.train(np.ascontiguousarray(vectors[np.resize(some, max(len(some), VALUES))]))
-    for start in tqdm(range(0, rows, _ADD_ROWS), desc="index", unit="block", dynamic_ncols=True):
+    for start in bar("index", "block", over=range(0, rows, _ADD_ROWS)):
         found.add(np.ascontiguousarray(vectors[start : start + _ADD_ROWS]))
     return found
 
