@@ -14,12 +14,10 @@ TRAINING = ["--num-images", "64", "--seconds", "0.1", "--threads", "1"]
 TRAINING += ["--backbone", "resnet10t", "--size", "64", "32"]
 SMALL = {
     "cloud_storage": ["--rows", "256"],
-    "diffusion": ["--size", "miniature", "--runs", "1", "--batches", "2"],
     "drawing": ["--num-images", "32"],
     "gallery": ["--rows", "2000", "--runs", "1", "--kinds", "ivf", "hnsw"],
     "loader": ["--num-images", "64", "--seconds", "0.1", "--size", "64", "32"],
     "metrics": ["--share", "0.02", "--runs", "1"],
-    "progressive": ["--people", "8", "--outfits", "2"],
     "refine": ["--share", "0.02", "--runs", "1"],
     "rerank": [
         "--share",
@@ -35,8 +33,12 @@ SMALL = {
     "storage": ["--rows", "256"],
     "training": [*TRAINING, "--only", "loop", "peer"],
 }
-# What starts processes of its own takes longer.
-SLOW = {"training": [*TRAINING, "--only", "start", "workers"]}
+# What starts processes of its own, or trains models, takes longer.
+SLOW = {
+    "diffusion": ["--size", "miniature", "--runs", "1", "--batches", "2"],
+    "progressive": ["--people", "8", "--outfits", "2"],
+    "training": [*TRAINING, "--only", "start", "workers"],
+}
 # Measures Ray Data or Ray Train itself, so it starts Ray.
 ON_RAY = {
     "streaming": ["--only", "sleepers", "--sleeper-rows", "32"],
@@ -45,7 +47,7 @@ ON_RAY = {
 
 
 def test_every_benchmark_is_tried_here() -> None:
-    assert {file.stem for file in BENCHMARKS.glob("*.py")} == set(SMALL) | set(ON_RAY)
+    assert {file.stem for file in BENCHMARKS.glob("*.py")} == set(SMALL) | set(SLOW) | set(ON_RAY)
 
 
 @pytest.mark.parametrize(

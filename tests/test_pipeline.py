@@ -86,6 +86,7 @@ def test_a_second_run_skips_every_job(run: Path) -> None:
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
+@pytest.mark.slow
 def test_two_workers_train_the_same_number_of_batches(
     run: Path, home: Path, copy_run: Callable[..., Path]
 ) -> None:

@@ -137,6 +137,7 @@ def test_every_query_has_its_variants_or_a_reason_why_not(
     assert facts.seconds_per_query == pytest.approx(total / len(queries))
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on_where_it_was_and_makes_the_same_images(
     published: dict[str, Path], made: tuple[Path, VariantsFacts], tmp_path: Path, ray_local: None
 ) -> None:

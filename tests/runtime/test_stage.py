@@ -148,12 +148,24 @@ def slow_stream(folder: Path) -> None:
     if not ray.is_initialized():
         ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=10**8)
     cluster.configure()
-    seconds = 0.3 if not list(folder.glob(".out-*")) else 0.0
+    seconds = 0.3 if not list(folder.glob("out/attempt-*")) else 0.0
     params = {"factor": 7, "log": str(folder / "log"), "seconds": seconds}
     steps = [stage.Step(Scale, params, StageSpec(batch_size=8, block_rows=8))]
     stage.stream(folder / "in", schema.OBSERVATION.names, steps, folder / "out", "test")
 
 
+def test_of_two_files_with_a_row_in_common_one_is_kept(tmp_path: Path) -> None:
+    for name, start, stop in (("a", 0, 8), ("b", 8, 16), ("c", 12, 20)):
+        (tmp_path / f"attempt-{name}").mkdir()
+        rows = table(96).slice(start, stop - start)
+        pq.write_table(rows, tmp_path / f"attempt-{name}" / "0.parquet")
+    (tmp_path / "attempt-a" / "half.parquet").write_bytes(b"PAR1 and no footer")
+    kept, done = stage._written(tmp_path)
+    assert kept == ["attempt-a/0.parquet", "attempt-b/0.parquet"]
+    assert done.to_pylist() == [f"{row:04d}" for row in range(16)]
+
+
+@pytest.mark.slow
 def test_a_stream_killed_midway_goes_on_without_repeating_a_row(
     ray_local: None, tmp_path: Path
 ) -> None:
@@ -168,11 +180,11 @@ def test_a_stream_killed_midway_goes_on_without_repeating_a_row(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wait_until(lambda: len(list(tmp_path.glob(".out-*/*.parquet"))) >= 3, driver)
+    wait_until(lambda: len(list(tmp_path.glob("out/attempt-*/*.parquet"))) >= 3, driver)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     time.sleep(3)  # Ray's processes notice the death of their driver.
-    (attempt,) = tmp_path.glob(".out-*")
+    (attempt,) = tmp_path.glob("out/attempt-*")
     (attempt / "half.parquet").write_bytes(b"PAR1 and no footer")
     before = written_ids(attempt)
     assert 0 < len(before) < 96
@@ -180,7 +192,7 @@ def test_a_stream_killed_midway_goes_on_without_repeating_a_row(
     (tmp_path / "log").unlink()
     slow_stream(tmp_path)
     # A worker of the dead driver that still writes must not reach the table.
-    assert not attempt.exists()
+    pq.write_table(table(96), attempt / "late.parquet")
     found = storage.read(tmp_path / "out", schema.OBSERVATION.names)
     assert found["observation_id"].to_pylist() == [f"{row:04d}" for row in range(96)]
     assert found["seed"].to_pylist() == [7 * row for row in range(96)]

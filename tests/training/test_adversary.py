@@ -340,6 +340,7 @@ def _worker(rank: int, folder: str, table: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_workers_have_one_classifier(table: Path, tmp_path: Path) -> None:
     arguments = str(tmp_path), str(table)
     context = torch.multiprocessing.get_context("spawn")
