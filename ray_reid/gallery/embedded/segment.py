@@ -6,8 +6,6 @@ machine share them, and no index keeps a second copy.
 
 import bisect
 import itertools
-import os
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ray_reid import schema, storage
+from ray_reid.gallery.embedded import disk
 
 Vectors = NDArray[np.float32]
 
@@ -42,7 +41,6 @@ TABLE, VECTORS = "gallery", "vectors"
 _REPEATED = [name for name in HIT_COLUMNS if name not in (schema.OBSERVATION_ID, schema.TIME)]
 _UNIT = 1e-3
 _BLOCK = 8 * storage.ROW_GROUP
-_CHECKED = 8 * 2**20
 
 
 class Segment:
@@ -131,15 +129,13 @@ def write(path: Path, generation: int, blocks: Iterable[tuple[pa.Table, Vectors]
     """Write a segment from blocks of rows and their vectors, in the order of the ids.
 
     Returns:
-        The number of rows; all of them are on the disk.
+        The number of rows; all of them are on the disk, in files whose names may not be.
 
     Raises:
         ValueError: If the ids are not in order and each once, or a vector is not of unit norm.
     """
     last = ""
     rows, files = 0, (path / table_name(generation), path / vectors_name(generation))
-    for file in files:
-        file.parent.mkdir(parents=True, exist_ok=True)
     with (
         pq.ParquetWriter(
             files[0],
@@ -168,24 +164,5 @@ def write(path: Path, generation: int, blocks: Iterable[tuple[pa.Table, Vectors]
             np.ascontiguousarray(vectors, "<f4").tofile(vector_sink)
             rows += len(table)
     for file in files:
-        sync(file)
-        sync(file.parent)
+        disk.sync(file)
     return rows
-
-
-def sync(path: Path) -> None:
-    """Bring a file, or the names in a directory, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def checksum(file: Path) -> int:
-    """CRC-32 of a file."""
-    value = 0
-    with file.open("rb") as source:
-        while block := source.read(_CHECKED):
-            value = zlib.crc32(block, value)
-    return value

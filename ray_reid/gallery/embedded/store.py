@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ray_reid import schema, storage
-from ray_reid.gallery.embedded import segment
+from ray_reid.gallery.embedded import disk, segment
 from ray_reid.gallery.embedded.contents import Contents, View
 from ray_reid.gallery.embedded.log import Log
 from ray_reid.gallery.embedded.segment import Segment, is_unit
@@ -80,7 +80,7 @@ class GalleryManifest:
             sink.flush()
             os.fsync(sink.fileno())
         aside.replace(path / CURRENT)
-        segment.sync(path)
+        disk.sync(path)
 
     def files(self) -> list[str]:
         """Every file of this generation, by its path in the gallery."""
@@ -189,7 +189,7 @@ class Reader:
 
     def _copy(self, path: Path, manifest: GalleryManifest, head: bytes) -> None:
         for folder in FOLDERS:
-            (path / folder).mkdir(parents=True, exist_ok=True)
+            disk.make_folder(path / folder)
         for name in manifest.checksums:
             try:
                 os.link(self.path / name, path / name)
@@ -197,13 +197,12 @@ class Reader:
                 raise
             except OSError:
                 shutil.copyfile(self.path / name, path / name)
-            segment.sync(path / name)
+            disk.sync(path / name)
         (path / log_name(manifest.generation)).write_bytes(head)
-        segment.sync(path / log_name(manifest.generation))
+        disk.sync(path / log_name(manifest.generation))
         for folder in FOLDERS:
-            segment.sync(path / folder)
+            disk.sync(path / folder)
         manifest.write(path)
-        segment.sync(path.parent)
 
     def _load(self) -> None:
         """Open what `CURRENT` names, again where a compaction replaced it meanwhile."""
@@ -277,7 +276,7 @@ def _damage(path: Path, name: str, manifest: GalleryManifest) -> str | None:
     try:
         # The log has checksums of its own.
         expected = manifest.checksums.get(name)
-        if expected not in (None, segment.checksum(path / name)):
+        if expected not in (None, disk.checksum(path / name)):
             return f"{name} is damaged: its checksum is not that of the manifest"
     except FileNotFoundError:
         return f"{name} is missing"

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_reid import schema
-from ray_reid.gallery.embedded import contents, log, rules, segment, store
+from ray_reid.gallery.embedded import contents, disk, log, rules, segment, store
 from ray_reid.gallery.embedded.contents import Row
 from ray_reid.gallery.embedded.log import Log, Record
 from ray_reid.gallery.embedded.segment import Vectors
@@ -82,7 +82,7 @@ class Writer(Reader):
             raise ValueError("model '' must name the version of the model that makes the vectors")
         if dimension < 1:
             raise ValueError(f"dimension is {dimension}; it must be at least 1")
-        path.mkdir(parents=True, exist_ok=True)
+        disk.make_folder(path)
         lock = _hold(path)
         try:
             _check_index(index)
@@ -333,17 +333,17 @@ def _generation(
 ) -> GalleryManifest:
     """Write the files of a generation; they count once its manifest is written."""
     for folder in store.FOLDERS:
-        (path / folder).mkdir(exist_ok=True)
+        disk.make_folder(path / folder)
     rows = segment.write(path, number, blocks)
     Log.create(path / store.log_name(number))
     names = (segment.table_name(number), segment.vectors_name(number))
-    checksums = {name: segment.checksum(path / name) for name in names}
+    checksums = {name: disk.checksum(path / name) for name in names}
     vectors = np.empty((0, dimension), np.float32)
     if rows:
         vectors = np.memmap(path / names[1], np.float32, "r", shape=(rows, dimension))
     search, built = _build(path, number, vectors, index, None)
     for folder in store.FOLDERS:
-        segment.sync(path / folder)
+        disk.sync(path / folder)
     return GalleryManifest(
         store.FORMAT, number, model, dimension, rows, dict(index), search, {**checksums, **built}
     )
@@ -361,9 +361,9 @@ def _build(
     tried = int(old.rpartition("-")[2].partition(".")[0]) + 1 if old else 1
     name = f"{store.SEARCH}/part-{generation}-{tried}.faiss"
     ann.write(ann.build(vectors, index), path / name)
-    segment.sync(path / name)
-    segment.sync(path / store.SEARCH)
-    return name, {name: segment.checksum(path / name)}
+    disk.sync(path / name)
+    disk.sync(path / store.SEARCH)
+    return name, {name: disk.checksum(path / name)}
 
 
 def _check_index(index: Mapping[str, Any]) -> None:
