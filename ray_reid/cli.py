@@ -279,7 +279,7 @@ def _search(options: argparse.Namespace) -> None:
     query = options.run, options.image, options.k, options.camera
     told = ""
     if options.refine is None:
-        from ray_reid.gallery.gallery import search_image
+        from ray_reid.gallery.searcher import search_image
 
         hits = search_image(*query)
     else:

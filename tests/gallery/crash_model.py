@@ -41,10 +41,10 @@ class Inode:
 
 @dataclass(frozen=True)
 class Moment:
-    """A moment at which the power may fail, and what must be true of what is left."""
+    """A moment at which the power may fail, and what must be true of each directory then."""
 
     inodes: dict[int, tuple[bool, tuple[bytes, ...], dict[str, tuple[int | None, ...]]]]
-    promise: Any
+    promise: dict[str, Any]
 
 
 class Disk:
@@ -53,7 +53,7 @@ class Disk:
     def __init__(self, root: Path, ignored: str) -> None:
         """Watch a directory; files named `ignored` need not survive."""
         self.root, self.ignored = root, ignored
-        self.promise: Any = None
+        self.promise: dict[str, Any] = {}
         self.moments: list[Moment] = []
         self.skipped = 0
         self._inodes: dict[int, Inode] = {}
@@ -118,20 +118,26 @@ class Disk:
         self.moments.append(Moment(inodes, self.promise))
 
     def broken(self, scratch: Path, judge: Callable[[Path, Any], str | None]) -> str | None:
-        """Leave what failures at every moment may leave, and judge it; the first that is wrong."""
-        known: set[str] = set()
+        """Leave what failures at every moment may leave, and judge it; the first that is wrong.
+
+        Each directory that something is promised of is judged alone, and once if it is the same.
+        """
+        known: set[tuple[str, bytes, int]] = set()
         for place, moment in enumerate(self.moments):
             for left in _leavings(moment):
                 tree = _tree(self._number, left)
-                mark = hashlib.sha256(repr((tree, moment.promise)).encode()).hexdigest()
-                if mark in known:
-                    continue
-                known.add(mark)
-                at = scratch / str(len(known))
-                _write(tree, at)
-                wrong = judge(at, moment.promise)
-                if wrong is not None:
-                    return f"moment {place} of {len(self.moments)}, in {at}: {wrong}"
+                for name, promised in moment.promise.items():
+                    inner = _inner(tree, name)
+                    mark = name, hashlib.sha256(repr(inner).encode()).digest(), id(promised)
+                    if mark in known:
+                        continue
+                    known.add(mark)
+                    at = scratch / str(len(known))
+                    if inner is not None:
+                        _write(inner, at)
+                    wrong = judge(at, promised)
+                    if wrong is not None:
+                        return f"moment {place} of {len(self.moments)}, {name} in {at}: {wrong}"
         return None
 
     def _observe(self) -> None:
@@ -250,6 +256,13 @@ def _tree(number: int, left: Left) -> Any:
     if isinstance(content, bytes):
         return content
     return {name: _tree(at, left) for name, at in sorted(content.items()) if at is not None}
+
+
+def _inner(tree: Tree, name: str) -> Tree | None:
+    found: Tree | None = tree
+    for part in Path(name).parts:
+        found = None if found is None else found.get(part)
+    return found
 
 
 def _write(tree: Tree, path: Path) -> None:

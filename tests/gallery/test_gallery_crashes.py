@@ -9,6 +9,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,11 +42,13 @@ def sites() -> Iterator[tuple[str, int]]:
 SITES = list(sites())
 
 
-def state(writer: Writer) -> dict[str, tuple[Any, ...]]:
+def state(writer: Writer) -> tuple[Any, ...]:
+    """All rows with their vectors, and which of them are of people."""
     view = writer.view()
     numbers = view.numbers(Where())
     rows = ((view.full(number), view.vector(number).tobytes()) for number in numbers)
-    return {row["observation_id"]: (row["identity"], row["image"], vec) for row, vec in rows}
+    found = {row["observation_id"]: (row["identity"], row["image"], vec) for row, vec in rows}
+    return found, sorted(writer.edits.kept), sorted(writer.edits.deleted)
 
 
 class Story:
@@ -75,10 +78,34 @@ class Story:
             self.snapshot(writer, "copied")
         self.write(writer, "delete", ["id01"])
         writer.close()
+        self.disk.settle()
+        self.seeds()
+
+    def seeds(self) -> None:
+        """A gallery that is seeded, changed, and seeded with the index of another model."""
+        script = self.script
+        indexes, path = self.disk.root / "indexes", self.disk.root / "seeded" / "gallery"
+        for model in script.MODELS:
+            script.make_index(indexes, model, HNSW)
+        self.disk.settle()
+        with self.changing("seeded/gallery", lambda: state(writer)):
+            writer = Writer.adopt(path, indexes / "key1", "a")
+        for key, model, operation, ids in (
+            ("b", "key1", "enrol", ["id03"]),
+            ("c", "key2", "delete", ["id09"]),
+        ):
+            with self.changing("seeded/gallery", lambda: state(writer)):
+                writer.seed(indexes / model, key, partial(script.embed, model=model))
+            self.disk.settle()
+            with self.changing("seeded/gallery", lambda: state(writer)):
+                script.perform(writer, operation, [[one, "c0"] for one in ids], 1)
+        with self.changing("seeded/gallery", lambda: state(writer)):
+            writer.compact()
+        writer.close()
 
     def create(self) -> Writer:
         ids = ["id00", "id02", "id05"]
-        rows = [{**self.script.row(one, 0, "c0"), "split": "gallery"} for one in ids]
+        rows = [self.script.row(one, 0, "c0") for one in ids]
         block = pa.Table.from_pylist(rows, ROWS), self.vectors(ids)
         with self.changing("deep/gallery", lambda: state(writer)):
             script = self.script
@@ -94,10 +121,13 @@ class Story:
     def refuse(self, writer: Writer) -> None:
         """Let the disk fail once a whole record is written, which is then taken away."""
         before, sync = state(writer), os.fsync
+        found, kept, deleted = before
         row = self.script.row("id07", 99, "c0")
-        kept = {"id07": (row["identity"], row["image"], self.script.vector("id07", 99).tobytes())}
+        new = {"id07": (row["identity"], row["image"], self.script.vector("id07", 99).tobytes())}
         calls = iter([refused, sync])
-        changing = self.changing("deep/gallery", lambda: before, before | kept)
+        changing = self.changing(
+            "deep/gallery", lambda: before, (found | new, [*kept, "id07"], deleted)
+        )
         with self.patch.context() as patched, changing:
             patched.setattr(os, "fsync", lambda descriptor: next(calls)(descriptor))
             with pytest.raises(ValueError, match="it was not kept"):
@@ -128,25 +158,21 @@ def refused(*_: Any) -> None:
     raise OSError(errno.EIO, "the disk refuses")
 
 
-def judge(root: Path, allowed: dict[str, list[Any]]) -> str | None:
-    """What is wrong with the galleries that a failure left."""
-    for name, states in allowed.items():
-        path = root / name
-        if not (path / CURRENT).exists():
-            if None not in states:
-                return f"{name} is gone"
-            continue
-        try:
-            with Writer(path) as writer:
-                wrong = writer.check()
-                found = state(writer)
-        except ValueError as error:
-            return f"{name}: {error}"
-        if wrong:
-            return f"{name}: {wrong[0]}"
-        if found not in states:
-            return f"{name} holds {sorted(found)}, not one of {[s and sorted(s) for s in states]}"
-    return None
+def judge(path: Path, states: list[Any]) -> str | None:
+    """What is wrong with the gallery that a failure left."""
+    if not (path / CURRENT).exists():
+        return None if None in states else "it is gone"
+    try:
+        with Writer(path) as writer:
+            wrong = writer.check()
+            found = state(writer)
+    except ValueError as error:
+        return str(error)
+    if wrong:
+        return wrong[0]
+    if found in states:
+        return None
+    return f"it holds {sorted(found[0])}, not one of {[one and sorted(one[0]) for one in states]}"
 
 
 def failures(

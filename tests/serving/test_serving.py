@@ -23,7 +23,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.types import Message
 
 from ray_reid import images, schema, storage
-from ray_reid.gallery import index
+from ray_reid.gallery import index, live
 from ray_reid.gallery.gallery import Hit
 from ray_reid.gallery.search import Answer, Refinement
 from ray_reid.generation.generators import descriptions
@@ -537,6 +537,7 @@ def run(publish_job: Callable[..., None], tmp_path_factory: pytest.TempPathFacto
     storage.write(path / "embed" / "embeddings", embedded)
     jobs = {name: path / name for name in ("ingest", "embed")}
     index.index_job(Work(recipe, path / "index", jobs, {}))
+    live.seed(path / "index", "index", path / "gallery", embed=list)
     worn = [Description(f"w{n}", "red t-shirt", "blue trousers", f"boots {n}") for n in range(3)]
     descriptions.write(path / "describe" / descriptions.FILE, worn, {})
     return path

@@ -1,6 +1,7 @@
 """What must be on the disk before a write is acknowledged, and checksums of it."""
 
 import os
+import shutil
 import zlib
 from pathlib import Path
 
@@ -23,6 +24,17 @@ def make_folder(path: Path) -> None:
     for folder in (*reversed(missing), path):
         folder.mkdir(exist_ok=True)
         sync(folder.parent)
+
+
+def link(old: Path, new: Path) -> None:
+    """Give an immutable file a second name, or copy it; its content is on the disk."""
+    try:
+        os.link(old, new)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(old, new)
+    sync(new)
 
 
 def checksum(file: Path) -> int:

@@ -6,7 +6,7 @@ machine share them, and no index keeps a second copy.
 
 import bisect
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from ray_reid import schema, storage
 from ray_reid.gallery.embedded import disk
 
 Vectors = NDArray[np.float32]
+Block = tuple[pa.Table, Vectors]
+"""Some rows in the order of their ids, and their (N, D) unit-norm vectors."""
 
 HIT_COLUMNS = (
     schema.OBSERVATION_ID,
@@ -125,7 +127,7 @@ def vectors_name(generation: int) -> str:
     return f"{VECTORS}/part-{generation}.f32"
 
 
-def write(path: Path, generation: int, blocks: Iterable[tuple[pa.Table, Vectors]]) -> int:
+def write(path: Path, generation: int, blocks: Iterable[Block]) -> int:
     """Write a segment from blocks of rows and their vectors, in the order of the ids.
 
     Returns:
@@ -166,3 +168,32 @@ def write(path: Path, generation: int, blocks: Iterable[tuple[pa.Table, Vectors]
     for file in files:
         disk.sync(file)
     return rows
+
+
+def merged(first: Iterable[Block], second: Iterable[Block]) -> Iterator[Block]:
+    """Make one stream of blocks of two; no id is in both."""
+    streams = [(block for block in stream if len(block[0])) for stream in (first, second)]
+    heads = [next(stream, None) for stream in streams]
+    while all(heads):
+        tables = [head[0] for head in heads if head is not None]
+        last = min(table[schema.OBSERVATION_ID][-1].as_py() for table in tables)
+        parts = []
+        for place, head in enumerate(heads):
+            assert head is not None
+            table, vectors = head
+            end = bisect.bisect_right(table[schema.OBSERVATION_ID].to_pylist(), last)
+            parts.append((table.slice(0, end), vectors[:end]))
+            rest = table.slice(end), vectors[end:]
+            heads[place] = rest if len(rest[0]) else next(streams[place], None)
+        yield _sorted(parts)
+    for head, stream in zip(heads, streams, strict=True):
+        if head is not None:
+            yield head
+            yield from stream
+
+
+def _sorted(parts: Sequence[Block]) -> Block:
+    tables, vectors = zip(*parts, strict=True)
+    table = pa.concat_tables(tables)
+    order = np.argsort(table[schema.OBSERVATION_ID].to_numpy(), kind="stable")
+    return table.take(order), np.concatenate(vectors)[order]

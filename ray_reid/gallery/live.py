@@ -1,0 +1,115 @@
+"""The live gallery of a run: seeded from what the index job publishes, and then changed by people.
+
+A new index seeds it again, as a new generation that keeps what people enrolled, changed and
+deleted. docs/gallery.md tells what becomes of which row.
+"""
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_reid.gallery.embedded.seeding import Embed
+from ray_reid.gallery.embedded.store import CURRENT, GalleryManifest, Reader
+from ray_reid.gallery.embedded.writer import Writer
+from ray_reid.runtime.run import read_manifest, read_recipe
+
+log = logging.getLogger(__name__)
+
+FOLDER = "gallery"
+_BUCKET = re.compile(r"[a-z][a-z0-9+.-]+:/")
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """What seeding a gallery did."""
+
+    is_new: bool
+    """Whether there is a new generation; false if the gallery was of this index already."""
+    images: int
+    """Rows that the gallery has now."""
+    kept: int
+    """Those of them that people enrolled or changed."""
+    left_out: tuple[str, ...] = ()
+    """Ids of rows that the new model could not embed."""
+
+
+def place(run: Path, path: str | None) -> Path:
+    """Where the live gallery of a run lies.
+
+    Args:
+        run: The run.
+        path: `gallery.path` of its recipe.
+
+    Raises:
+        ValueError: If the run is in a bucket and the recipe names no directory.
+    """
+    if path is not None:
+        return Path(path).expanduser().absolute()
+    if _BUCKET.match(str(run)):
+        raise ValueError(
+            f"run {str(run)!r} is in a bucket, and its gallery needs a disk: set gallery.path to "
+            "a directory"
+        )
+    return run / FOLDER
+
+
+def published(run: Path) -> tuple[Path, str]:
+    """The gallery that the index job of a run made, and its key.
+
+    Raises:
+        ValueError: If the run has no published index.
+    """
+    return run / "index", read_manifest(run, "index").key
+
+
+def current(run: Path) -> Path:
+    """The live gallery of a run, if it is of the model that the run has now.
+
+    Raises:
+        ValueError: If there is none, or it is of another model; says which command helps.
+    """
+    path = place(run, read_recipe(run).gallery.path)
+    command = f"'ray-reid gallery {run} seed'"
+    if not (path / CURRENT).exists():
+        raise ValueError(f"run {str(run)!r} has no gallery in {str(path)!r}; {command} makes it")
+    manifest, model = GalleryManifest.read(path), read_manifest(run, "train").key
+    if manifest.model != model:
+        raise ValueError(
+            f"gallery {str(path)!r} is of model {manifest.model!r} but run {str(run)!r} now has "
+            f"model {model!r}; {command} brings it up to date, with --drop-unembeddable if it "
+            "holds rows without images"
+        )
+    if manifest.seed != published(run)[1]:
+        log.warning("gallery %s is of an older index; %s brings it up to date", path, command)
+    return path
+
+
+def seed(
+    index: Path, key: str, gallery: Path, embed: Embed, drop_unembeddable: bool = False
+) -> Seeded:
+    """Seed a gallery from an index, unless it was seeded from that one already.
+
+    A kill or a refusal at any moment leaves the gallery as it was.
+
+    Args:
+        index: What the index job published; nobody writes it.
+        key: Its key.
+        gallery: Directory of the live gallery; it is made if needed.
+        embed: Makes vectors of rows with their images; called if rows that people enrolled are of
+            another model than the index.
+        drop_unembeddable: Leave out such rows if their image is missing or cannot be read.
+
+    Raises:
+        UnembeddableError: If there are such rows otherwise.
+        ValueError: If another process writes the gallery, or `index` is none.
+    """
+    if not (gallery / CURRENT).exists():
+        with Writer.adopt(gallery, index, key) as writer:
+            return Seeded(True, len(writer), 0)
+    if GalleryManifest.read(gallery).seed == key:
+        with Reader(gallery) as reader:
+            return Seeded(False, len(reader), len(reader.edits.kept))
+    with Writer(gallery) as writer:
+        left_out = writer.seed(index, key, embed, drop_unembeddable)
+        return Seeded(True, len(writer), len(writer.edits.kept), tuple(left_out))
