@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_reid.gallery.embedded.seeding import Embed
-from ray_reid.gallery.embedded.store import CURRENT, GalleryManifest, Reader
+from ray_reid.gallery.embedded.store import CURRENT, GalleryManifest, Reader, check
 from ray_reid.gallery.embedded.writer import Writer
 from ray_reid.runtime.run import read_manifest, read_recipe
 
@@ -63,26 +63,73 @@ def published(run: Path) -> tuple[Path, str]:
     return run / "index", read_manifest(run, "index").key
 
 
+def existing(run: Path) -> Path:
+    """The live gallery of a run, of whatever model.
+
+    Raises:
+        ValueError: If there is none; says which command makes it.
+    """
+    path = place(run, read_recipe(run).gallery.path)
+    if not (path / CURRENT).exists():
+        raise ValueError(
+            f"run {str(run)!r} has no gallery in {str(path)!r}; {_command(run)} makes it"
+        )
+    return path
+
+
 def current(run: Path) -> Path:
     """The live gallery of a run, if it is of the model that the run has now.
 
     Raises:
         ValueError: If there is none, or it is of another model; says which command helps.
     """
-    path = place(run, read_recipe(run).gallery.path)
-    command = f"'ray-reid gallery {run} seed'"
-    if not (path / CURRENT).exists():
-        raise ValueError(f"run {str(run)!r} has no gallery in {str(path)!r}; {command} makes it")
-    manifest, model = GalleryManifest.read(path), read_manifest(run, "train").key
-    if manifest.model != model:
-        raise ValueError(
-            f"gallery {str(path)!r} is of model {manifest.model!r} but run {str(run)!r} now has "
-            f"model {model!r}; {command} brings it up to date, with --drop-unembeddable if it "
-            "holds rows without images"
-        )
-    if manifest.seed != published(run)[1]:
-        log.warning("gallery %s is of an older index; %s brings it up to date", path, command)
+    path = existing(run)
+    manifest = GalleryManifest.read(path)
+    if (problem := _other_model(run, path, manifest)) is not None:
+        raise ValueError(problem)
+    if (problem := _older_index(run, path, manifest)) is not None:
+        log.warning("%s", problem)
     return path
+
+
+def problems(run: Path) -> list[str]:
+    """Read every byte of the live gallery of a run, and compare it with the run.
+
+    Returns:
+        What is wrong, in sentences; none if the gallery is whole and up to date.
+    """
+    path = existing(run)
+    damaged = check(path)
+    if damaged:
+        return damaged
+    manifest = GalleryManifest.read(path)
+    found = [_other_model(run, path, manifest), _older_index(run, path, manifest)]
+    return [problem for problem in found if problem is not None]
+
+
+def _other_model(run: Path, path: Path, manifest: GalleryManifest) -> str | None:
+    model = read_manifest(run, "train").key
+    if manifest.model == model:
+        return None
+    return (
+        f"gallery {str(path)!r} is of model {manifest.model!r} but run {str(run)!r} now has "
+        f"model {model!r}; {_command(run)} brings it up to date, with --drop-unembeddable if "
+        "it holds rows without images"
+    )
+
+
+def _older_index(run: Path, path: Path, manifest: GalleryManifest) -> str | None:
+    key = published(run)[1]
+    if manifest.seed == key:
+        return None
+    return (
+        f"gallery {str(path)!r} was seeded from index {manifest.seed!r} and run {str(run)!r} now "
+        f"has {key!r}; {_command(run)} brings it up to date"
+    )
+
+
+def _command(run: Path) -> str:
+    return f"'ray-reid gallery {run} seed'"
 
 
 def seed(
