@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ray_reid.evaluation.commands import COMMANDS as RUN_COMMANDS
+from ray_reid.gallery import commands as galleries
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.version import VERSION
@@ -91,7 +92,8 @@ def _parser() -> argparse.ArgumentParser:
         "run": (_add_run, _run, "run a recipe: ingest, train, embed, evaluate, index"),
         "tune": (_add_tune, _tune, "try values of a recipe, on several seeds each"),
         "doctor": (_add_doctor, _doctor, "look at a data set: may training start?"),
-        "search": (_add_search, _search, "find an image in the gallery of a run"),
+        "search": (galleries.add_search, galleries.search, "find an image in a run's gallery"),
+        "gallery": (galleries.add, galleries.run, "change, check or export a run's gallery"),
         "show": (_add_show, _show, "tell all that a run knows of one image, and show it"),
         "serve": (_add_serve, _serve, "answer searches over HTTP"),
         "ui": (_add_ui, _ui, "open MLflow on the store of the runs"),
@@ -127,18 +129,6 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
         help="option of the reader, such as pattern=...",
     )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="names and lists only, no images")
-
-
-def _add_search(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path)
-    parser.add_argument("image", type=Path)
-    parser.add_argument("-k", type=int, default=10, help="hits to show (default 10)")
-    parser.add_argument(
-        "--camera", metavar="SOURCE:CAMERA", help="that took the image, for its own thresholds"
-    )
-    parser.add_argument(
-        "--refine", choices=("clothes",), help="also ask with the person in other clothes"
-    )
 
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
@@ -269,32 +259,6 @@ def _unrecognised(path: Path, found: Sequence[str]) -> str:
         f"{str(path)!r} has none of the known layouts; give --reader, or for your own names "
         "--set pattern='(?P<identity>.+)_cam(?P<camera>\\d+)'"
     )
-
-
-def _search(options: argparse.Namespace) -> None:
-    query = options.run, options.image, options.k, options.camera
-    told = ""
-    if options.refine is None:
-        from ray_reid.gallery.gallery import search_image
-
-        hits = search_image(*query)
-    else:
-        from ray_reid.gallery import search
-
-        answer = search.search_image(*query)
-        hits, told = answer.hits, search.sentence(answer.refinement)
-    print(
-        f"{'rank':>4}  {'similarity':>10}  {'decision':<8}  {'identity':<32}  {'camera':<8}  "
-        "observation"
-    )
-    for hit in hits:
-        print(
-            f"{hit.rank:>4}  {hit.similarity:>10.4f}  {hit.decision or '-':<8}  "
-            f"{hit.identity or '-':<32}  "
-            f"{hit.camera or '-':<8}  {hit.observation_id}"
-        )
-    if told:
-        print(told)
 
 
 def _show(options: argparse.Namespace) -> None:

@@ -65,7 +65,8 @@ def _prints(path: Path) -> list[dict[str, Any]]:
 
 
 def test_a_run_leaves_what_was_promised(run: Path) -> None:
-    names = {"ingest", "train", "embed", "evaluate", "index", "report.html", "metrics.json"}
+    jobs = {"ingest", "train", "embed", "evaluate", "index"}
+    names = {*jobs, "gallery", "report.html", "metrics.json"}
     assert names <= {path.name for path in run.iterdir()}
     assert set(RunState.read(run).keys) == {"ingest", "train", "embed", "evaluate", "index"}
     result = json.loads((run / "metrics.json").read_text())

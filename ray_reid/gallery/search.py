@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from ray_reid import schema
 from ray_reid.gallery.embedded.where import Where
-from ray_reid.gallery.gallery import EVERYTHING, Gallery, Hit, Searcher, read_query
+from ray_reid.gallery.gallery import EVERYTHING, Gallery, Hit
+from ray_reid.gallery.searcher import Searcher, read_query
 from ray_reid.generation.tailor import Tailor
 from ray_reid.models.package import find
 from ray_reid.ranking import doubt

@@ -10,6 +10,7 @@ from ray_reid.recipe.embed import Embed
 from ray_reid.recipe.evaluate import RANDOM_QUERIES, Evaluate
 from ray_reid.recipe.filters import FilterSpec
 from ray_reid.recipe.frechet import Frechet
+from ray_reid.recipe.gallery import LiveGallery
 from ray_reid.recipe.generate import Generate
 from ray_reid.recipe.guidance import Guidance
 from ray_reid.recipe.index import Index
@@ -47,6 +48,7 @@ class Recipe(Frozen):
     refine: Refine | None = None
     """Answers to a query in several clothes; null gives that to the query alone."""
     index: Index = Index()
+    gallery: LiveGallery = LiveGallery()
     compare: Compare = Compare()
     serve: Serve = Serve()
 

@@ -22,7 +22,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from ray_reid.gallery.gallery import Searcher, check_current
+from ray_reid.gallery.searcher import Searcher, check_current
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.serve import Dressers, Serve
 from ray_reid.runtime.cluster import Cluster, check_capacity

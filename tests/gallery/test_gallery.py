@@ -8,10 +8,11 @@ import pyarrow as pa
 import pytest
 
 from ray_reid import images, schema, storage
-from ray_reid.gallery import gallery, index
+from ray_reid.gallery import index, searcher
 from ray_reid.gallery.embedded.where import Where
 from ray_reid.gallery.embedded.writer import Writer
-from ray_reid.gallery.gallery import Gallery, Hit, Searcher
+from ray_reid.gallery.gallery import Gallery, Hit
+from ray_reid.gallery.searcher import Searcher
 from ray_reid.ranking.open_set import Thresholds
 from ray_reid.recipe import recipes
 from ray_reid.runtime.job import Work
@@ -323,19 +324,19 @@ def test_a_run_without_an_index_is_refused(
     publish_job(tmp_path, "train", "t1")
     publish_job(tmp_path, "evaluate", "v1")
     with pytest.raises(ValueError, match=r"has no current 'index'; it has \['evaluate', 'train'\]"):
-        gallery.check_current(tmp_path)
+        searcher.check_current(tmp_path)
     publish_job(tmp_path, "index", "x1")
-    assert gallery.check_current(tmp_path).keys["index"] == "x1"
+    assert searcher.check_current(tmp_path).keys["index"] == "x1"
 
 
 def test_search_image_refuses_what_is_not_an_image(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="camera 'c3' must be named source:camera"):
-        gallery.search_image(tmp_path, tmp_path / "photo.jpg", 3, "c3")
+        searcher.search_image(tmp_path, tmp_path / "photo.jpg", 3, "c3")
     with pytest.raises(ValueError, match=r"cannot read .*photo.jpg': No such file"):
-        gallery.search_image(tmp_path, tmp_path / "photo.jpg", 3)
+        searcher.search_image(tmp_path, tmp_path / "photo.jpg", 3)
     (tmp_path / "photo.jpg").write_bytes(b"words")
     with pytest.raises(ValueError, match=r"photo.jpg': not a readable image"):
-        gallery.search_image(tmp_path, tmp_path / "photo.jpg", 3)
+        searcher.search_image(tmp_path, tmp_path / "photo.jpg", 3)
     (tmp_path / "photo.jpg").write_bytes(picture(1))
     with pytest.raises(ValueError, match="is not a run directory"):
-        gallery.search_image(tmp_path, tmp_path / "photo.jpg", 3)
+        searcher.search_image(tmp_path, tmp_path / "photo.jpg", 3)

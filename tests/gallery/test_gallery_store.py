@@ -92,7 +92,7 @@ def test_what_was_written_is_there_after_opening_again_and_after_a_compaction(
     assert writer.view().num_dead == len(writer.view().added) == 0
     # A compaction leaves nothing of the generation before it.
     files = [file for file in writer.path.rglob("*") if file.is_file()]
-    assert len(files) == 5
+    assert len(files) == 6
 
 
 def test_deletions_by_identity_and_by_filter_take_what_fits_only(writer: Writer) -> None:
@@ -365,8 +365,8 @@ def test_a_full_disk_refuses_a_write_and_loses_nothing(writer: Writer) -> None:
 def test_a_manifest_of_another_format_or_half_a_one_is_refused(writer: Writer) -> None:
     file = writer.path / "CURRENT"
     whole = file.read_text()
-    file.write_text(json.dumps({**json.loads(whole), "format": 2}))
-    with pytest.raises(ValueError, match="is a gallery of format 2, not 1"):
+    file.write_text(json.dumps({**json.loads(whole), "format": 1}))
+    with pytest.raises(ValueError, match="of format 1, and this version reads 2; run its recipe"):
         Reader(writer.path)
     file.write_text(whole[:50])
     with pytest.raises(ValueError, match="CURRENT' is damaged"):

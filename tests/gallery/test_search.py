@@ -14,8 +14,9 @@ from ray_reid import images, schema
 from ray_reid.gallery import search
 from ray_reid.gallery.embedded.where import Where
 from ray_reid.gallery.embedded.writer import Writer
-from ray_reid.gallery.gallery import Gallery, Searcher
+from ray_reid.gallery.gallery import Gallery
 from ray_reid.gallery.search import Refiner
+from ray_reid.gallery.searcher import Searcher
 from ray_reid.generation.generators import descriptions
 from ray_reid.generation.generators.descriptions import Description
 from ray_reid.models import package

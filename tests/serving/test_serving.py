@@ -23,7 +23,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.types import Message
 
 from ray_reid import images, schema, storage
-from ray_reid.gallery import index
+from ray_reid.gallery import index, live
 from ray_reid.gallery.gallery import Hit
 from ray_reid.gallery.search import Answer, Refinement
 from ray_reid.generation.generators import descriptions
@@ -539,6 +539,7 @@ def run(publish_job: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
     storage.write(folders["embed"] / "embeddings", embedded)
     jobs = {name: folders[name] for name in ("ingest", "embed")}
     index.index_job(Work(recipe, folders["index"], jobs, {}))
+    live.seed(folders["index"], "key-index", path / "gallery", embed=list)
     worn = [Description(f"w{n}", "red t-shirt", "blue trousers", f"boots {n}") for n in range(3)]
     descriptions.write(folders["describe"] / descriptions.FILE, worn, {})
     return path

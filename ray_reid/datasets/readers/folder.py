@@ -76,10 +76,7 @@ def read_folder(source: FolderSource) -> Reading:
     Raises:
         ValueError: If there is nothing to train on or to search for, with the reason.
     """
-    root = reading.folder(source.root)
-    files = reading.list_images(root)
-    if not files:
-        raise ValueError(f"folder {source.root!r} holds no image (.jpg, .png, .bmp, .webp)")
+    root, files = _images(source)
     rows, warnings = _rows(files, source, root)
     rows, more = _assign_splits(rows, files, source, root)
     warnings += more
@@ -94,6 +91,16 @@ def read_folder(source: FolderSource) -> Reading:
             "which images are queries"
         )
     return Reading(rows, warnings + reading.check_queries(rows, where))
+
+
+def read_names(source: FolderSource) -> Reading:
+    """List the images of a folder and what their names tell, for uses that need no splits.
+
+    Raises:
+        ValueError: If there is no image, or no name that the pattern matches.
+    """
+    root, files = _images(source)
+    return Reading(*_rows(files, source, root))
 
 
 def files(source: FolderSource) -> list[Path]:
@@ -116,6 +123,14 @@ def recognise(root: Path) -> FolderSource | None:
     """None: what names mean is for the user to say, who gives the pattern."""
     del root
     return None
+
+
+def _images(source: FolderSource) -> tuple[Path, list[Path]]:
+    root = reading.folder(source.root)
+    files = reading.list_images(root)
+    if not files:
+        raise ValueError(f"folder {source.root!r} holds no image (.jpg, .png, .bmp, .webp)")
+    return root, files
 
 
 def _rows(files: Sequence[Path], source: FolderSource, root: Path) -> tuple[list[Row], list[str]]:

@@ -15,8 +15,17 @@ from numpy.typing import NDArray
 
 from ray_reid import schema, storage
 from ray_reid.gallery.embedded import log
+from ray_reid.gallery.embedded.edits import Edits
 from ray_reid.gallery.embedded.log import Record
-from ray_reid.gallery.embedded.segment import COLUMNS, HIT_COLUMNS, ROWS, Segment, Vectors
+from ray_reid.gallery.embedded.segment import (
+    COLUMNS,
+    HIT_COLUMNS,
+    ROWS,
+    Block,
+    Segment,
+    Vectors,
+    merged,
+)
 from ray_reid.gallery.embedded.where import Mask, Where
 
 Row = dict[str, Any]
@@ -90,42 +99,27 @@ class View:
         stored, added = self.masks(where)
         return [*np.flatnonzero(stored).tolist(), *(np.flatnonzero(added) + len(stored)).tolist()]
 
-    def blocks(self) -> Iterator[tuple[pa.Table, Vectors]]:
+    def blocks(self) -> Iterator[Block]:
         """Every living row with all its columns, in the order of the ids, block by block."""
-        waiting = sorted(
+        return merged(self._stored_blocks(), self._added_blocks())
+
+    def _stored_blocks(self) -> Iterator[Block]:
+        start = 0
+        for table in self.segment.batches():
+            end = start + len(table)
+            kept = self.alive[start:end]
+            yield table.filter(pa.array(kept)), self.segment.vectors[start:end][kept]
+            start = end
+
+    def _added_blocks(self) -> Iterator[Block]:
+        rows = sorted(
             np.flatnonzero(self.added_alive).tolist(),
             key=lambda row: self.added[row][schema.OBSERVATION_ID],
         )
-        done = start = 0
-        for table in self.segment.batches():
-            ids = table[schema.OBSERVATION_ID]
-            last = ids[len(ids) - 1].as_py()
-            until = done
-            while (
-                until < len(waiting) and self.added[waiting[until]][schema.OBSERVATION_ID] <= last
-            ):
-                until += 1
-            end = start + len(table)
-            kept = self.alive[start:end]
-            yield self._merged(
-                table.filter(pa.array(kept)),
-                self.segment.vectors[start:end][kept],
-                waiting[done:until],
-            )
-            start, done = end, until
-        for begin in range(done, len(waiting), storage.ROW_GROUP):
-            some = waiting[begin : begin + storage.ROW_GROUP]
-            yield self._merged(ROWS.empty_table(), self.vectors[:0], some)
-
-    def _merged(
-        self, table: pa.Table, vectors: Vectors, added: list[int]
-    ) -> tuple[pa.Table, Vectors]:
-        if not added:
-            return table, vectors
-        rows = pa.Table.from_pylist([self.added[row] for row in added], ROWS)
-        table = pa.concat_tables([table, rows])
-        order = np.argsort(table[schema.OBSERVATION_ID].to_numpy(), kind="stable")
-        return table.take(order), np.concatenate([vectors, self.vectors[added]])[order]
+        for start in range(0, len(rows), storage.ROW_GROUP):
+            some = rows[start : start + storage.ROW_GROUP]
+            table = pa.Table.from_pylist([self.added[row] for row in some], ROWS)
+            yield table, self.vectors[some]
 
     @cached_property
     def _added_table(self) -> pa.Table:
@@ -136,9 +130,9 @@ class View:
 class Contents:
     """What the records of a log make of a segment."""
 
-    def __init__(self, segment: Segment) -> None:
-        """Begin with the whole segment alive."""
-        self.segment = segment
+    def __init__(self, segment: Segment, edits: Edits) -> None:
+        """Begin with the whole segment alive; `edits` says which rows of it are of people."""
+        self.segment, self.edits = segment, edits
         self._alive = np.ones(len(segment), bool)
         self._num_dead = 0
         # Arrays grow by doubling; views keep the array and the length they were made with.
@@ -160,10 +154,13 @@ class Contents:
         """Do what a record says."""
         table = decode(record.payload)
         self._own()
+        ids = table[schema.OBSERVATION_ID].to_pylist()
         if record.operation == log.DELETE:
-            for observation_id in table[schema.OBSERVATION_ID].to_pylist():
+            self.edits.delete(ids)
+            for observation_id in ids:
                 self._remove(observation_id)
             return
+        self.edits.put(ids)
         vectors = storage.embeddings(table, schema.EMBEDDING)
         for row, vector in zip(table.select(list(COLUMNS)).to_pylist(), vectors, strict=True):
             self._remove(row[schema.OBSERVATION_ID])

@@ -6,9 +6,7 @@ machine share them, and no index keeps a second copy.
 
 import bisect
 import itertools
-import os
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +15,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ray_reid import schema, storage
+from ray_reid.gallery.embedded import disk
 
 Vectors = NDArray[np.float32]
+Block = tuple[pa.Table, Vectors]
+"""Some rows in the order of their ids, and their (N, D) unit-norm vectors."""
 
 HIT_COLUMNS = (
     schema.OBSERVATION_ID,
@@ -42,7 +43,6 @@ TABLE, VECTORS = "gallery", "vectors"
 _REPEATED = [name for name in HIT_COLUMNS if name not in (schema.OBSERVATION_ID, schema.TIME)]
 _UNIT = 1e-3
 _BLOCK = 8 * storage.ROW_GROUP
-_CHECKED = 8 * 2**20
 
 
 class Segment:
@@ -127,19 +127,17 @@ def vectors_name(generation: int) -> str:
     return f"{VECTORS}/part-{generation}.f32"
 
 
-def write(path: Path, generation: int, blocks: Iterable[tuple[pa.Table, Vectors]]) -> int:
+def write(path: Path, generation: int, blocks: Iterable[Block]) -> int:
     """Write a segment from blocks of rows and their vectors, in the order of the ids.
 
     Returns:
-        The number of rows; all of them are on the disk.
+        The number of rows; all of them are on the disk, in files whose names may not be.
 
     Raises:
         ValueError: If the ids are not in order and each once, or a vector is not of unit norm.
     """
     last = ""
     rows, files = 0, (path / table_name(generation), path / vectors_name(generation))
-    for file in files:
-        file.parent.mkdir(parents=True, exist_ok=True)
     with (
         pq.ParquetWriter(
             files[0],
@@ -168,24 +166,34 @@ def write(path: Path, generation: int, blocks: Iterable[tuple[pa.Table, Vectors]
             np.ascontiguousarray(vectors, "<f4").tofile(vector_sink)
             rows += len(table)
     for file in files:
-        sync(file)
-        sync(file.parent)
+        disk.sync(file)
     return rows
 
 
-def sync(path: Path) -> None:
-    """Bring a file, or the names in a directory, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def merged(first: Iterable[Block], second: Iterable[Block]) -> Iterator[Block]:
+    """Make one stream of blocks of two; no id is in both."""
+    streams = [(block for block in stream if len(block[0])) for stream in (first, second)]
+    heads = [next(stream, None) for stream in streams]
+    while all(heads):
+        tables = [head[0] for head in heads if head is not None]
+        last = min(table[schema.OBSERVATION_ID][-1].as_py() for table in tables)
+        parts = []
+        for place, head in enumerate(heads):
+            assert head is not None
+            table, vectors = head
+            end = bisect.bisect_right(table[schema.OBSERVATION_ID].to_pylist(), last)
+            parts.append((table.slice(0, end), vectors[:end]))
+            rest = table.slice(end), vectors[end:]
+            heads[place] = rest if len(rest[0]) else next(streams[place], None)
+        yield _sorted(parts)
+    for head, stream in zip(heads, streams, strict=True):
+        if head is not None:
+            yield head
+            yield from stream
 
 
-def checksum(file: Path) -> int:
-    """CRC-32 of a file."""
-    value = 0
-    with file.open("rb") as source:
-        while block := source.read(_CHECKED):
-            value = zlib.crc32(block, value)
-    return value
+def _sorted(parts: Sequence[Block]) -> Block:
+    tables, vectors = zip(*parts, strict=True)
+    table = pa.concat_tables(tables)
+    order = np.argsort(table[schema.OBSERVATION_ID].to_numpy(), kind="stable")
+    return table.take(order), np.concatenate(vectors)[order]

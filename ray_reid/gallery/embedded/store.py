@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any, Self
 
 from ray_reid import schema, storage
-from ray_reid.gallery.embedded import segment
+from ray_reid.gallery.embedded import disk, segment
 from ray_reid.gallery.embedded.contents import Contents, View
+from ray_reid.gallery.embedded.edits import Edits
 from ray_reid.gallery.embedded.log import Log
 from ray_reid.gallery.embedded.segment import Segment, is_unit
 from ray_reid.gallery.embedded.where import Where
 
 CURRENT = "CURRENT"
 LOCK = "lock"
-LOG, SEARCH = "log", "search"
-FOLDERS = (segment.TABLE, segment.VECTORS, LOG, SEARCH)
-FORMAT = 1
+LOG, SEARCH, EDITS = "log", "search", "edits"
+FOLDERS = (segment.TABLE, segment.VECTORS, LOG, SEARCH, EDITS)
+FORMAT = 2
 # A compaction may replace the files between two steps of opening them; ten times is no chance.
 _ATTEMPTS = 10
 
@@ -45,6 +46,8 @@ class GalleryManifest:
     """The recipe's section `index`, as far as the search needs it."""
     search: str | None
     """File of the approximate index over the segment; null for the kind flat."""
+    seed: str | None
+    """Key of the index that the gallery was last seeded from; null if it never was."""
     checksums: dict[str, int]
     """CRC-32 of each immutable file, by its path in the gallery."""
 
@@ -66,7 +69,10 @@ class GalleryManifest:
             raise ValueError(f"{str(path / CURRENT)!r} is damaged: {error}") from error
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             found = values.get("format") if isinstance(values, dict) else values
-            raise ValueError(f"{str(path)!r} is a gallery of format {found!r}, not {FORMAT}")
+            raise ValueError(
+                f"{str(path)!r} is a gallery of format {found!r}, and this version reads "
+                f"{FORMAT}; run its recipe again to index anew, and enrol again what was enrolled"
+            )
         try:
             return cls(**values)
         except TypeError as error:
@@ -80,7 +86,7 @@ class GalleryManifest:
             sink.flush()
             os.fsync(sink.fileno())
         aside.replace(path / CURRENT)
-        segment.sync(path)
+        disk.sync(path)
 
     def files(self) -> list[str]:
         """Every file of this generation, by its path in the gallery."""
@@ -133,6 +139,11 @@ class Reader:
         with self._guard:
             self._close_log()
 
+    @property
+    def edits(self) -> Edits:
+        """Which rows are of people; changes with the gallery."""
+        return self._contents.edits
+
     def view(self) -> View:
         """The gallery as it is now."""
         return self.state()[1]
@@ -151,10 +162,17 @@ class Reader:
         """See what has been written since.
 
         Raises:
-            ValueError: If a file is damaged; what was seen before stays.
+            ValueError: If a file is damaged, or the gallery is of another model now; what was seen
+                before stays.
         """
         with self._guard:
-            if GalleryManifest.read(self.path) != self.manifest:
+            manifest = GalleryManifest.read(self.path)
+            if manifest.model != self.model:
+                raise ValueError(
+                    f"gallery {str(self.path)!r} was of model {self.model!r} and has been seeded "
+                    f"with {manifest.model!r} since; open it again, with that model"
+                )
+            if manifest != self.manifest:
                 self._load()
             else:
                 self._replay(self._log, self._contents)
@@ -189,21 +207,14 @@ class Reader:
 
     def _copy(self, path: Path, manifest: GalleryManifest, head: bytes) -> None:
         for folder in FOLDERS:
-            (path / folder).mkdir(parents=True, exist_ok=True)
+            disk.make_folder(path / folder)
         for name in manifest.checksums:
-            try:
-                os.link(self.path / name, path / name)
-            except FileNotFoundError:
-                raise
-            except OSError:
-                shutil.copyfile(self.path / name, path / name)
-            segment.sync(path / name)
+            disk.link(self.path / name, path / name)
         (path / log_name(manifest.generation)).write_bytes(head)
-        segment.sync(path / log_name(manifest.generation))
+        disk.sync(path / log_name(manifest.generation))
         for folder in FOLDERS:
-            segment.sync(path / folder)
+            disk.sync(path / folder)
         manifest.write(path)
-        segment.sync(path.parent)
 
     def _load(self) -> None:
         """Open what `CURRENT` names, again where a compaction replaced it meanwhile."""
@@ -211,6 +222,7 @@ class Reader:
             manifest = GalleryManifest.read(self.path)
             try:
                 found = Segment(self.path, manifest.generation, manifest.rows, manifest.dimension)
+                edits = Edits.read(self.path / edits_name(manifest.generation))
                 records = Log(self.path / log_name(manifest.generation), self._writes)
                 break
             except FileNotFoundError as error:
@@ -220,7 +232,7 @@ class Reader:
                         f"gallery {str(self.path)!r} lacks the file {error.filename!r}; restore "
                         "it from a snapshot"
                     ) from error
-        contents = Contents(found)
+        contents = Contents(found, edits)
         try:
             self._replay(records, contents)
         except ValueError:
@@ -244,6 +256,11 @@ class Reader:
 def log_name(generation: int) -> str:
     """Where the log of a generation lies in its gallery."""
     return f"{LOG}/part-{generation}.log"
+
+
+def edits_name(generation: int) -> str:
+    """Where the edits of a generation lie in its gallery."""
+    return f"{EDITS}/part-{generation}.arrow"
 
 
 def leftovers(path: Path, manifest: GalleryManifest) -> Iterator[Path]:
@@ -277,7 +294,7 @@ def _damage(path: Path, name: str, manifest: GalleryManifest) -> str | None:
     try:
         # The log has checksums of its own.
         expected = manifest.checksums.get(name)
-        if expected not in (None, segment.checksum(path / name)):
+        if expected not in (None, disk.checksum(path / name)):
             return f"{name} is damaged: its checksum is not that of the manifest"
     except FileNotFoundError:
         return f"{name} is missing"

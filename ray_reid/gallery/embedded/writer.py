@@ -7,7 +7,7 @@ kill at any instant loses no acknowledged write and leaves each other whole or n
 import fcntl
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +17,17 @@ import numpy as np
 import pyarrow as pa
 
 from ray_reid import schema
-from ray_reid.gallery.embedded import contents, log, rules, segment, store
+from ray_reid.gallery.embedded import contents, disk, generation, log, rules, seeding, store
 from ray_reid.gallery.embedded.contents import Row
-from ray_reid.gallery.embedded.log import Log, Record
-from ray_reid.gallery.embedded.segment import Vectors
+from ray_reid.gallery.embedded.edits import Edits
+from ray_reid.gallery.embedded.generation import FLAT
+from ray_reid.gallery.embedded.log import Record
+from ray_reid.gallery.embedded.seeding import Embed, UnembeddableError
+from ray_reid.gallery.embedded.segment import Block, Vectors
 from ray_reid.gallery.embedded.store import GalleryManifest, Reader
 from ray_reid.gallery.embedded.where import Where
 
 logger = logging.getLogger(__name__)
-
-FLAT: Mapping[str, Any] = {"kind": "flat"}
 
 
 class Writer(Reader):
@@ -61,7 +62,7 @@ class Writer(Reader):
         path: Path,
         model: str,
         dimension: int,
-        blocks: Iterable[tuple[pa.Table, Vectors]] = (),
+        blocks: Iterable[Block] = (),
         index: Mapping[str, Any] = FLAT,
     ) -> Self:
         """Make a gallery, with rows to begin with or none, and open it for writing.
@@ -82,13 +83,38 @@ class Writer(Reader):
             raise ValueError("model '' must name the version of the model that makes the vectors")
         if dimension < 1:
             raise ValueError(f"dimension is {dimension}; it must be at least 1")
-        path.mkdir(parents=True, exist_ok=True)
+        disk.make_folder(path)
         lock = _hold(path)
         try:
-            _check_index(index)
-            if (path / store.CURRENT).exists():
-                raise ValueError(f"{str(path)!r} is a gallery already; open it, or choose another")
-            _generation(path, 1, model, dimension, blocks, index).write(path)
+            generation.check_index(index)
+            _check_new(path)
+            draft = GalleryManifest(
+                store.FORMAT, 1, model, dimension, 0, dict(index), None, None, {}
+            )
+            generation.write(path, draft, blocks, Edits()).write(path)
+        finally:
+            os.close(lock)
+        return cls(path)
+
+    @classmethod
+    def adopt(cls, path: Path, source: Path, key: str) -> Self:
+        """Make a gallery of the files of another and open it for writing.
+
+        Args:
+            path: A directory without a gallery; it is made if needed.
+            source: A gallery that nobody writes, such as an index job publishes.
+            key: Its key.
+
+        Raises:
+            ValueError: If there is a gallery already, another process makes one, or `source` is
+                none.
+        """
+        GalleryManifest.read(source)
+        disk.make_folder(path)
+        lock = _hold(path)
+        try:
+            _check_new(path)
+            generation.adopt(path, source, 1, key).write(path)
         finally:
             os.close(lock)
         return cls(path)
@@ -190,13 +216,53 @@ class Writer(Reader):
         """Fold the log into a new segment, and its index; readers go on with the old ones."""
         with self._guard:
             self._check_usable()
-            old, blocks = self.manifest, self.view().blocks()
-            with self._replacing("compacted"):
-                _generation(
-                    self.path, old.generation + 1, old.model, old.dimension, blocks, old.index
-                ).write(self.path)
-            self._load()
-            self._clean(self.manifest)
+            draft = replace(self.manifest, generation=self.manifest.generation + 1)
+            blocks, edits = self.view().blocks(), self.edits
+            self._renew("compacted", lambda: generation.write(self.path, draft, blocks, edits))
+
+    def seed(
+        self, source: Path, key: str, embed: Embed, drop_unembeddable: bool = False
+    ) -> list[str]:
+        """Take the rows, model and index of another gallery, and keep what people did to this one.
+
+        Rows that were enrolled or changed here stay as they are, with their vectors if the model
+        is the same; deleted ones stay deleted. Other writes wait meanwhile.
+
+        Args:
+            source: A gallery that nobody writes, such as an index job publishes.
+            key: Its key.
+            embed: Makes vectors of rows with their images, if the model is another.
+            drop_unembeddable: Leave out rows without an image that can be read.
+
+        Returns:
+            The ids that were left out.
+
+        Raises:
+            UnembeddableError: If there are such rows; nothing is changed then.
+            ValueError: If `source` is no gallery, or the disk refuses.
+        """
+        with self._guard, Reader(source) as theirs:
+            self._check_usable()
+            number = self.manifest.generation + 1
+            mine = seeding.edits_of(self)
+            if not mine:
+                self._renew("seeded", lambda: generation.adopt(self.path, source, number, key))
+                return []
+            new = theirs.model != self.model
+            lost = seeding.unembeddable(self.view(), mine.kept) if new else []
+            if lost and not drop_unembeddable:
+                raise UnembeddableError(self.path, lost)
+            edits = Edits(mine.kept - set(lost), mine.deleted)
+            blocks = seeding.blocks(self.view(), theirs.view(), edits, embed if new else None)
+            draft = replace(theirs.manifest, generation=number, seed=key)
+            self._renew("seeded", lambda: generation.write(self.path, draft, blocks, edits))
+            return lost
+
+    def _renew(self, done: str, make: Callable[[], GalleryManifest]) -> None:
+        with self._replacing(done):
+            make().write(self.path)
+        self._load()
+        self._clean(self.manifest)
 
     def rebuild(self, index: Mapping[str, Any] | None = None) -> None:
         """Make the index again from the vectors, or one of another kind.
@@ -211,15 +277,9 @@ class Writer(Reader):
             self._check_usable()
             old, vectors = self.manifest, self._contents.segment.vectors
             index = dict(old.index if index is None else index)
-            _check_index(index)
-            data = {
-                name: value
-                for name, value in old.checksums.items()
-                if not name.startswith(f"{store.SEARCH}/")
-            }
+            generation.check_index(index)
             with self._replacing("rebuilt"):
-                name, built = _build(self.path, old.generation, vectors, index, old.search)
-                new = replace(old, index=index, search=name, checksums={**data, **built})
+                new = generation.rebuild(self.path, old, vectors, index)
                 new.write(self.path)
             self.manifest = new
             self._clean(new)
@@ -323,51 +383,6 @@ def _hold(path: Path) -> int:
     return lock
 
 
-def _generation(
-    path: Path,
-    number: int,
-    model: str,
-    dimension: int,
-    blocks: Iterable[tuple[pa.Table, Vectors]],
-    index: Mapping[str, Any],
-) -> GalleryManifest:
-    """Write the files of a generation; they count once its manifest is written."""
-    for folder in store.FOLDERS:
-        (path / folder).mkdir(exist_ok=True)
-    rows = segment.write(path, number, blocks)
-    Log.create(path / store.log_name(number))
-    names = (segment.table_name(number), segment.vectors_name(number))
-    checksums = {name: segment.checksum(path / name) for name in names}
-    vectors = np.empty((0, dimension), np.float32)
-    if rows:
-        vectors = np.memmap(path / names[1], np.float32, "r", shape=(rows, dimension))
-    search, built = _build(path, number, vectors, index, None)
-    for folder in store.FOLDERS:
-        segment.sync(path / folder)
-    return GalleryManifest(
-        store.FORMAT, number, model, dimension, rows, dict(index), search, {**checksums, **built}
-    )
-
-
-def _build(
-    path: Path, generation: int, vectors: Vectors, index: Mapping[str, Any], old: str | None
-) -> tuple[str | None, dict[str, int]]:
-    """Write the approximate index of a segment, beside an older one; None for the kind flat."""
-    if index.get("kind") == "flat" or not len(vectors):
-        return None, {}
-    # faiss is an extra, and a writer of a flat gallery needs none.
-    from ray_reid.gallery.embedded import ann
-
-    tried = int(old.rpartition("-")[2].partition(".")[0]) + 1 if old else 1
-    name = f"{store.SEARCH}/part-{generation}-{tried}.faiss"
-    ann.write(ann.build(vectors, index), path / name)
-    segment.sync(path / name)
-    segment.sync(path / store.SEARCH)
-    return name, {name: segment.checksum(path / name)}
-
-
-def _check_index(index: Mapping[str, Any]) -> None:
-    if dict(index) != FLAT:
-        from ray_reid.gallery.embedded import ann
-
-        ann.checked(index)
+def _check_new(path: Path) -> None:
+    if (path / store.CURRENT).exists():
+        raise ValueError(f"{str(path)!r} is a gallery already; open it, or choose another")
