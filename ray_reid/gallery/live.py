@@ -114,8 +114,8 @@ def _older_index(run: RunState, path: Path, manifest: GalleryManifest) -> str | 
     if manifest.seed == key:
         return None
     return (
-        f"gallery {str(path)!r} was seeded from index {manifest.seed!r} and run {str(run.path)!r} now "
-        f"has {key!r}; {_command(run)} brings it up to date"
+        f"gallery {str(path)!r} was seeded from index {manifest.seed!r} and run "
+        f"{str(run.path)!r} now has {key!r}; {_command(run)} brings it up to date"
     )
 
 

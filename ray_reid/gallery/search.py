@@ -18,7 +18,6 @@ from ray_reid.gallery.embedded.where import Where
 from ray_reid.gallery.gallery import EVERYTHING, Gallery, Hit
 from ray_reid.gallery.searcher import Searcher, read_query
 from ray_reid.generation.tailor import Tailor
-from ray_reid.models.package import find
 from ray_reid.ranking import doubt
 from ray_reid.ranking.doubt import CalibratedGate
 from ray_reid.ranking.refine import refine
@@ -66,14 +65,14 @@ class Refiner:
     gate: CalibratedGate | None
 
     @classmethod
-    def open(cls, run: Path, searcher: Searcher, dress: Dress | None = None) -> "Refiner":
+    def open(cls, run: RunState, searcher: Searcher, dress: Dress | None = None) -> "Refiner":
         """Read how a run refines; without `dress`, the first query in doubt loads the models here.
 
         Raises:
             ValueError: If the run does not refine, or lacks what it needs for that.
         """
         spec = needs(run)
-        file = find(run) / doubt.FILE
+        file = run.folder("evaluate") / "model" / doubt.FILE
         gate = doubt.parse(file.read_text()) if file.is_file() else None
         return cls(searcher, tailor(run) if dress is None else dress, spec, gate)
 
@@ -108,31 +107,29 @@ class Refiner:
         return Answer(self.searcher.decided(hits, camera), told)
 
 
-def needs(run: Path) -> Refine:
+def needs(run: RunState) -> Refine:
     """The section `refine` of a run that has what a refined search needs.
 
     Raises:
         ValueError: If it has no such section, or its clothes were not described.
     """
-    state = RunState.read(run)
-    spec = state.recipe.refine
+    spec = run.recipe.refine
     if spec is None:
         raise ValueError(
-            f"run {str(run)!r} refines no query: its recipe has no section 'refine'; run 'dlcr' "
-            "with --set refine={}"
+            f"run {str(run.path)!r} refines no query: its recipe has no section 'refine'; run "
+            "'dlcr' with --set refine={}"
         )
-    state.folder("describe")
+    run.folder("describe")
     return spec
 
 
-def tailor(run: Path) -> Tailor:
+def tailor(run: RunState) -> Tailor:
     """What makes variants with the models and descriptions of a run, once it needs the models.
 
     Raises:
         ValueError: If the run refines no query, or too few clothes are described.
     """
-    state = RunState.read(run)
-    return Tailor(state.recipe, state.folder("describe"))
+    return Tailor(run.recipe, run.folder("describe"))
 
 
 def margin(gallery: Gallery, query: Vectors, where: Where = EVERYTHING) -> float:
@@ -196,8 +193,9 @@ def search_image(run: Path, image: Path, k: int, camera: str | None = None) -> A
             current index or nothing to refine with.
     """
     encoded = read_query(image, camera)
-    needs(run)
-    return Refiner.open(run, Searcher.open(run)).search(encoded, k, camera=camera)
+    state = RunState.read(run)
+    needs(state)
+    return Refiner.open(state, Searcher.open(state)).search(encoded, k, camera=camera)
 
 
 def sentence(told: Refinement) -> str:

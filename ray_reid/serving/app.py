@@ -27,6 +27,7 @@ from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.serve import Dressers, Serve
 from ray_reid.runtime.cluster import Cluster, check_capacity
 from ray_reid.runtime.ports import check_port
+from ray_reid.runtime.results import RunState, reading
 from ray_reid.serving.api import UnavailableError, create_api
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ DRESSER = "dresser"
 AT_ONCE = 5
 
 
-def application(run: Path, settings: Serve) -> serve.Application:
+def application(run: RunState, settings: Serve) -> serve.Application:
     """Describe the Serve application of a run; its path must be readable on every node."""
     lacking = _lacking(run, settings)
     dressers = settings.dressers if lacking is None else None
@@ -83,13 +84,13 @@ def dressing(kind: type["DresserReplica"], settings: Dressers) -> serve.Deployme
 class DresserReplica:
     """Makes variants with the models and descriptions of a run."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: RunState) -> None:
         """Load them once per replica."""
         self.dress = self.load(run)
         # The painting of a query that is given up goes on, and no other may begin before it ends.
         self.thread = ThreadPoolExecutor(1)
 
-    def load(self, run: Path) -> Callable[[bytes], list[bytes] | str]:
+    def load(self, run: RunState) -> Callable[[bytes], list[bytes] | str]:
         """What makes the variants, its models loaded."""
         from ray_reid.gallery import search
 
@@ -126,7 +127,7 @@ def ask(handle: "DeploymentHandle[Any]", timeout_s: float, encoded: bytes) -> li
     return made
 
 
-def _lacking(run: Path, settings: Serve) -> str | None:
+def _lacking(run: RunState, settings: Serve) -> str | None:
     """Why no search of a run can be refined; null if it can."""
     from ray_reid.gallery import search
     from ray_reid.generation import outfits
@@ -164,7 +165,12 @@ def serve_run(
     """
     host = recipe.serve.host if host is None else host
     port = recipe.serve.port if port is None else port
-    check_current(run)
+    # What is current now is served to the end; a replica that starts anew opens the same.
+    with reading(run.resolve()) as state:
+        _serve(check_current(state), recipe, host, port, address)
+
+
+def _serve(run: RunState, recipe: Recipe, host: str, port: int, address: str | None) -> None:
     local = (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
     if local:
         check_port(host, port)
@@ -176,7 +182,7 @@ def serve_run(
         serving = recipe.serve
         _check_capacity(run, serving)
         with _interruptible(), _server(host, port, own):
-            _deploy(run.resolve(), serving)
+            _deploy(run, serving)
             url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             log.info("serving %d gallery images at %s; Ctrl-C ends it", size, url)
             lacking = _lacking(run, serving)
@@ -188,7 +194,7 @@ def serve_run(
             serve.delete(NAME)
 
 
-def _deploy(run: Path, settings: Serve) -> None:
+def _deploy(run: RunState, settings: Serve) -> None:
     """Start the replicas.
 
     Raises:
@@ -208,7 +214,7 @@ def _deploy(run: Path, settings: Serve) -> None:
         ) from error
 
 
-def _check_capacity(run: Path, settings: Serve) -> None:
+def _check_capacity(run: RunState, settings: Serve) -> None:
     check_capacity("serve.replicas", settings.replicas, settings.num_cpus, settings.num_gpus)
     if settings.dressers is None or _lacking(run, settings):
         return
@@ -255,7 +261,7 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler or signal.SIG_DFL)
 
 
-def _proved_size(run: Path) -> int:
+def _proved_size(run: RunState) -> int:
     """Search once here: what a replica cannot load it tries thrice, with a traceback each time."""
     searcher = Searcher.open(run, device="cpu")
     searcher.warm_up()

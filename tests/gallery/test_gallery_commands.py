@@ -1,6 +1,7 @@
 """`ray-reid gallery RUN ...`, as a person types it."""
 
 import json
+import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -42,20 +43,19 @@ class ByBytes:
 def run(
     tmp_path: Path,
     gallery_writer: ModuleType,
-    publish_job: Callable[..., None],
+    publish_job: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """A run with an index of eight images and no gallery yet."""
     path = tmp_path / "run"
     needs = {"train": [], "embed": ["train"], "evaluate": ["embed"], "index": ["embed"]}
     gallery_writer.make_index(tmp_path / "indexes", "key1", {"kind": "flat"})
-    path.mkdir()
-    (tmp_path / "indexes" / "key1").rename(path / "index")
-    for job, inputs in needs.items():
-        publish_job(path, job, "key1", dict.fromkeys(inputs, "key1"))
+    (path / "index").mkdir(parents=True)
+    (tmp_path / "indexes" / "key1").rename(path / "index" / "key1")
     source = {"reader": "folder", "root": "/none", "pattern": r"(?P<identity>\d+)_c(?P<camera>\d+)"}
     recipe = recipes.validate({"name": "test", "ingest": {"sources": [source]}})
-    (path / "recipe.yaml").write_text(recipes.dump(recipe))
+    for job, inputs in needs.items():
+        publish_job(path, job, "key1", dict.fromkeys(inputs, "key1"), None, recipe)
     model = ByBytes(gallery_writer.DIMENSION)
     monkeypatch.setattr(package, "load", lambda run, device=None: model)
     return path
@@ -88,7 +88,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_gallery_is_seeded_counted_and_checked(
-    run: Path, command: Command, publish_job: Callable[..., None]
+    run: Path, command: Command, publish_job: Callable[..., Path]
 ) -> None:
     code, lines, error = command("count")
     assert (code, lines) == (2, [])
@@ -100,6 +100,7 @@ def test_a_gallery_is_seeded_counted_and_checked(
     code, (line,), _ = command("check")
     assert code == 0
     assert "whole, 8 images, 0 of them enrolled or changed, 0 deleted; index key1" in line
+    shutil.copytree(run / "index" / "key1", run / "index" / "key2")
     publish_job(run, "index", "key2", {"embed": "key1"})
     code, (line,), _ = command("check")
     assert code == 1
@@ -142,19 +143,17 @@ def test_a_folder_is_enrolled_found_and_updated(
 
 
 def test_a_new_index_keeps_the_enrolled_folder(
-    run: Path, folder: Path, command: Command, publish_job: Callable[..., None]
+    run: Path, folder: Path, command: Command, publish_job: Callable[..., Path]
 ) -> None:
     command("seed")
     command("enrol", folder)
     command("delete", "--identity", "door:0")
     for job, needed in {"train": [], "embed": ["train"], "evaluate": ["embed"]}.items():
         publish_job(run, job, "key2", dict.fromkeys(needed, "key2"))
-    other = run.parent / "indexes"
-    with Reader(run / "index") as reader:
+    other = run / "index" / "key2"
+    with Reader(run / "index" / "key1") as reader:
         blocks = list(reader.view().blocks())
         Writer.create(other, "key2", reader.dimension, blocks).close()
-    (run / "index").rename(run.parent / "old")
-    other.rename(run / "index")
     publish_job(run, "index", "key2", {"embed": "key2"})
     code, _, error = command("enrol", folder)
     assert code == 2
@@ -172,7 +171,7 @@ def test_a_new_index_keeps_the_enrolled_folder(
 
 
 def test_rows_without_images_are_listed_before_they_are_left_out(
-    run: Path, command: Command, publish_job: Callable[..., None], gallery_writer: ModuleType
+    run: Path, command: Command, publish_job: Callable[..., Path], gallery_writer: ModuleType
 ) -> None:
     command("seed")
     rows = [{"observation_id": f"bare{n:02d}", "source": "test"} for n in range(12)]
@@ -182,8 +181,7 @@ def test_rows_without_images_are_listed_before_they_are_left_out(
     for job, needed in {"train": [], "embed": ["train"], "evaluate": ["embed"]}.items():
         publish_job(run, job, "key2", dict.fromkeys(needed, "key2"))
     gallery_writer.make_index(run.parent / "indexes", "key2", {"kind": "flat"})
-    (run / "index").rename(run.parent / "old")
-    (run.parent / "indexes" / "key2").rename(run / "index")
+    (run.parent / "indexes" / "key2").rename(run / "index" / "key2")
     publish_job(run, "index", "key2", {"embed": "key2"})
     code, lines, error = command("seed")
     assert (code, lines) == (2, [row["observation_id"] for row in rows])

@@ -20,6 +20,7 @@ from ray_reid.gallery.embedded.where import Where
 from ray_reid.gallery.embedded.writer import Writer
 from ray_reid.gallery.gallery import Gallery
 from ray_reid.recipe import recipes
+from ray_reid.runtime.results import RunState
 
 FLAT = {"kind": "flat"}
 
@@ -238,37 +239,40 @@ def test_edits_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def run(house: House, publish_job: Callable[..., None]) -> Path:
+def run(house: House, publish_job: Callable[..., Path]) -> Path:
     """A run whose index is that of the first model."""
     path = house.gallery.parent
     needs = {"ingest": [], "train": [], "embed": ["train"], "evaluate": ["embed"]}
     for job, inputs in needs.items():
         publish_job(path, job, "key1", dict.fromkeys(inputs, "key1"))
-    (house.indexes / "key1").rename(path / "index")
+    (path / "index").mkdir()
+    (house.indexes / "key1").rename(path / "index" / "a")
     publish_job(path, "index", "a", {"embed": "key1"})
-    (path / "recipe.yaml").write_text(recipes.dump(recipes.validate({"name": "test"})))
     return path
 
 
 def test_a_run_without_a_current_gallery_is_told_which_command_helps(
     house: House,
     run: Path,
-    publish_job: Callable[..., None],
+    publish_job: Callable[..., Path],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     command = f"'ray-reid gallery {run} seed'"
     with pytest.raises(ValueError, match=f"has no gallery in .*; {command} makes it"):
-        live.current(run)
+        live.current(RunState.read(run))
     assert searcher.seed(run) == live.Seeded(True, 8, 0)
-    assert live.current(run) == run / "gallery"
+    assert live.current(RunState.read(run)) == run / "gallery"
     assert searcher.seed(run) == live.Seeded(False, 8, 0)
     publish_job(run, "index", "b", {"embed": "key1"})
     with caplog.at_level(logging.WARNING):
-        assert live.current(run) == run / "gallery"
-    assert f"is of an older index; {command} brings it up to date" in caplog.text
+        assert live.current(RunState.read(run)) == run / "gallery"
+    assert (
+        f"was seeded from index 'a' and run '{run}' now has 'b'; {command} brings it up to date"
+        in caplog.text
+    )
     publish_job(run, "train", "key2", {})
     with pytest.raises(ValueError, match=f"now has model 'key2'; {command} brings it up to date"):
-        live.current(run)
+        live.current(RunState.read(run))
 
 
 def test_a_gallery_lies_where_the_recipe_says(tmp_path: Path) -> None:

@@ -184,10 +184,10 @@ def test_a_query_without_clothes_is_answered_as_ever(refiner: Refiner) -> None:
 def test_a_run_that_does_not_refine_is_refused_with_the_choice(tmp_path: Path) -> None:
     RunState(tmp_path, recipes.validate({"name": "baseline"}), {}).write()
     with pytest.raises(ValueError, match="its recipe has no section 'refine'; run 'dlcr' with"):
-        search.needs(tmp_path)
+        search.needs(RunState.read(tmp_path))
     RunState(tmp_path, recipes.validate({"name": "dlcr", "refine": {}}), {}).write()
     with pytest.raises(ValueError, match="has no current 'describe'"):
-        search.needs(tmp_path)
+        search.needs(RunState.read(tmp_path))
 
 
 def test_a_query_that_is_sure_needs_no_models(
@@ -198,19 +198,21 @@ def test_a_query_that_is_sure_needs_no_models(
     described = publish_job(tmp_path, "describe", recipe=recipe)
     worn = [Description(f"w{n}", "red t-shirt", "blue trousers", "boots") for n in range(2)]
     descriptions.write(described / descriptions.FILE, worn, {})
-    model = publish_job(tmp_path, "train") / "model"
+    model = publish_job(tmp_path, "evaluate") / "model"
     model.mkdir(parents=True)
     (model / package.WEIGHTS).touch()
     searcher = Searcher(ByBrightness(), gallery, "test/t1")
     (model / doubt.FILE).write_text(CalibratedGate(0.0, 0.3, 0.3, 0.3).dump())
-    assert not Refiner.open(tmp_path, searcher).search(picture(4), 3).refinement.refined
+    assert (
+        not Refiner.open(RunState.read(tmp_path), searcher).search(picture(4), 3).refinement.refined
+    )
     (model / doubt.FILE).write_text(CalibratedGate(1.0, 0.3, 0.3, 0.3).dump())
-    doubtful = Refiner.open(tmp_path, searcher)
+    doubtful = Refiner.open(RunState.read(tmp_path), searcher)
     with pytest.raises(ValueError, match="model '/no/model' is not there"):
         doubtful.search(picture(4), 3)
     descriptions.write(described / descriptions.FILE, worn[:0], {})
     with pytest.raises(ValueError, match=r"refine\.num_variants: 1 outfits"):
-        Refiner.open(tmp_path, searcher)
+        Refiner.open(RunState.read(tmp_path), searcher)
 
 
 @pytest.mark.parametrize("module", ["ray_reid.gallery.search", "ray_reid.serving.app"])

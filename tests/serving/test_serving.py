@@ -525,7 +525,7 @@ def run(publish_job: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
         job: publish_job(path, job, None, {name: f"key-{name}" for name in inputs}, None, recipe)
         for job, inputs in {"ingest": [], **needs, "describe": []}.items()
     }
-    model = folders["train"] / "model"
+    model = folders["evaluate"] / "model"
     model.mkdir()
     package.save(model, recipe, ["a", "b"], ReidNetwork(recipe.train, 2).state_dict())
     few = {"num_train": 2, "num_test": 3, "images_per_camera": 2, "cameras_per_identity": 2}
@@ -555,19 +555,19 @@ def changed(run: Path, path: Path, old: str, new: str) -> Path:
 
 
 def test_a_run_without_what_paints_is_served_without(run: Path, tmp_path: Path) -> None:
-    assert app._lacking(run, Serve()) is None
-    searching = app.application(run, Serve())._bound_deployment
+    assert app._lacking(RunState.read(run), Serve()) is None
+    searching = app.application(RunState.read(run), Serve())._bound_deployment
     dressers = Dressers()
     waiting = dressers.max_queued + dressers.replicas
     assert searching.max_ongoing_requests == app.AT_ONCE + waiting
     bare = changed(run, tmp_path / "bare", "miniature:inpainting", "/no/model")
-    assert app._lacking(bare, Serve()) == (
+    assert app._lacking(RunState.read(bare), Serve()) == (
         "model '/no/model' is not there; give a local path or a hub id"
     )
     few = changed(run, tmp_path / "few", '"num_variants": 2', '"num_variants": 9')
-    assert "refine.num_variants: 9 outfits" in str(app._lacking(few, Serve()))
+    assert "refine.num_variants: 9 outfits" in str(app._lacking(RunState.read(few), Serve()))
     for lacking in (bare, few):
-        searching = app.application(lacking, Serve())._bound_deployment
+        searching = app.application(RunState.read(lacking), Serve())._bound_deployment
         assert searching.max_ongoing_requests == app.AT_ONCE
 
 
@@ -581,9 +581,9 @@ def test_serve_refines_with_dressers_of_its_own(run: Path, tmp_path: Path, ray_l
     broken = changed(run, tmp_path / "broken", "miniature:inpainting", str(tmp_path / "empty"))
     with app._server("127.0.0.1", port, own=False):
         with pytest.raises(ValueError, match=r"serve\.dressers: null .*cannot be loaded") as raised:
-            app._deploy(broken, settings)
+            app._deploy(RunState.read(broken), settings)
         assert "\n" not in str(raised.value)
-        app._deploy(run, settings)
+        app._deploy(RunState.read(run), settings)
         people = storage.read(RunState.read(run).folder("ingest") / "observations", [schema.IMAGE])[
             schema.IMAGE
         ]
