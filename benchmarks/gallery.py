@@ -1,7 +1,8 @@
 """How near is a gallery's search to what the machine can do, and what do its promises cost?
 
 Exact search against the better of raw faiss and a matrix product with top-k, approximate search
-against exact, loading, memory and durable writes, each beside its limit in the same run. The
+against exact, loading, memory and durable writes, each beside its limit in the same run; with
+`--peers`, the same rows in LanceDB, or in SQLite with faiss, beside the gallery instead. The
 vectors lie as embeddings do: identities of 20 images around unit centres, with cosine 0.6 between
 two images of one. Of independent vectors no approximate index finds much.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from support import stores
 from support.reporting import Figure, arguments, best, report, timed
 
 from ray_reid.gallery.embedded import nearest
@@ -225,6 +227,76 @@ def _whole(writer: Writer) -> None:
         raise RuntimeError(f"the gallery of the benchmark is damaged: {problems}")
 
 
+def peers(rows: int, names: Sequence[str], runs: int) -> Iterator[Figure]:
+    """The gallery beside other stores of the same rows; the reference is the other store."""
+    queries = around(np.arange(64), 10**9)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            path = Path(folder) / name
+            Writer.create(path / "ours", "drawn", DIMENSION, blocks(rows)).close()
+            stores.STORES[name](path / name, blocks(rows))
+            yield from beside(path, name, queries, runs)
+
+
+def beside(path: Path, name: str, queries: Vectors, runs: int) -> Iterator[Figure]:
+    """The gallery at `ours` beside the store of that name: opened, searched, written."""
+    kind = stores.STORES[name]
+
+    ours, theirs = interleaved(
+        [
+            lambda: Gallery.open(path / "ours").search(queries[:1], K),
+            lambda: kind(path / name).search(queries[:1], K),
+        ],
+        runs,
+    )
+    yield Figure(f"open, first hit included; {name}", ours, "s", theirs)
+    with Writer(path / "ours") as writer:
+        gallery, store = Gallery(writer), kind(path / name)
+        _agree(gallery, store, queries)
+
+        def searched(batch: int, camera: str | None, what: str) -> Figure:
+            where = Where() if camera is None else Where(cameras=(camera,))
+            some = np.ascontiguousarray(queries[:batch])
+            ours, theirs = interleaved(
+                [
+                    partial(gallery.search, some, K, where),
+                    partial(store.search, some, K, camera),
+                ],
+                runs,
+            )
+            case = f"search, batch {batch}{what}; {name}"
+            return Figure(case, batch / ours, "queries/s", batch / theirs)
+
+        yield searched(1, None, "")
+        yield searched(64, None, "")
+        yield searched(64, "c3", ", one camera of 20")
+        vectors, numbers = around(np.full(100, 10**9), 2), iter(range(10**9))
+
+        def new() -> tuple[dict[str, str], Vectors]:
+            number = next(numbers)
+            row = {"observation_id": f"{name}{number}", "source": "drawn", "split": "gallery"}
+            return row, vectors[number % len(vectors)]
+
+        def enrol() -> None:
+            row, vector = new()
+            writer.enrol([row], vector[None], writer.model)
+
+        times = [interleaved([enrol, lambda: store.enrol(*new())], 1) for _ in range(runs * 10)]
+        ours, theirs = (float(np.median(one)) for one in zip(*times, strict=True))
+        yield Figure(f"enrol one row; {name}", 1000 * ours, "ms", 1000 * theirs)
+        yield searched(1, None, ", after these")
+        ids = [f"{one:032x}" for one in range(0, 1000, 10)]
+        ours, theirs = timed(partial(writer.delete, ids)), timed(partial(store.delete, ids))
+        yield Figure(f"delete {len(ids)} rows at once; {name}", 1000 * ours, "ms", 1000 * theirs)
+
+
+def _agree(gallery: Gallery, store: stores.Store, queries: Vectors) -> None:
+    ours = [{hit.observation_id for hit in hits} for hits in gallery.search(queries, K)]
+    theirs = [set(hits) for hits in store.search(queries, K)]
+    if ours != theirs:
+        raise RuntimeError("the two stores find other images")
+
+
 def measure(sizes: Sequence[int], kinds: Sequence[str], runs: int) -> Iterator[Figure]:
     """Measure every size, and approximate kinds at the largest."""
     for rows in sizes:
@@ -249,12 +321,20 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", choices=("ivf", "hnsw"), default=["ivf"])
     parser.add_argument("--runs", type=int, default=3, help="runs of which the best counts")
     parser.add_argument("--resident", type=Path, help="print the memory of a gallery, in MB")
+    parser.add_argument(
+        "--peers", nargs="+", choices=list(stores.STORES), help="stores beside ours"
+    )
     options = parser.parse_args()
+    for name in options.peers or ():
+        if (package := stores.missing(name)) is not None:
+            parser.error(f"--peers {name} needs the package {package!r}, which is not installed")
     if min(options.rows) < 1000:
         parser.error(f"--rows {min(options.rows)} is too few; choose at least 1000")
     if options.runs < 1:
         parser.error(f"--runs {options.runs} is too few; choose at least 1")
-    if options.resident:
+    if options.peers:
+        report(peers(min(options.rows), options.peers, options.runs), options.json)
+    elif options.resident:
         resident(options.resident)
     else:
         report(measure(options.rows, options.kinds, options.runs), options.json)

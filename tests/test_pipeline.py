@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,8 @@ import safetensors.numpy
 
 import ray_reid
 from ray_reid import cli, pipelines, schema, storage
+from ray_reid.gallery.embedded.writer import Writer
+from ray_reid.gallery.searcher import Searcher
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import tracking
@@ -85,6 +88,27 @@ def test_a_second_run_skips_every_job(run: Path) -> None:
     pipelines.run(_recipe(), run)
     assert len(before) == 5
     assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+@pytest.mark.slow
+def test_another_index_keeps_what_was_enrolled_and_deleted(run: Path, home: Path) -> None:
+    path = home / "enrolled"
+    shutil.copytree(run, path)
+    image = _gallery_images(path)[0]
+    with Searcher.writing(path) as writing:
+        (first,) = writing.search(image, 1)
+        writing.enrol([{"observation_id": "new", "source": "door", "image": image}])
+    with Writer(path / "gallery") as writer:
+        writer.delete([first.observation_id])
+    pipelines.run(_recipe("index.splits=[gallery, query]"), path)
+    found = Searcher.open(path)
+    indexed = [
+        Manifest.read(_at(at, "index")).facts["metrics"]["gallery_images"] for at in (run, path)
+    ]
+    assert indexed[0] < indexed[1] == len(found.gallery)
+    (hit,) = found.search(image, 1)
+    assert hit.observation_id == "new"
+    assert hit.similarity == pytest.approx(1, abs=1e-2)
 
 
 @pytest.mark.slow
