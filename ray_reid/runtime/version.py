@@ -1,3 +1,3 @@
 """The release of the package, which keys, stamps and cards name."""
 
-VERSION = "0.2.0"
+VERSION = "0.3.0"
