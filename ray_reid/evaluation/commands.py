@@ -65,9 +65,9 @@ def _prune(options: argparse.Namespace) -> None:
     if not found:
         print(f"{options.run}: nothing to remove")
     elif options.yes:
-        print(f"removed {len(found)} results, {total:.1f} MB")
+        print(f"removed: {len(found)}, {total:.1f} MB")
     else:
-        print(f"{len(found)} results, {total:.1f} MB, would be removed by the same with --yes")
+        print(f"to be removed with --yes: {len(found)}, {total:.1f} MB")
 
 
 def _add_fingerprint(parser: argparse.ArgumentParser) -> None:

@@ -400,7 +400,6 @@ def _run(path: Path, sweep: Sweep) -> tuple[dict[str, Any], list[str]]:
     found = trials.resolve(sweep, recipe, JOBS)
     with _held(path, recipe) as held:
         table = tune.sweep_run(held, sweep, found, JOBS, lambda: None, _quick())
-        held.save_recipe()
     calls = path / "calls"
     return table, sorted(calls.read_text().split()) if calls.exists() else []
 
@@ -435,6 +434,18 @@ def test_a_sweep_goes_on_where_it_was_and_grows(tmp_path: Path, ray_local: None)
     assert (again, calls) == (table, [])
     _check_tracked(path)
     _check_reported(path)
+
+
+def test_two_sweeps_of_a_run_share_the_trials_that_they_have_in_common(
+    tmp_path: Path, ray_local: None
+) -> None:
+    path = tmp_path / "runs" / "r"
+    path.mkdir(parents=True)
+    first, calls = _run(path, _sweep(parameters={RATE: [0.25]}))
+    assert calls == ["0.25"]
+    second, calls = _run(path, _sweep(name="t", parameters={RATE: [0.25, 0.5]}))
+    assert calls == ["0.5"]
+    assert second["rows"][0]["mAP"] == first["rows"][0]["mAP"]
 
 
 def _check_tracked(path: Path) -> None:
