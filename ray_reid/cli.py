@@ -52,10 +52,7 @@ def job_main(name: str, arguments: Sequence[str] | None = None) -> None:
     def command() -> None:
         from ray_reid import pipelines
 
-        own = options.run / "recipe.yaml"
-        if options.recipe is None:
-            options.recipe = str(own) if own.is_file() else "baseline"
-        pipelines.run_job(name, _recipe(options), options.run, options.address)
+        pipelines.run_job(name, _recipe_of_run(options), options.run, options.address)
 
     sys.exit(_guarded(command, options.traceback))
 
@@ -207,6 +204,21 @@ def _local_path(text: str) -> Path:
 
 def _recipe(options: argparse.Namespace) -> Recipe:
     return recipes.load(options.recipe, options.profile, _overrides(options))
+
+
+def _recipe_of_run(options: argparse.Namespace) -> Recipe:
+    """Return the recipe that is asked for, or that of the run, or else the baseline."""
+    from ray_reid.runtime.results import POINTER, RunState
+
+    if options.recipe is not None or not (options.run / POINTER).exists():
+        return recipes.load(options.recipe or "baseline", options.profile, _overrides(options))
+    own = RunState.read(options.run).recipe
+    if options.profile not in (None, own.profile):
+        raise ValueError(
+            f"run {str(options.run)!r} has the profile {own.profile!r}, not {options.profile!r}; "
+            "give --recipe as well"
+        )
+    return recipes.override(own, dict(recipes.assignments(_overrides(options))))
 
 
 def _overrides(options: argparse.Namespace) -> list[str]:
