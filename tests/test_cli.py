@@ -3,11 +3,14 @@
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ray_reid import cli
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
 
 
 def _fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -107,6 +110,31 @@ def test_a_job_alone_needs_what_it_needs_in_the_pipeline_of_its_recipe(
     monkeypatch.setattr(pipelines, "perform", lambda _, __, jobs, ___: performed.extend(jobs))
     assert needs("baseline") == ("ingest",)
     assert needs("vehicle_diff") == ("ingest", "generate")
+
+
+def test_a_job_alone_takes_the_recipe_of_its_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    publish_job: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from ray_reid import pipelines
+
+    own = recipes.load("dlcr", "miniature", ["seed=5"])
+    publish_job(tmp_path, "ingest", recipe=own)
+    asked: list[Recipe] = []
+    monkeypatch.setattr(pipelines, "run_job", lambda _, recipe, *__: asked.append(recipe))
+    for more, code in (
+        (["--set", "train.epochs=7"], 0),
+        (["--recipe", "baseline"], 0),
+        (["--profile", "paper"], cli.MISTAKE),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.job_main("train", ["--run", str(tmp_path), *more])
+        assert ended.value.code == code
+    assert asked[0] == recipes.override(own, {"train.epochs": 7})
+    assert asked[1].name == "baseline"
+    assert "has the profile 'miniature', not 'paper'" in capsys.readouterr().err
 
 
 def test_a_port_is_proved_before_mlflow_starts(
