@@ -159,16 +159,13 @@ def make_inputs(
 ) -> dict[tuple[str, int], Inputs]:
     """Perform the prerequisites of all settings, each distinct one once.
 
-    A sweep is a guest in a run: what is current there stays current. A run that has nothing yet
-    takes what the sweep's own recipe makes.
+    A sweep is a guest in a run: what is current there stays current. A run that had nothing takes
+    what was made as the sweep's own recipe says.
 
     Returns:
         The inputs by setting and seed, which differ by the seed where the sweep is `seeded`.
     """
     needed = prerequisites(jobs)
-    if not held.state.keys:
-        for job in needed:
-            held.perform(job)
     inputs: dict[tuple[str, ...], Inputs] = {}
     by_trial = {}
     for resolved, seed in itertools.product(found, sweep.seeds):
@@ -181,6 +178,12 @@ def make_inputs(
         if whole not in inputs:
             inputs[whole] = _inputs(held, recipe, made, sweep, jobs)
         by_trial[resolved.setting.name, seed] = inputs[whole]
+    if not held.state.keys:
+        held.point({})
+        for job in itertools.takewhile(
+            lambda job: held.is_made(job, held.recipe, held.state.keys), needed
+        ):
+            held.perform(job)
     return by_trial
 
 

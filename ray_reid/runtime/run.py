@@ -67,17 +67,7 @@ class Run:
         Raises:
             ValueError: If a job that it needs has no key, or the job refuses its input.
         """
-        lacking = [name for name in job.needs if name not in keys]
-        if lacking:
-            raise ValueError(
-                f"run {str(self.path)!r} has no current {lacking[0]!r}, which {job.name!r} needs; "
-                f"it has {sorted(keys)}"
-            )
-        inputs = {name: keys[name] for name in job.needs}
-        sections = _sections(recipe, job.declared(recipe))
-        if job.outside is not None:
-            inputs[OUTSIDE] = self._fingerprint(job, recipe, sections)
-        key = _hash(job.name, job.format, sections, inputs)
+        key, sections, inputs = self._identified(job, recipe, keys)
         if key not in self._made:
             out = self.path / job.name / key
             if (out / MANIFEST).exists():
@@ -89,6 +79,27 @@ class Run:
             for name in job.scratch:
                 storage.remove(out / name)
         return self._made[key]
+
+    def is_made(self, job: Job, recipe: Recipe, keys: Mapping[str, str]) -> bool:
+        """Return whether a result is there that `make` would return at once."""
+        key, *_ = self._identified(job, recipe, keys)
+        return (self.path / job.name / key / MANIFEST).exists()
+
+    def _identified(
+        self, job: Job, recipe: Recipe, keys: Mapping[str, str]
+    ) -> tuple[str, dict[str, Any], dict[str, str]]:
+        """Key of a result, and what it is the hash of: its part of the recipe and its inputs."""
+        lacking = [name for name in job.needs if name not in keys]
+        if lacking:
+            raise ValueError(
+                f"run {str(self.path)!r} has no current {lacking[0]!r}, which {job.name!r} needs; "
+                f"it has {sorted(keys)}"
+            )
+        inputs = {name: keys[name] for name in job.needs}
+        sections = _sections(recipe, job.declared(recipe))
+        if job.outside is not None:
+            inputs[OUTSIDE] = self._fingerprint(job, recipe, sections)
+        return _hash(job.name, job.format, sections, inputs), sections, inputs
 
     def point(self, keys: Mapping[str, str]) -> None:
         """Make results current, in one write with the recipe; what was made from others leaves."""

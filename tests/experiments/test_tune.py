@@ -261,8 +261,8 @@ def _expanded(
     recipe = _recipe()
     found = trials.resolve(sweep, recipe, jobs)
     with _held(path, recipe) as held:
-        inputs = trials.make_inputs(held, sweep, found, jobs, path / "tune-s")
-    return trials.expand(sweep, found, inputs, path / "tune-s")
+        inputs = trials.make_inputs(held, sweep, found, jobs)
+    return trials.expand(sweep, found, inputs, path)
 
 
 def test_the_key_of_a_trial_is_what_it_is_made_from(tmp_path: Path) -> None:
@@ -358,6 +358,8 @@ def test_a_seed_may_draw_a_split_of_its_own_which_all_settings_share(tmp_path: P
     assert made == ["ingest", "ingest"]
     drawn = {seed: found["a", seed].resolved.recipe.ingest.sources[0] for seed in (6, 7)}
     assert {seed: one.model_dump()["num_test"] for seed, one in drawn.items()} == {6: 6, 7: 7}
+    # Nothing was made as the sweep's own recipe says, and still it is a run.
+    assert RunState.read(tmp_path / "r").keys == {}
     assert found["a", 6].inputs.test_set == found["b", 6].inputs.test_set
     assert found["a", 6].inputs.test_set != found["a", 7].inputs.test_set
     assert sweep_table.comparable(list(found.values()))
@@ -378,7 +380,7 @@ def _quick() -> tune.Train:
 
     # Inside a function, so that workers need not import this module and torch with it.
     def train(task: Any, report: Any, validate: Any) -> dict[str, float]:
-        home = Path(task.tables[0]).parents[1]
+        home = Path(task.tables[0]).parents[2]
         rate, seed = task.recipe.train.learning_rate, task.recipe.seed
         with (home / "calls").open("a") as calls:
             calls.write(f"{rate}\n")
