@@ -1,7 +1,7 @@
 """Run a sweep: the settings of a sweep file times its seeds, by Ray Tune.
 
 In: a file of `jobs/sweeps`, and the run directory (`--run`).
-Out: `tune-NAME/` in the run: a table, a picture and every trial's result.
+Out: `tune-NAME/` in the run: a table and a picture; every trial's result in `trials/`.
 Why: what `ray-reid tune` does, as a script for `ray job submit`.
 """
 

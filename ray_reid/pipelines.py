@@ -153,7 +153,7 @@ def run_sweep(
     resolved = trials.resolve(sweep, recipe, jobs)
     with (
         Cluster(recipe.resources, address) as cluster,
-        open_run(path, recipe, cluster.start, jobs) as held,
+        open_run(path, recipe, cluster.start, jobs, guest=True) as held,
     ):
         result = tune.sweep_run(held, sweep, resolved, jobs, cluster.start)
         # The sweep is a guest: the run keeps its recipe.

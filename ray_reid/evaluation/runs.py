@@ -9,7 +9,7 @@ from typing import Any
 
 from ray_reid.evaluation.evaluate import FILE
 from ray_reid.evaluation.headline import HEADLINE
-from ray_reid.evaluation.report import EVALUATE
+from ray_reid.evaluation.report import EVALUATE, headline
 from ray_reid.recipe import recipes
 from ray_reid.runtime.results import POINTER, RunState
 from ray_reid.runtime.run import driver
@@ -39,7 +39,7 @@ def overview(folder: Path) -> Table:
     Raises:
         ValueError: If there is none.
     """
-    found = [RunState.read(file.parent) for file in folder.glob(f"*/{POINTER}")]
+    found = [file.parent for file in folder.glob(f"*/{POINTER}")]
     if not found:
         raise ValueError(f"no runs in {str(folder)!r}: no folder in it has a {POINTER}")
     found.sort(key=_written, reverse=True)
@@ -85,18 +85,17 @@ def tables(found: Difference, names: Sequence[str]) -> list[Table]:
     return [*shown, Table("Figures", header, tuple(rows), note)]
 
 
-def _line(state: RunState) -> tuple[str, ...]:
-    figures = _evaluated(state)["metrics"] if EVALUATE in state else {}
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(_written(state)))
+def _line(run: Path) -> tuple[str, ...]:
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(_written(run)))
+    try:
+        state = RunState.read(run)
+        figures = headline(state)
+    except ValueError as error:
+        # One run that cannot be read hides no other.
+        return (run.name, "-", "-", when, str(error), *("-" for _ in HEADLINE))
     recipe = state.recipe
-    return (
-        state.path.name,
-        recipe.name,
-        recipe.profile,
-        when,
-        _progress(state),
-        *(_percent(figures.get(name)) for name in HEADLINE),
-    )
+    shown = (_percent(figures.get(name)) for name in HEADLINE)
+    return (run.name, recipe.name, recipe.profile, when, _progress(state), *shown)
 
 
 def _progress(state: RunState) -> str:
@@ -107,8 +106,8 @@ def _progress(state: RunState) -> str:
     return f"lacks {', '.join(lacking)}" if lacking else "complete"
 
 
-def _written(state: RunState) -> float:
-    return (state.path / POINTER).stat().st_mtime
+def _written(run: Path) -> float:
+    return (run / POINTER).stat().st_mtime
 
 
 def _evaluated(state: RunState) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def result(
         left_out = [seed for seed in sweep.seeds if (name, seed) in failed]
         done = {seed: trials[name, seed].read() for seed in sweep.seeds if seed not in left_out}
         rows.append(_row(sweep, resolved.setting, done, left_out))
-    made = {job: key for trial in trials.values() for job, key in trial.inputs.keys.items()}
+    made = {pair for trial in trials.values() for pair in trial.inputs.keys.items()}
     return {
         "sweep": sweep.name,
         "recipe": held.recipe.name,
@@ -53,7 +53,7 @@ def result(
         "failures": [f"{trials[place].name}: {reason}" for place, reason in failed.items()],
         # Of the tables that the run shares with the sweep; those of the sweep alone are not current
         # and cannot be replaced.
-        "inputs": {job: key for job, key in held.state.keys.items() if made.get(job) == key},
+        "inputs": dict(pair for pair in held.state.keys.items() if pair in made),
     }
 
 

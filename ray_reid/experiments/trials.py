@@ -28,6 +28,7 @@ from ray_reid.runtime.run import Run, content_key
 from ray_reid.storage import Fingerprint
 from ray_reid.training import validation
 from ray_reid.training.train import check_network, num_batches, training_tables
+from ray_reid.training.train import outside as begins_with
 
 SCORED = ("train", "embed", "evaluate")
 """Jobs of a pipeline that a trial does in one process; what they need is made before."""
@@ -213,6 +214,7 @@ def expand(
             batches = _batches(sweep, resolved, seeded, inputs)
             judged_on = {"validation": sorted(inputs.held_out), "tested": sweep.tested}
             parts = {**inputs.keys, "judged_on": json.dumps(judged_on)}
+            parts["begins_with"] = begins_with(seeded)
             training = content_key("training", FORMAT, seeded, ("seed", "train"), parts)
             beside = embed.outside(seeded)
             if beside != embed.NOTHING:
@@ -220,7 +222,9 @@ def expand(
             if inputs.variants_key:
                 parts[VARIANTS] = inputs.variants_key
             key = content_key("trial", FORMAT, seeded, _reads(seeded), parts)
-            rule = content_key("stop", FORMAT, seeded, (), {"scheduler": judged, "key": key})
+            # Against which others a trial was stopped, a sweep alone knows.
+            judged_by = {"scheduler": judged, "key": key, "sweep": sweep.name}
+            rule = content_key("stop", FORMAT, seeded, (), judged_by)
             stopped = places / f"{rule}.stopped.json"
             place = resolved.setting.name, seed
             trainings[place] = training

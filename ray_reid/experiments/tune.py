@@ -66,7 +66,7 @@ def sweep_run(
     """Make the tables, train what has no result yet, and write the table and the picture.
 
     Args:
-        held: The run directory; what the sweep shares with other runs is published in it.
+        held: The run directory; what the sweep makes lies in it, and what is current stays current.
         prepare: Starts Ray.
         train: Does a trial; null trains, embeds and scores.
 

@@ -91,7 +91,8 @@ def enrol(searcher: Searcher, source: FolderSource) -> Enrolled:
         searcher.enrol(good)
         done += [{**row, schema.IMAGE: None} for row in good]
     if not done:
-        raise ValueError(f"no image of {source.root!r} can be read; the first: {left_out[-1]}")
+        first = left_out[len(reading.warnings)]
+        raise ValueError(f"no image of {source.root!r} can be read; the first: {first}")
     return Enrolled(len(done), *_counts(done), tuple(left_out))
 
 

@@ -65,7 +65,10 @@ def _write_faiss(view: View, file: Path) -> None:
         index.add(vectors)
         ids += table[schema.OBSERVATION_ID].to_pylist()
     aside = _aside(file)
-    faiss.write_index(index, str(aside))
+    try:
+        faiss.write_index(index, str(aside))
+    except RuntimeError as error:
+        raise ValueError(f"cannot write {str(file)!r}: {error}") from error
     storage.write_text(file.with_name(file.name + IDS), json.dumps(ids) + "\n")
     aside.replace(file)
 

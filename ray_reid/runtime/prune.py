@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_reid import storage
-from ray_reid.runtime.results import MANIFEST, RunState, being_read
+from ray_reid.runtime.results import MANIFEST, Manifest, RunState, being_read
 from ray_reid.runtime.run import KEY_DIGITS, hold
 
 
@@ -28,7 +28,7 @@ def leftovers(path: Path) -> list[Leftover]:
     kept = set(state.keys.items()) | being_read(path)
     return [
         Leftover(folder, _size(folder), (folder / MANIFEST).is_file())
-        for folder in _results(path)
+        for folder in _results(state)
         if (folder.parent.name, folder.name) not in kept
     ]
 
@@ -52,10 +52,17 @@ def prune(path: Path) -> list[Leftover]:
     return found
 
 
-def _results(path: Path) -> Iterator[Path]:
-    """Every `<job>/<key>` of a run, whose keys alone have this form."""
-    for folder in sorted(path.glob(f"[!.]*/{'[0-9a-f]' * KEY_DIGITS}")):
-        if folder.is_dir():
+def _results(state: RunState) -> Iterator[Path]:
+    """Every result of a run, and what was begun of a job of its pipeline.
+
+    People may keep folders of their own in a run, with names that look like keys.
+    """
+    for folder in sorted(state.path.glob(f"[!.]*/{'[0-9a-f]' * KEY_DIGITS}")):
+        if (folder / MANIFEST).is_file():
+            manifest = Manifest.read(folder)
+            if (manifest.job, manifest.key) == (folder.parent.name, folder.name):
+                yield folder
+        elif folder.parent.name in state.jobs and folder.is_dir():
             yield folder
 
 

@@ -98,18 +98,11 @@ class RunState:
         Raises:
             ValueError: If the directory is not a run, or one of another release.
         """
-        file = path / POINTER
+        values = _read_pointer(path)
         try:
-            values = json.loads(file.read_text())
-        except (FileNotFoundError, NotADirectoryError):
-            check_layout(path)
-            raise ValueError(f"{str(path)!r} is not a run directory: it has no {POINTER}") from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{str(file)!r} is damaged: {error}") from error
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            found = values.get("format") if isinstance(values, dict) else values
-            raise ValueError(f"{str(file)!r} has format {found!r}; this release reads {FORMAT}")
-        recipe = recipes.validate(values["recipe"])
+            recipe = recipes.validate(values["recipe"])
+        except ValueError as error:
+            raise ValueError(f"{str(path / POINTER)!r}: {error}") from error
         return cls(path, recipe, values["current"], tuple(values["jobs"]))
 
     def write(self) -> None:
@@ -161,6 +154,33 @@ class RunState:
             for job in sorted(self.keys)
             for name, path in storage.tables(self.folder(job)).items()
         }
+
+
+def current_keys(path: Path) -> dict[str, str]:
+    """Key of the current result of each job of a run, whatever release its recipe is of.
+
+    Raises:
+        ValueError: If the directory is not a run.
+    """
+    return dict(_read_pointer(path)["current"])
+
+
+def _read_pointer(path: Path) -> dict[str, Any]:
+    file = path / POINTER
+    try:
+        values: Any = json.loads(file.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        check_layout(path)
+        raise ValueError(f"{str(path)!r} is not a run directory: it has no {POINTER}") from None
+    except ValueError as error:
+        raise ValueError(f"{str(file)!r} is damaged: {error}") from error
+    found = values.get("format") if isinstance(values, dict) else values
+    if found != FORMAT:
+        raise ValueError(f"{str(file)!r} has format {found!r}; this release reads {FORMAT}")
+    lacking = {"recipe", "current", "jobs"} - values.keys()
+    if lacking:
+        raise ValueError(f"{str(file)!r} is damaged: it has no {sorted(lacking)}")
+    return dict(values)
 
 
 def check_layout(path: Path) -> None:

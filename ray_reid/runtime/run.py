@@ -23,7 +23,15 @@ from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.resources import RESOURCES
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.job import Job, Work
-from ray_reid.runtime.results import MANIFEST, OUTSIDE, POINTER, Manifest, RunState, check_layout
+from ray_reid.runtime.results import (
+    MANIFEST,
+    OUTSIDE,
+    POINTER,
+    Manifest,
+    RunState,
+    check_layout,
+    current_keys,
+)
 from ray_reid.runtime.tracking import Tracker
 from ray_reid.runtime.version import VERSION
 
@@ -31,6 +39,8 @@ log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 KEY_DIGITS = 12
+# `driver` holds the lock for an instant, to see whether somebody does.
+LOCK_SECONDS = 1.0
 
 
 class Run:
@@ -102,14 +112,16 @@ class Run:
         return _hash(job.name, job.format, sections, inputs), sections, inputs
 
     def point(self, keys: Mapping[str, str]) -> None:
-        """Make results current, in one write with the recipe; what was made from others leaves."""
-        found = _consistent(self.path, {**self.state.keys, **keys})
+        """Make results current, in one write with the recipe.
+
+        What another recipe made, or was made from other results, leaves in the same write.
+        """
+        found = _consistent(self.path, self.recipe, {**self.state.keys, **keys})
         state = replace(self.state, keys=found)
         left = sorted(self.state.keys - found.keys())
         if left:
-            log.info("%s: no longer current, made from an older input", ", ".join(left))
-        if not (self.path / POINTER).exists() or state != RunState.read(self.path):
-            state.write()
+            log.info("%s: of another recipe or input, no longer current", ", ".join(left))
+        state.write()
         self.state = state
 
     def _fingerprint(self, job: Job, recipe: Recipe, sections: Mapping[str, Any]) -> str:
@@ -172,22 +184,28 @@ class Run:
 
 @contextmanager
 def open_run(
-    path: Path, recipe: Recipe, prepare: Callable[[], None], jobs: Sequence[Job] = ()
+    path: Path,
+    recipe: Recipe,
+    prepare: Callable[[], None],
+    jobs: Sequence[Job] = (),
+    guest: bool = False,
 ) -> Iterator[Run]:
     """Hold a run directory, creating it if needed, and open its MLflow run.
 
     Args:
         jobs: The whole pipeline, of which some may be performed.
+        guest: Whether a run that has results keeps its recipe in MLflow.
         prepare: Called before the first job that uses Ray, and again before each other.
 
     Raises:
         ValueError: If the directory cannot be written, holds a run of an older release, or
             another process holds it.
     """
-    with hold(path), Tracker.open(path, recipe) as tracker:
-        keys = RunState.read(path).keys if (path / POINTER).exists() else {}
+    with hold(path):
+        keys = current_keys(path) if (path / POINTER).exists() else {}
         state = RunState(path, recipe, keys, tuple(job.name for job in jobs))
-        yield Run(state, tracker, prepare)
+        with Tracker.open(path, recipe, keeps_recipe=guest and bool(keys)) as tracker:
+            yield Run(state, tracker, prepare)
 
 
 @contextmanager
@@ -229,12 +247,21 @@ def driver(path: Path) -> str | None:
     return None
 
 
-def _lock(lock: int, path: Path) -> None:
+def _taken(lock: int) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.read(lock, 32).decode() or "unknown"
-        raise ValueError(f"process {holder} is already working on run {str(path)!r}") from None
+        return False
+    return True
+
+
+def _lock(lock: int, path: Path) -> None:
+    deadline = time.monotonic() + LOCK_SECONDS
+    while not _taken(lock):
+        if time.monotonic() > deadline:
+            holder = os.read(lock, 32).decode() or "unknown"
+            raise ValueError(f"process {holder} is already working on run {str(path)!r}")
+        time.sleep(0.05)
     os.ftruncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
 
@@ -271,16 +298,33 @@ def _hash(job: str, version: int, sections: Mapping[str, Any], inputs: Mapping[s
     return hashlib.blake2b(text.encode(), digest_size=KEY_DIGITS // 2).hexdigest()
 
 
-def _consistent(path: Path, keys: Mapping[str, str]) -> dict[str, str]:
-    """Leave out what was made from another result than the current one, and what rests on it."""
-    found = dict(keys)
-    made_from = {job: Manifest.read(path / job / key).jobs for job, key in keys.items()}
+def _consistent(path: Path, recipe: Recipe, keys: Mapping[str, str]) -> dict[str, str]:
+    """Keep the results that are of this recipe and were made from results that are kept."""
+    made_from = {}
+    for job, key in keys.items():
+        folder = path / job / key
+        if not (folder / MANIFEST).is_file():
+            log.warning("%s: its result %s is gone", job, folder)
+            continue
+        manifest = Manifest.read(folder)
+        if _is_of(manifest, recipe):
+            made_from[job] = manifest.jobs
+    found = {job: keys[job] for job in made_from}
     while True:
         stale = [job for job in found if not made_from[job].items() <= found.items()]
         if not stale:
             return found
         for job in stale:
             del found[job]
+
+
+def _is_of(manifest: Manifest, recipe: Recipe) -> bool:
+    """Whether a recipe says what a result was made by."""
+    try:
+        return _sections(recipe, tuple(manifest.recipe)) == manifest.recipe
+    except KeyError:
+        # An entry of an older release.
+        return False
 
 
 def _log_found(manifest: Manifest) -> None:

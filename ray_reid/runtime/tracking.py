@@ -140,8 +140,11 @@ class Tracker:
 
     @classmethod
     @contextmanager
-    def open(cls, run: Path, recipe: Recipe) -> Iterator["Tracker"]:
+    def open(cls, run: Path, recipe: Recipe, keeps_recipe: bool = False) -> Iterator["Tracker"]:
         """Open or reopen the parent run of a run directory and end it with the right status.
+
+        Args:
+            keeps_recipe: Whether the parent run has the recipe of somebody else, and keeps it.
 
         Raises:
             ValueError: If the store cannot be reached or written.
@@ -149,7 +152,8 @@ class Tracker:
         tracker = cls(run, recipe)
         with tracker._run("pipeline", run.resolve().name) as tracker._parent:
             with _explained(tracker._uri):
-                tracker._log_recipe()
+                if not keeps_recipe:
+                    tracker._log_recipe()
             yield tracker
 
     @contextmanager

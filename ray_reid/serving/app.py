@@ -165,7 +165,7 @@ def serve_run(
     """
     host = recipe.serve.host if host is None else host
     port = recipe.serve.port if port is None else port
-    # What is current now is served to the end; a replica that starts anew opens the same.
+    # What is current now stays to the end, whatever is pruned. The gallery is live.
     with reading(run.resolve()) as state:
         _serve(check_current(state), recipe, host, port, address)
 
@@ -209,8 +209,8 @@ def _deploy(run: RunState, settings: Serve) -> None:
         # It ends with the last line of the replica's traceback.
         reason = dresser.message.strip().splitlines()[-1]
         raise ValueError(
-            "what makes variants cannot start; serve.dressers: null in the run's recipe.yaml "
-            f"serves it without: {reason}"
+            "what makes variants cannot start; the run's recipe, run again with --set "
+            f"serve.dressers=null, is served without: {reason}"
         ) from error
 
 

@@ -26,8 +26,11 @@ def test_runs_are_listed_with_their_state_and_figures(tmp_path, evaluated, publi
     evaluated(tmp_path / "first")
     publish_job(tmp_path / "second", "ingest")
     (tmp_path / "no_run").mkdir()
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "run.json").write_text("{")
     lines = {row[0]: row for row in runs.overview(tmp_path).rows}
-    assert set(lines) == {"first", "second"}
+    assert set(lines) == {"first", "second", "torn"}
+    assert "is damaged" in lines["torn"][4]
     assert lines["first"][1:3] == ("baseline", "none")
     assert lines["first"][4] == "complete"
     assert 0 < float(lines["first"][5]) <= 100

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,11 @@ def run(tmp_path: Path, publish_job: Callable[..., Path]) -> Path:
         (folder / "weights").write_bytes(bytes(1000))
     (tmp_path / "embed" / OLD).mkdir(parents=True)
     (tmp_path / "embed" / OLD / "part").write_bytes(bytes(10))
+    state = RunState.read(tmp_path)
+    replace(state, jobs=("train", "embed")).write()
     (tmp_path / "gallery" / "log").mkdir(parents=True)
+    # A date and a time look like a key.
+    (tmp_path / "backups" / "202611301200").mkdir(parents=True)
     (tmp_path / "tune-s").mkdir()
     return tmp_path
 
@@ -41,6 +46,7 @@ def test_what_is_neither_current_nor_open_is_listed_and_then_removed(run: Path) 
     assert not (run / "embed").exists()
     assert [path.name for path in (run / "train").iterdir()] == [NEW]
     assert (run / "gallery" / "log").is_dir()
+    assert (run / "backups" / "202611301200").is_dir()
     assert (run / "tune-s").is_dir()
     assert prune(run) == []
 

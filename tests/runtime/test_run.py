@@ -1,6 +1,7 @@
 """The run directory: immutable results and one pointer, skipped when done, resumed when killed."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,6 +133,33 @@ def test_what_was_made_from_an_older_result_leaves_in_the_same_write(tmp_path: P
         _perform(path, _recipe("train.epochs=99"), jobs[2])
 
 
+def test_what_another_recipe_made_leaves_before_it_is_made_anew(tmp_path: Path) -> None:
+    ingest = Job("ingest", Recorder(), sections=("ingest",))
+    train = Job("train", Recorder(), needs=("ingest",), sections=("train",))
+    index = Job("index", Recorder(), needs=("ingest",), sections=("index",))
+    path = tmp_path / "r"
+    _perform(path, _recipe(), ingest, train, index)
+    # A person runs one job alone: a run never shows figures of 4 epochs under a recipe of 99.
+    _perform(path, _recipe("train.epochs=99"), ingest)
+    assert set(RunState.read(path).keys) == {"ingest", "index"}
+    _perform(path, _recipe(), ingest, train)
+    assert set(RunState.read(path).keys) == {"ingest", "index", "train"}
+
+
+def test_a_result_that_somebody_removed_is_made_again(tmp_path: Path) -> None:
+    first, second = Recorder(), Recorder()
+    jobs = (
+        Job("train", first, sections=("train",)),
+        Job("embed", second, needs=("train",)),
+    )
+    path = tmp_path / "r"
+    _perform(path, _recipe(), *jobs)
+    shutil.rmtree(_folder(path, "embed"))
+    _perform(path, _recipe(), *jobs)
+    assert (first.calls, second.calls) == (1, 2)
+    assert (_folder(path, "embed") / "whole").exists()
+
+
 def test_a_format_that_is_raised_redoes_the_job(tmp_path: Path) -> None:
     work = Recorder()
     for number in (1, 1, 2):
@@ -175,7 +203,12 @@ def test_a_run_of_an_older_layout_is_refused_with_what_to_do(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("text", "rule"),
-    [("{", "is damaged"), ('{"format": 99}', "has format 99; this release reads 1")],
+    [
+        ("{", "is damaged"),
+        ("[]", "has format \\[\\]; this release reads 1"),
+        ('{"format": 99}', "has format 99; this release reads 1"),
+        ('{"format": 1, "jobs": []}', r"is damaged: it has no \['current', 'recipe'\]"),
+    ],
 )
 def test_a_pointer_that_cannot_be_read_is_told(tmp_path: Path, text: str, rule: str) -> None:
     (tmp_path / "run.json").write_text(text)

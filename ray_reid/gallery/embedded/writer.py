@@ -248,7 +248,7 @@ class Writer(Reader):
             if not mine:
                 self._renew("seeded", lambda: generation.adopt(self.path, source, number, key))
                 return []
-            new = theirs.model != self.model
+            new = (theirs.model, theirs.dimension) != (self.model, self.dimension)
             lost = seeding.unembeddable(self.view(), mine.kept) if new else []
             if lost and not drop_unembeddable:
                 raise UnembeddableError(self.path, lost)
