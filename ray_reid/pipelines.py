@@ -12,7 +12,7 @@ from pathlib import Path
 from ray_reid.datasets import ingest
 from ray_reid.evaluation import embed, evaluate, report
 from ray_reid.experiments import compare, sweep_table, trials, tune
-from ray_reid.gallery import gallery, index, live, searcher
+from ray_reid.gallery import gallery, index, searcher
 from ray_reid.generation import adapt, describe, generate, inpaint, review, variants
 from ray_reid.recipe import recipes, sweeps
 from ray_reid.recipe.recipe import Recipe
@@ -98,9 +98,6 @@ def run_job(name: str, recipe: Recipe, path: Path, address: str | None = None) -
 def perform(recipe: Recipe, path: Path, jobs: Sequence[Job], address: str | None = None) -> None:
     """Perform some jobs in a run directory; bring its report and its live gallery up to date."""
     _check(recipe, jobs)
-    indexes = any(job.name == index.JOB.name for job in jobs)
-    if indexes:
-        live.place(path, recipe.gallery.path)
     with (
         Cluster(recipe.resources, address) as cluster,
         open_run(path, recipe, cluster.start, PIPELINES.get(recipe.name, ())) as held,
@@ -113,7 +110,7 @@ def perform(recipe: Recipe, path: Path, jobs: Sequence[Job], address: str | None
         held.tracker.artifact(path / report.PAGE)
         held.tracker.metrics(report.headline(held.state))
         log.info("%s\nreport: %s", printed, path / report.PAGE)
-        if indexes:
+        if any(job.name == index.JOB.name for job in jobs):
             searcher.seed(path)
 
 

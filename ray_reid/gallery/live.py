@@ -5,7 +5,6 @@ deleted. docs/gallery.md tells what becomes of which row.
 """
 
 import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from ray_reid.runtime.results import RunState
 log = logging.getLogger(__name__)
 
 FOLDER = "gallery"
-_BUCKET = re.compile(r"[a-z][a-z0-9+.-]+:/")
 
 
 @dataclass(frozen=True)
@@ -34,24 +32,10 @@ class Seeded:
     """Ids of rows that the new model could not embed."""
 
 
-def place(run: Path, path: str | None) -> Path:
-    """Where the live gallery of a run lies.
-
-    Args:
-        run: The run.
-        path: `gallery.path` of its recipe.
-
-    Raises:
-        ValueError: If the run is in a bucket and the recipe names no directory.
-    """
-    if path is not None:
-        return Path(path).expanduser().absolute()
-    if _BUCKET.match(str(run)):
-        raise ValueError(
-            f"run {str(run)!r} is in a bucket, and its gallery needs a disk: set gallery.path to "
-            "a directory"
-        )
-    return run / FOLDER
+def place(run: RunState) -> Path:
+    """Where the live gallery of a run lies."""
+    path = run.recipe.gallery.path
+    return run.path / FOLDER if path is None else Path(path).expanduser()
 
 
 def existing(run: RunState) -> Path:
@@ -60,7 +44,7 @@ def existing(run: RunState) -> Path:
     Raises:
         ValueError: If there is none; says which command makes it.
     """
-    path = place(run.path, run.recipe.gallery.path)
+    path = place(run)
     if not (path / CURRENT).exists():
         raise ValueError(
             f"run {str(run.path)!r} has no gallery in {str(path)!r}; {_command(run)} makes it"

@@ -180,7 +180,7 @@ def seed(run: Path, drop_unembeddable: bool = False) -> Seeded:
     state = RunState.read(run)
     model = cache(lambda: _model(state))
     index = state.folder("index")
-    path = live.place(run, state.recipe.gallery.path)
+    path = live.place(state)
     done = live.seed(
         index, index.name, path, lambda rows: embedded(model(), rows), drop_unembeddable
     )

@@ -276,10 +276,13 @@ def test_a_run_without_a_current_gallery_is_told_which_command_helps(
 
 
 def test_a_gallery_lies_where_the_recipe_says(tmp_path: Path) -> None:
-    assert live.place(tmp_path, None) == tmp_path / "gallery"
-    assert live.place(tmp_path, "/disk/doors") == Path("/disk/doors")
-    with pytest.raises(ValueError, match=r"is in a bucket, .* set gallery.path"):
-        live.place(Path("s3://bucket/demo"), None)
-    assert live.place(Path("s3://bucket/demo"), "/disk/doors") == Path("/disk/doors")
-    with pytest.raises(ValueError, match="must be a directory on a disk"):
-        recipes.validate({"name": "test", "gallery": {"path": "s3://bucket/gallery"}})
+    def place(**section: str) -> Path:
+        recipe = recipes.validate({"name": "test", "gallery": section})
+        return live.place(RunState(tmp_path, recipe, {}))
+
+    assert place() == tmp_path / "gallery"
+    assert place(path="/disk/doors") == Path("/disk/doors")
+    assert place(path="~/doors") == Path.home() / "doors"
+    for path in ("doors", "s3://bucket/gallery", ""):
+        with pytest.raises(ValueError, match="must be a directory on a disk, from / or from ~"):
+            place(path=path)
