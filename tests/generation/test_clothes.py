@@ -265,7 +265,7 @@ def test_a_plan_dresses_every_image_in_other_clothes_and_keeps_the_person(tmp_pa
 
 def test_what_changes_no_image_paints_none_anew() -> None:
     def key(*overrides: str) -> str:
-        return run.content_key("inpaint", _recipe(*overrides), JOB.sections, {})
+        return run.content_key("inpaint", 1, _recipe(*overrides), JOB.sections, {})
 
     assert key() == key("models.image_text=other", "generate.quality=50", "train.epochs=9")
     assert key() == key("outfits.parse_stage.batch_size=3", "generate.stage.batch_size=3")

@@ -196,7 +196,7 @@ def test_how_variants_vote_does_not_make_them_anew(published: dict[str, Path]) -
     job = job_of("variants")
 
     def key(*overrides: str) -> str:
-        return content_key("variants", recipe_of(published, *overrides), job.sections, {})
+        return content_key("variants", 1, recipe_of(published, *overrides), job.sections, {})
 
     same = ("refine.m=9", "refine.rule=released", "refine.gate={}", "outfits.num_outfits=3")
     assert {key(one) for one in same} == {key()}

@@ -35,8 +35,8 @@ def test_the_options_of_a_source_are_kept_as_they_are_written(tmp_path: Path) ->
     changed = recipes.override(recipe, {"ingest.sources.1.nested.a.1": 2})
     assert changed != recipe
     sections = ("ingest",)
-    assert content_key("ingest", changed, sections, {}) != content_key(
-        "ingest", recipe, sections, {}
+    assert content_key("ingest", 1, changed, sections, {}) != content_key(
+        "ingest", 1, recipe, sections, {}
     )
     with pytest.raises(ValidationError, match="frozen"):
         recipe.ingest.sources[0].root = "y"  # type: ignore[attr-defined]
