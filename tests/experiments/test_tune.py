@@ -587,7 +587,7 @@ def test_a_real_sweep_ends_in_a_table_and_a_report(tmp_path: Path, ray_local: No
     table = json.loads((path / "tune-mine" / "table.json").read_text())
     assert [0 < row["mAP"]["mean"] <= 1 for row in table["rows"]] == [True, True]
     assert "Sweep mine" in (path / "report.html").read_text()
-    times = {one: one.stat().st_mtime_ns for one in path.glob("tune-mine/trials/*.json")}
+    times = {one: one.stat().st_mtime_ns for one in path.glob("trials/*.json")}
     assert len(times) == 2
     pipelines.run_sweep(file, path)
     assert {one: one.stat().st_mtime_ns for one in times} == times
@@ -611,13 +611,13 @@ def test_an_interrupted_sweep_keeps_its_finished_trials_and_goes_on(
     command = [sys.executable, "-c", INTERRUPTED, file, str(path)]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 240
-    while not list(path.glob("tune-mine/trials/*.json")):
+    while not list(path.glob("trials/*.json")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == cli.INTERRUPTED
-    kept = {one: one.stat().st_mtime_ns for one in path.glob("tune-mine/trials/*.json")}
+    kept = {one: one.stat().st_mtime_ns for one in path.glob("trials/*.json")}
     assert 0 < len(kept) < 3
     assert not (path / "tune-mine" / "table.json").exists()
     pipelines.run_sweep(file, path)

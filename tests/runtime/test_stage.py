@@ -118,7 +118,7 @@ def test_stream_takes_a_table_in_memory_and_resumes_it(ray_local: None, tmp_path
     stage.stream(table(20), columns, steps, out, "test", col("split") == "train")
     assert storage.read(out, ["seed"])["seed"].to_pylist() == [2 * row for row in range(1, 20, 2)]
     # Ten rows in blocks of four.
-    assert len(list(out.glob("*.parquet"))) == 3
+    assert len(list(out.glob("attempt-*/*.parquet"))) == 3
 
     stage.stream(table(20), columns, steps, out, "test")
     found = storage.read(out, columns)
