@@ -26,7 +26,7 @@ def _recipe(*overrides: str) -> Recipe:
 
 
 def _key(job: Job, *overrides: str) -> str:
-    return run._key(job.name, run._sections(_recipe(*overrides), job.sections), {})
+    return run.content_key(job.name, job.format, _recipe(*overrides), job.sections, {})
 
 
 # What a job is made from
