@@ -153,6 +153,8 @@ class RunState:
             f"{job}/{name}": path
             for job in sorted(self.keys)
             for name, path in storage.tables(self.folder(job)).items()
+            # Beside its manifest a job may keep a Parquet file that is no table of rows.
+            if path != self.folder(job)
         }
 
 

@@ -2,11 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from ray_reid import cli, storage
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.view import UndeclaredError
@@ -158,6 +161,18 @@ def test_a_result_that_somebody_removed_is_made_again(tmp_path: Path) -> None:
     _perform(path, _recipe(), *jobs)
     assert (first.calls, second.calls) == (1, 2)
     assert (_folder(path, "embed") / "whole").exists()
+
+
+def test_the_tables_of_a_run_are_those_in_folders_of_its_current_results(
+    tmp_path: Path, publish_job: Callable[..., Path]
+) -> None:
+    old, new = (publish_job(tmp_path, "describe", key) for key in ("old", "new"))
+    for folder in (old, new):
+        storage.write(folder / "answers", pa.table({"observation_id": ["a"]}))
+    # As the job describe keeps its descriptions, for people to mend.
+    pq.write_table(pa.table({"upper": ["red"]}), new / "descriptions.parquet")
+    assert RunState.read(tmp_path).tables() == {"describe/answers": new / "answers"}
+    assert cli.main(["fingerprint", str(tmp_path)]) == 0
 
 
 def test_a_format_that_is_raised_redoes_the_job(tmp_path: Path) -> None:
