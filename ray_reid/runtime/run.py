@@ -61,9 +61,12 @@ class Run:
         """Point at the result of a job, made from the current results of those that it needs.
 
         Raises:
-            ValueError: If one of these has no current result, or the job refuses its input.
+            ValueError: If one of these has no current result of this recipe, or the job refuses
+                its input.
         """
-        manifest = self.make(job, self.recipe, self.state.keys)
+        # Before the work: what is made from the results of another recipe could not be current.
+        current = _consistent(self.path, self.recipe, self.state.keys)
+        manifest = self.make(job, self.recipe, current)
         self.point({job.name: manifest.key})
         return manifest
 
@@ -102,8 +105,8 @@ class Run:
         lacking = [name for name in job.needs if name not in keys]
         if lacking:
             raise ValueError(
-                f"run {str(self.path)!r} has no current {lacking[0]!r}, which {job.name!r} needs; "
-                f"it has {sorted(keys)}"
+                f"run {str(self.path)!r} has no current {lacking[0]!r} of this recipe, which "
+                f"{job.name!r} needs; it has {sorted(keys)}"
             )
         inputs = {name: keys[name] for name in job.needs}
         sections = _sections(recipe, job.declared(recipe))

@@ -331,8 +331,8 @@ LONG = (
 @pytest.fixture(scope="module")
 def whole(run: Path, home: Path, copy_run: Callable[..., Path]) -> Path:
     """An undisturbed generation that takes a while."""
-    path = copy_run(run, home / "long", "ingest", "adapt")
-    pipelines.perform(_recipe(home, *LONG), path, [generate.JOB])
+    path = copy_run(run, home / "long", "ingest")
+    pipelines.perform(_recipe(home, *LONG), path, [adapt.JOB, generate.JOB])
     return path
 
 
@@ -369,12 +369,11 @@ def _print(capsys: pytest.CaptureFixture[str], path: Path) -> str:
 
 def test_a_driver_killed_while_it_generates_ends_with_the_same_images(
     whole: Path,
-    run: Path,
     home: Path,
     capsys: pytest.CaptureFixture[str],
     copy_run: Callable[..., Path],
 ) -> None:
-    path = copy_run(run, home / "driver", "ingest", "adapt")
+    path = copy_run(whole, home / "driver", "ingest", "adapt")
     process = _start(home, path)
     assert _wait_for_rows(process, path) < 12
     process.send_signal(signal.SIGKILL)
@@ -389,12 +388,11 @@ def test_a_driver_killed_while_it_generates_ends_with_the_same_images(
 
 def test_a_killed_generator_actor_changes_no_image(
     whole: Path,
-    run: Path,
     home: Path,
     capsys: pytest.CaptureFixture[str],
     copy_run: Callable[..., Path],
 ) -> None:
-    path = copy_run(run, home / "actor", "ingest", "adapt")
+    path = copy_run(whole, home / "actor", "ingest", "adapt")
     process = _start(home, path)
     assert _wait_for_rows(process, path) < 12
     # The pools of a stream look alike, so those of the filters lose theirs too.

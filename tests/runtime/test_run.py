@@ -132,7 +132,9 @@ def test_what_was_made_from_an_older_result_leaves_in_the_same_write(tmp_path: P
         ValueError, match=r"has no current 'evaluate'; it has \['ingest', 'train'\]"
     ):
         state.folder("evaluate")
-    with pytest.raises(ValueError, match="has no current 'embed', which 'evaluate' needs"):
+    with pytest.raises(
+        ValueError, match="has no current 'embed' of this recipe, which 'evaluate' needs"
+    ):
         _perform(path, _recipe("train.epochs=99"), jobs[2])
 
 
@@ -147,6 +149,9 @@ def test_what_another_recipe_made_leaves_before_it_is_made_anew(tmp_path: Path) 
     assert set(RunState.read(path).keys) == {"ingest", "index"}
     _perform(path, _recipe(), ingest, train)
     assert set(RunState.read(path).keys) == {"ingest", "index", "train"}
+    embed = Job("embed", Recorder(), needs=("train",), sections=("embed",))
+    with pytest.raises(ValueError, match="has no current 'train' of this recipe, which 'embed'"):
+        _perform(path, _recipe("train.epochs=99"), embed)
 
 
 def test_a_result_that_somebody_removed_is_made_again(tmp_path: Path) -> None:
@@ -275,7 +280,7 @@ def test_outside_files_are_part_of_the_key(tmp_path: Path) -> None:
 
 def test_a_job_without_its_input_says_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"has no current 'train', which 'embed' needs; it has \[\]"
+        ValueError, match=r"has no current 'train' of this recipe, which 'embed' needs; it has \[\]"
     ):
         _perform(tmp_path / "r", _recipe(), Job("embed", Recorder(), needs=("train",)))
 
