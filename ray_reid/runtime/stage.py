@@ -127,15 +127,20 @@ def stream(
         dataset = dataset.map_batches(
             last, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
         )
+    made = _write(dataset, out, name, len(done), total)
+    storage.complete(out, [*kept, *made])
+
+
+def _write(dataset: "ray.data.Dataset", out: Path, name: str, before: int, total: int) -> list[str]:
+    """Run a stream and write its rows beside those `before` it; returns the files, by name."""
     # A name of its own: workers of a killed driver may live on for a moment and write.
     attempt = out / f"attempt-{uuid.uuid4().hex[:8]}"
-    with watched(name, "row", _progress(attempt, len(done), total)):
+    with watched(name, "row", _progress(attempt, before, total)):
         try:
             dataset.write_parquet(str(attempt.resolve()), **storage.PARQUET)
         except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
             raise ValueError(f"{name}: {reason(error).removeprefix('ValueError: ')}") from error
-    made = [f"{attempt.name}/{file.name}" for file in attempt.glob("*.parquet")]
-    storage.complete(out, [*kept, *made])
+    return [f"{attempt.name}/{file.name}" for file in attempt.glob("*.parquet")]
 
 
 def _progress(attempt: Path, before: int, total: int) -> Callable[[], tuple[int, int]]:
