@@ -139,7 +139,7 @@ def run(
         stage.stream(source, columns, logged, out, out.name, encode=encode)
     ended = time.time()
     lines = [line for file in log.iterdir() for line in file.read_text().splitlines()]
-    written = max(file.stat().st_mtime for file in out.glob("*.parquet"))
+    written = max(file.stat().st_mtime for file in out.rglob("*.parquet"))
     return Run([Call(*json.loads(line)) for line in lines], started, written, ended, watch)
 
 

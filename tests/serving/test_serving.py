@@ -580,7 +580,7 @@ def test_serve_refines_with_dressers_of_its_own(run: Path, tmp_path: Path, ray_l
     (tmp_path / "empty").mkdir()
     broken = changed(run, tmp_path / "broken", "miniature:inpainting", str(tmp_path / "empty"))
     with app._server("127.0.0.1", port, own=False):
-        with pytest.raises(ValueError, match=r"serve\.dressers: null .*cannot be loaded") as raised:
+        with pytest.raises(ValueError, match=r"serve\.dressers=null, .*cannot be loaded") as raised:
             app._deploy(RunState.read(broken), settings)
         assert "\n" not in str(raised.value)
         app._deploy(RunState.read(run), settings)
