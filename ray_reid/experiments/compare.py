@@ -28,7 +28,7 @@ from ray_reid.runtime import figures, stage
 from ray_reid.runtime.cluster import check_capacity
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.job import Job, Work
-from ray_reid.runtime.progress import watched
+from ray_reid.runtime.progress import beside_driver, watched
 from ray_reid.runtime.sections import Section, Table, spread
 from ray_reid.training import validation
 from ray_reid.training.train import check_network, num_batches, stages_of, training_tables
@@ -213,8 +213,7 @@ def _perform(
         return
     total = sum(trial.arm.batches for trial in trials)
     done = total - sum(trial.arm.batches for trial in left)
-    tally: Any = ray.remote(num_cpus=0)(Tally)
-    tally = tally.remote(done, total)
+    tally = beside_driver(Tally, done, total)
     task: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=RETRIES)(_task)
     places = [str(path) for path in tables]
     running = {

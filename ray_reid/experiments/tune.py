@@ -34,7 +34,7 @@ from ray_reid.runtime import stage
 from ray_reid.runtime.cluster import check_capacity
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.job import Job
-from ray_reid.runtime.progress import watched
+from ray_reid.runtime.progress import beside_driver, watched
 from ray_reid.runtime.run import Run
 from ray_reid.runtime.tracking import Tracker
 
@@ -130,8 +130,7 @@ def _perform(
         os.environ.setdefault(name, value)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     total = sum(trial.batches for trial in unique.values())
-    tally: Any = ray.remote(num_cpus=0)(Tally)
-    tally = tally.remote(total - sum(trial.batches for trial in left.values()), total)
+    tally = beside_driver(Tally, total - sum(trial.batches for trial in left.values()), total)
     # The bar's thread must not wait for an actor that has yet to start when all is over.
     ray.get(tally.get.remote())
     aside = (folder / ".ray").resolve()

@@ -28,9 +28,13 @@ class StageSpec(Frozen):
 
 
 class Resources(Frozen):
-    """The local Ray instance; ignored when the job joins a cluster."""
+    """The Ray that a job runs on."""
 
     num_cpus: int | None = Field(None, ge=1)
-    """CPUs that Ray may use; null takes all."""
+    """CPUs that a local Ray instance may use; null takes all. A cluster that is joined has its
+    own."""
     object_store_mb: int | None = Field(None, ge=80)
-    """Shared memory for blocks in MiB; null lets Ray decide."""
+    """Shared memory of a local instance for blocks in MiB; null lets Ray decide."""
+    patience_s: float | None = Field(600.0, gt=0)
+    """Seconds after which work ends in which nothing moves because Ray, local or a cluster, lacks
+    the CPUs or GPUs for it; null waits for ever. Work that computes is never ended."""

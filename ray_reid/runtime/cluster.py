@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import ray
 import ray.data
 
 from ray_reid.recipe.resources import Resources
+from ray_reid.runtime.capacity import Share
+from ray_reid.runtime.patience import LIMITS
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class Cluster:
         if not ray.is_initialized():
             _connect(self._resources, self._address)
             self._started = True
+        LIMITS.stop = self._resources.patience_s
         configure()
 
     def __enter__(self) -> "Cluster":
@@ -50,23 +53,33 @@ class Cluster:
 
 
 def check_capacity(name: str, count: int, num_cpus: float, num_gpus: float) -> None:
-    """Compare what `count` workers need with what Ray has, which would wait for it for ever.
+    """Compare what `count` workers need with what Ray has, which would wait for it.
 
-    A cluster of several nodes may grow: there it is only said if no node is large enough yet.
+    A cluster of several nodes may grow: there it is only said.
 
     Raises:
         ValueError: If one machine is not enough; `name` is the recipe's key of the count.
     """
+    nodes = alive_nodes()
+    for kind, each, has in (
+        ("CPU", num_cpus, [node.num_cpus for node in nodes]),
+        ("GPU", num_gpus, [node.num_gpus for node in nodes]),
+    ):
+        if each <= max(has) and count * each <= sum(has):
+            continue
+        found = f"{name} {count} of {each:g} {kind}s each needs more than the {sum(has):g} {kind}s"
+        if len(nodes) == 1:
+            raise ValueError(f"{found} that Ray has; lower one of them")
+        log.warning(
+            "%s, at most %g on one node, that Ray has; waiting for a node to join", found, max(has)
+        )
+
+
+def alive_nodes() -> list[Share]:
+    """Return the CPUs and GPUs of each node that has not been lost."""
     nodes: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]
-    has: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for kind, each in (("CPU", num_cpus), ("GPU", num_gpus)):
-        if len(nodes) > 1 and all(each > node["Resources"].get(kind, 0.0) for node in nodes):
-            log.warning("%s no node has %g %ss; waiting for one to join", name, each, kind)
-        if len(nodes) == 1 and count * each > has.get(kind, 0.0):
-            raise ValueError(
-                f"{name} {count} of {each:g} {kind}s each needs more than the "
-                f"{has.get(kind, 0.0):g} {kind}s that Ray has; lower one of them"
-            )
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    return [Share(has.get("CPU", 0.0), has.get("GPU", 0.0)) for has in alive]
 
 
 def configure() -> None:
@@ -77,6 +90,9 @@ def configure() -> None:
     context.enable_operator_progress_bars = False
     # The bar is ours (progress.py): Ray's prints five lines every ten seconds into a log file.
     context.enable_progress_bars = False
+    # A block may take hours, and what cannot be scheduled is for patience.py to say: it is 30
+    # minutes otherwise.
+    context.execution_no_progress_timeout_s = 24 * 3600.0
     # It logs the traceback of what it raises as well.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 

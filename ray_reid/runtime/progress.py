@@ -9,6 +9,7 @@ from typing import Any
 import ray
 
 from ray_reid.runtime.bars import bar
+from ray_reid.runtime.patience import patient
 
 Read = Callable[[], tuple[int, int] | tuple[int, int, str]]
 """What is done, of how much, and maybe a note."""
@@ -33,33 +34,47 @@ class Meter:
 @contextmanager
 def metered(name: str, unit: str) -> Iterator[Any]:
     """Draw a bar of what workers say; yields the `Meter` actor for them to set."""
-    actor: Any = ray.remote(num_cpus=0)(Meter)
-    meter = actor.remote()
-    with watched(name, unit, lambda: ray.get(meter.get.remote())):
-        yield meter
-    ray.kill(meter)
+    meter = beside_driver(Meter)
+    try:
+        with watched(name, unit, lambda: ray.get(meter.get.remote())):
+            yield meter
+    finally:
+        ray.kill(meter)
+
+
+def beside_driver(kind: type[Any], *arguments: Any) -> Any:
+    """Start an actor that takes no resources on the driver's own node, so that no other ends it."""
+    node = ray.get_runtime_context().get_node_id()
+    actor: Any = ray.remote(num_cpus=0, label_selector={"ray.io/node-id": node})(kind)
+    return actor.remote(*arguments)
 
 
 @contextmanager
 def watched(name: str, unit: str, read: Read) -> Iterator[None]:
-    """Draw a bar of what `read` gives from a thread while the block runs."""
+    """Draw a bar of what `read` gives while the block runs, and say when it waits for resources.
+
+    Raises:
+        ValueError: If it waits too long; see `patience`.
+    """
     finished = threading.Event()
+    # A log file wants a line now and then, not a moving picture.
+    interval = 0.5 if sys.stderr.isatty() else 10.0
+    line = bar(name, unit, interval=interval)
 
     def draw() -> None:
-        # A log file wants a line now and then, not a moving picture.
-        interval = 0.5 if sys.stderr.isatty() else 10.0
-        with bar(name, unit, interval=interval) as line:
-            while not finished.wait(0.5):
-                _advance(line, read)
+        while not finished.wait(0.5):
             _advance(line, read)
+        _advance(line, read)
 
     thread = threading.Thread(target=draw, daemon=True)
     thread.start()
     try:
-        yield
+        with patient(name, lambda: line.n):
+            yield
     finally:
         finished.set()
         thread.join(timeout=5)
+        line.close()
 
 
 def _advance(line: Any, read: Read) -> None:

@@ -10,9 +10,8 @@ import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,9 @@ from ray.data.expressions import col as column
 
 from ray_reid import schema, storage
 from ray_reid.recipe.resources import StageSpec
-from ray_reid.runtime.cluster import check_capacity
+from ray_reid.runtime.capacity import READER, Share, fits, shrunk
+from ray_reid.runtime.cluster import alive_nodes
+from ray_reid.runtime.patience import patient
 from ray_reid.runtime.progress import watched
 from ray_reid.schema import Batch
 
@@ -96,7 +97,7 @@ def stream(
     as many as the first stage says.
 
     Raises:
-        ValueError: If a worker refuses its input or cannot write.
+        ValueError: If a worker refuses its input or cannot write, or Ray lacks the resources.
     """
     if storage.is_complete(out):
         return
@@ -110,14 +111,13 @@ def stream(
         return
     if len(done):
         log.info("%d rows were written before and are kept", len(done))
-    # Pools start with one actor each at least, all at once.
-    check_capacity(f"{name}: num_gpus:", 1, 0.0, sum(step.spec.num_gpus for step in steps))
-    dataset = _rows(source, columns, where, done, block_rows or steps[0].spec.block_rows)
+    # Already to look at its input Ray Data starts a task.
+    with patient(name):
+        dataset = _rows(source, columns, where, done, block_rows or steps[0].spec.block_rows)
     dataset.set_name(name)
-    fitted = _fitted(steps)
+    fitted = _fitted(name, steps)
     at_once = _fit_at_once(fitted)
     for step in fitted:
-        check_capacity(f"{name}, one actor:", 1, step.spec.num_cpus, step.spec.num_gpus)
         dataset = apply(dataset, step, at_once)
     if through is not None:
         dataset = through(dataset)
@@ -209,19 +209,21 @@ def tasks(
     As many run at once as the resources allow.
 
     Raises:
-        ValueError: If one of them fails, with its reason.
+        ValueError: If one of them fails, with its reason, or Ray lacks the resources for too long.
     """
     remote: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(function)
     started = {remote.remote(**values): place for place, values in enumerate(arguments)}
-    while started:
-        (done,), _ = ray.wait(list(started), num_returns=1)
-        place = started.pop(done)
-        try:
+    try:
+        while started:
+            with patient(name):
+                (done,), _ = ray.wait(list(started), num_returns=1)
+            place = started.pop(done)
             yield place, ray.get(done)
-        except ray.exceptions.RayError as error:
-            for other in started:
-                ray.cancel(other, force=True)
-            raise ValueError(f"{name}: {reason(error).removeprefix('ValueError: ')}") from error
+    except ray.exceptions.RayError as error:
+        raise ValueError(f"{name}: {reason(error).removeprefix('ValueError: ')}") from error
+    finally:
+        for other in started:
+            ray.cancel(other, force=True)
 
 
 def check_params(stage: type[Any], params: Mapping[str, Any]) -> None:
@@ -241,35 +243,58 @@ def check_params(stage: type[Any], params: Mapping[str, Any]) -> None:
             raise ValueError(f"{stage.__name__} needs the parameter {parameter.name!r}")
 
 
-def _fitted(steps: Sequence[Step]) -> list[Step]:
-    """Shrink the CPUs that pools ask for where they would leave none to read and write with.
+def _fitted(name: str, steps: Sequence[Step]) -> list[Step]:
+    """Shrink what actors ask for until one of each pool fits at once, beside a task that reads.
 
-    Two pools of one CPU each would hold both cores of a small machine and wait for ever for the
-    task that reads. A cluster of several nodes, which may grow, is left alone.
+    Two pools of one CPU each would hold both cores of a small machine and wait for that task.
+
+    Raises:
+        ValueError: If one machine has too few GPUs; a cluster of several nodes may grow.
     """
-    asked = sum(step.spec.num_cpus for step in steps)
-    nodes: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]
-    total: float = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
-    free = max(total - 1.0, 0.0)
-    if len(nodes) > 1 or asked <= free:
+    asked, nodes = [_share(step) for step in steps], alive_nodes()
+    found = shrunk(asked, nodes)
+    if found is None:
+        _check_gpus(name, asked, nodes)
         return list(steps)
-    log.info(
-        "%d stages ask for %g CPUs; they share the %g beside the reader", len(steps), asked, free
-    )
-    # Ray counts CPUs in ten-thousandths.
-    shares = [floor(step.spec.num_cpus * free / asked * 1e4) / 1e4 for step in steps]
+    for kind in ("num_cpus", "num_gpus"):
+        before, after = _told(asked, kind), _told(found, kind)
+        if before != after:
+            log.info(
+                "%s: %s %s of its stages is more than Ray has beside a reader; they take %s",
+                *(name, kind, before, after),
+            )
     return [
-        replace(step, spec=step.spec.model_copy(update={"num_cpus": share}))
-        for step, share in zip(steps, shares, strict=True)
+        replace(step, spec=step.spec.model_copy(update=asdict(share)))
+        for step, share in zip(steps, found, strict=True)
     ]
+
+
+def _check_gpus(name: str, asked: Sequence[Share], nodes: Sequence[Share]) -> None:
+    wanted, has = sum(one.num_gpus for one in asked), sum(node.num_gpus for node in nodes)
+    cpus, gpus = _told(asked, "num_cpus"), _told(asked, "num_gpus")
+    if len(nodes) == 1 and wanted > has:
+        raise ValueError(
+            f"{name}: num_gpus {gpus} of its stages is more than the {has:g} GPUs that Ray has; "
+            "lower one of them"
+        )
+    log.warning(
+        "%s: Ray has no room yet for num_cpus %s and num_gpus %s of its stages; waiting for a node",
+        *(name, cpus, gpus),
+    )
+
+
+def _share(step: Step) -> Share:
+    return Share(step.spec.num_cpus, step.spec.num_gpus)
+
+
+def _told(shares: Sequence[Share], kind: str) -> str:
+    return " + ".join(f"{getattr(share, kind):g}" for share in shares)
 
 
 def _fit_at_once(steps: Sequence[Step]) -> bool:
     """Whether all actors, and a task that reads or writes, find room: then none starts late."""
-    has: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cpus = sum(step.spec.actors * step.spec.num_cpus for step in steps)
-    gpus = sum(step.spec.actors * step.spec.num_gpus for step in steps)
-    return cpus + 1.0 <= has.get("CPU", 0.0) and gpus <= has.get("GPU", 0.0)
+    actors = [_share(step) for step in steps for _ in range(step.spec.actors)]
+    return fits([READER, *actors], alive_nodes())
 
 
 def _written(out: Path) -> tuple[list[str], pa.Array]:

@@ -26,6 +26,7 @@ from ray_reid.gallery.searcher import Searcher, check_current
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.serve import Dressers, Serve
 from ray_reid.runtime.cluster import Cluster, check_capacity
+from ray_reid.runtime.patience import patient
 from ray_reid.runtime.ports import check_port
 from ray_reid.runtime.results import RunState, reading
 from ray_reid.serving.api import UnavailableError, create_api
@@ -198,10 +199,11 @@ def _deploy(run: RunState, settings: Serve) -> None:
     """Start the replicas.
 
     Raises:
-        ValueError: If those that make variants cannot start.
+        ValueError: If those that make variants cannot start, or Ray lacks the resources for long.
     """
     try:
-        serve.run(application(run, settings), name=NAME)
+        with patient("serve"):
+            serve.run(application(run, settings), name=NAME)
     except RuntimeError as error:
         dresser = serve.status().applications[NAME].deployments.get(DRESSER)
         if dresser is None or not dresser.message:

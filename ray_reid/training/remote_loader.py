@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 import ray.data
 import torch
 from numpy.typing import NDArray
@@ -79,8 +78,8 @@ def check_free(spec: Train) -> None:
     Raises:
         ValueError: If one machine is not enough.
     """
-    nodes: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]
-    has: float = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
+    nodes = cluster.alive_nodes()
+    has = sum(node.num_cpus for node in nodes)
     taken = spec.num_workers * spec.cpus_per_worker
     if taken + 1 <= has:
         return

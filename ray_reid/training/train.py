@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray.train import (
     CheckpointConfig,
     FailureConfig,
@@ -258,10 +259,18 @@ def _run(
             ),
             run_config=_run_config(place, spec),
         )
+        controllers: list[Any] = []
+        # In place of its handler of SIGINT, which would outlive the training.
+        setattr(trainer, "_register_sigint_handler", controllers.append)  # noqa: B010
         try:
             result = trainer.fit()
         except TrainingFailedError as error:
             raise ValueError(f"train: {_reason(error)}") from error
+        except KeyboardInterrupt:
+            # It would wait for its workers, and train, for as long as this process lives.
+            for controller in controllers:
+                ray.kill(controller)
+            raise
     assert result.checkpoint is not None, "a finished training has a checkpoint"
     assert result.best_checkpoints, "and one that has scored best"
     state = worker.read_checkpoint(result.checkpoint)

@@ -15,6 +15,7 @@ import pytest
 from ray.data.expressions import col
 
 from ray_reid import schema, storage
+from ray_reid.recipe import recipes
 from ray_reid.recipe.resources import StageSpec
 from ray_reid.runtime import cluster, stage
 
@@ -83,10 +84,67 @@ def test_the_adapter_turns_maps_into_dicts_and_back() -> None:
     assert result.schema.field("scores").type == schema.OBSERVATION.field("scores").type
 
 
+def pools(*asked: tuple[float, float]) -> list[stage.Step]:
+    return [
+        stage.Step(Scale, {"factor": 2}, StageSpec(num_cpus=cpus, num_gpus=gpus))
+        for cpus, gpus in asked
+    ]
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A function that makes Ray have nodes with these CPUs and GPUs, and one that was lost."""
+
+    def nodes(*has: tuple[float, float]) -> None:
+        found = [{"Alive": True, "Resources": {"CPU": cpus, "GPU": gpus}} for cpus, gpus in has]
+        lost = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
+        monkeypatch.setattr(cluster.ray, "nodes", lambda: [lost, *found])
+
+    return nodes
+
+
 def test_pools_share_the_cores_that_the_reader_leaves(ray_local: None) -> None:
-    steps = [stage.Step(Scale, {"factor": 2}, StageSpec(num_cpus=1.0)) for _ in range(2)]
-    assert [step.spec.num_cpus for step in stage._fitted(steps)] == [0.5, 0.5]
-    assert stage._fitted(steps[:1]) == steps[:1]
+    steps = pools((1.0, 0.0), (1.0, 0.0))
+    assert [step.spec.num_cpus for step in stage._fitted("test", steps)] == [0.5, 0.5]
+    assert stage._fitted("test", steps[:1]) == steps[:1]
+
+
+def test_models_share_the_only_gpu_aloud(
+    pretend: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = recipes.load("vehicle_diff", "paper")
+    specs = [recipe.generate.stage, *(one.stage for one in recipe.filters)]
+    steps = [stage.Step(Scale, {"factor": 2}, spec) for spec in specs]
+    pretend((16.0, 1.0))
+    with caplog.at_level("INFO", "ray_reid"):
+        fitted = stage._fitted("generate", steps)
+    assert [step.spec.num_gpus for step in fitted] == [0.6667, 0.1666, 0.1666]
+    assert [step.spec.batch_size for step in fitted] == [spec.batch_size for spec in specs]
+    assert caplog.messages == [
+        "generate: num_gpus 1 + 0.25 + 0.25 of its stages is more than Ray has beside a reader; "
+        "they take 0.6667 + 0.1666 + 0.1666"
+    ]
+    assert not stage._fit_at_once(fitted)
+    pretend((16.0, 8.0), (16.0, 1.0))
+    assert stage._fitted("generate", steps) == steps
+    assert stage._fit_at_once(steps)
+
+
+def test_gpus_that_are_not_there_are_refused_or_waited_for(
+    pretend: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    steps = pools((1.0, 2.0), (1.0, 1.0))
+    pretend((16.0, 2.0))
+    with pytest.raises(
+        ValueError, match=r"paint: num_gpus 2 \+ 1 of its stages is more than the 2"
+    ):
+        stage._fitted("paint", steps)
+    pretend((16.0, 1.0), (16.0, 1.0))
+    assert stage._fitted("paint", steps) == steps
+    assert caplog.messages == [
+        "paint: Ray has no room yet for num_cpus 1 + 1 and num_gpus 2 + 1 of its stages; "
+        "waiting for a node"
+    ]
 
 
 def test_stream_runs_two_stages_over_the_chosen_rows(ray_local: None, tmp_path: Path) -> None:
@@ -134,16 +192,22 @@ def test_stream_takes_a_table_in_memory_and_resumes_it(ray_local: None, tmp_path
 
 
 def test_a_cluster_that_may_grow_is_waited_for_aloud(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    pretend: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    nodes = [{"Resources": {"CPU": 8.0}}, {"Resources": {"CPU": 16.0, "GPU": 1.0}}]
-    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
-    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 24.0, "GPU": 1.0})
-    cluster.check_capacity("generate, one actor:", 1, 16.0, 1.0)
+    pretend((8.0, 0.0), (16.0, 1.0))
+    cluster.check_capacity("train.num_workers", 1, 16.0, 1.0)
     assert not caplog.records
-    cluster.check_capacity("generate, one actor:", 1, 16.0, 2.0)
-    (record,) = caplog.records
-    assert record.getMessage() == "generate, one actor: no node has 2 GPUs; waiting for one to join"
+    cluster.check_capacity("train.num_workers", 4, 8.0, 0.0)
+    cluster.check_capacity("train.num_workers", 1, 20.0, 0.0)
+    wanted = ("4 of 8 CPUs", "1 of 20 CPUs")
+    assert caplog.messages == [
+        f"train.num_workers {workers} each needs more than the 24 CPUs, at most 16 on one node, "
+        "that Ray has; waiting for a node to join"
+        for workers in wanted
+    ]
+    pretend((8.0, 0.0))
+    with pytest.raises(ValueError, match=r"num_workers 2 of 8 CPUs each needs more than the 8"):
+        cluster.check_capacity("train.num_workers", 2, 8.0, 0.0)
 
 
 def slow_stream(folder: Path) -> None:
