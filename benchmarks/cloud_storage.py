@@ -5,6 +5,7 @@ for every range it serves; no bar is set on them. The requests are the formats' 
 """
 
 import importlib.util
+import os
 import socket
 import subprocess
 import sys
@@ -57,6 +58,10 @@ def _wait_for(port: int) -> None:
 
 
 def _bucket(address: str) -> Place:
+    # As a user would name the server.
+    os.environ["AWS_ENDPOINT_URL"] = f"http://{address}"
+    os.environ["AWS_ACCESS_KEY_ID"] = os.environ["AWS_SECRET_ACCESS_KEY"] = KEY
+    os.environ["AWS_DEFAULT_REGION"] = REGION
     filesystem = pafs.S3FileSystem(
         access_key=KEY,
         secret_key=KEY,
@@ -69,8 +74,7 @@ def _bucket(address: str) -> Place:
     return Place(
         root=BUCKET,
         filesystem=filesystem,
-        scheme=f"s3://{KEY}:{KEY}@",
-        query=f"?scheme=http&region={REGION}&endpoint_override={address}",
+        scheme="s3://",
         lance_options={
             "aws_access_key_id": KEY,
             "aws_secret_access_key": KEY,

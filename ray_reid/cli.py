@@ -13,6 +13,7 @@ from ray_reid.evaluation.commands import COMMANDS as RUN_COMMANDS
 from ray_reid.gallery import commands as galleries
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime.arguments import place
 from ray_reid.runtime.version import VERSION
 
 INTERRUPTED = 130
@@ -129,7 +130,7 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=place)
     parser.add_argument("observation", help="its id, or the first 6 or more digits")
     parser.add_argument(
         "--image", type=Path, metavar="FILE", help="write it here (default: RUN/shown)"
@@ -137,7 +138,7 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=place)
     parser.add_argument("--host", help="address to bind (default: the recipe's, 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port (default: the recipe's, 8000)")
     parser.add_argument("--address", help="Ray cluster; default RAY_ADDRESS, else a local one")
@@ -151,7 +152,7 @@ def _add_ui(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=place)
     parser.add_argument("folder", type=Path, help="new folder")
     parser.add_argument("--layout", choices=LAYOUTS, required=True)
     parser.add_argument("--table", choices=TABLES, help="default: the first it has")
@@ -174,18 +175,18 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_export_onnx(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="run directory or model package")
+    parser.add_argument("run", type=place, help="run directory or model package")
     parser.add_argument("file", type=Path, help="new file")
 
 
 def _add_submission(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=place)
     parser.add_argument("file", type=Path, help="new file")
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", help="set of sizes in the recipe (default: its first)")
-    parser.add_argument("--run", type=_local_path, required=True, help="run directory")
+    parser.add_argument("--run", type=place, required=True, help="run directory")
     parser.add_argument("--data", type=Path, help="a folder of photographs to use as the source")
     parser.add_argument("--pattern", help="regular expression of their names, with --data")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
@@ -194,12 +195,6 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_traceback(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--traceback", action="store_true", help="show where a mistake was found")
-
-
-def _local_path(text: str) -> Path:
-    if not text or "://" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a path that every node can see")
-    return Path(text)
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:

@@ -7,13 +7,13 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from ray_reid.datasets import ingest
 from ray_reid.evaluation import embed, evaluate, report
 from ray_reid.experiments import compare, sweep_table, trials, tune
-from ray_reid.gallery import gallery, index, searcher
+from ray_reid.gallery import gallery, index, live, searcher
 from ray_reid.generation import adapt, describe, generate, inpaint, review, variants
+from ray_reid.places import Place
 from ray_reid.recipe import recipes, sweeps
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.cluster import Cluster
@@ -70,7 +70,7 @@ def of_recipe(recipe: Recipe) -> tuple[Job, ...]:
     return PIPELINES[recipe.name]
 
 
-def run(recipe: Recipe, path: Path, address: str | None = None) -> None:
+def run(recipe: Recipe, path: Place, address: str | None = None) -> None:
     """Perform every job of a recipe, then write the report and print its table.
 
     Raises:
@@ -81,7 +81,7 @@ def run(recipe: Recipe, path: Path, address: str | None = None) -> None:
     perform(recipe, path, jobs, address)
 
 
-def run_job(name: str, recipe: Recipe, path: Path, address: str | None = None) -> None:
+def run_job(name: str, recipe: Recipe, path: Place, address: str | None = None) -> None:
     """Perform one job of a recipe; its inputs are published in the run already.
 
     Raises:
@@ -95,9 +95,11 @@ def run_job(name: str, recipe: Recipe, path: Path, address: str | None = None) -
     perform(recipe, path, chosen, address)
 
 
-def perform(recipe: Recipe, path: Path, jobs: Sequence[Job], address: str | None = None) -> None:
+def perform(recipe: Recipe, path: Place, jobs: Sequence[Job], address: str | None = None) -> None:
     """Perform some jobs in a run directory; bring its report and its live gallery up to date."""
     _check(recipe, jobs)
+    if any(job.name == index.JOB.name for job in jobs):
+        live.of_recipe(recipe, path)
     with (
         Cluster(recipe.resources, address) as cluster,
         open_run(path, recipe, cluster.start, PIPELINES.get(recipe.name, ())) as held,
@@ -131,7 +133,7 @@ def write_report(state: RunState) -> str:
 
 def run_sweep(
     file: str,
-    path: Path,
+    path: Place,
     profile: str | None = None,
     overrides: Sequence[str] = (),
     address: str | None = None,

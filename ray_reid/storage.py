@@ -10,8 +10,6 @@ it has written beside them is not part of it.
 import fcntl
 import hashlib
 import json
-import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +23,8 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ray_reid import schema
+from ray_reid import places, schema
+from ray_reid.places import Place
 
 # 1,024 rows of a few KB are a few MB: large enough to stream, small enough to hold many.
 ROW_GROUP = 1024
@@ -44,7 +43,7 @@ FILES = "_files.json"
 """List of the files of a table, written last; other tools skip the name."""
 
 
-def write(path: Path, table: pa.Table) -> None:
+def write(path: Place, table: pa.Table) -> None:
     """Write a table as one Parquet file; a table that a killed attempt left half is replaced.
 
     Raises:
@@ -53,49 +52,42 @@ def write(path: Path, table: pa.Table) -> None:
     if is_complete(path):
         raise FileExistsError(f"table {str(path)!r} exists")
     path.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path / "part-0.parquet", **PARQUET)
+    filesystem, file = places.opened(path / "part-0.parquet")
+    pq.write_table(table, file, filesystem=filesystem, **PARQUET)
     complete(path, ["part-0.parquet"])
 
 
-def is_complete(path: Path) -> bool:
+def is_complete(path: Place) -> bool:
     """Return whether a table has been written to the end."""
     return (path / FILES).is_file()
 
 
-def complete(path: Path, names: Sequence[str]) -> None:
+def complete(path: Place, names: Sequence[str]) -> None:
     """Make some files in a directory a table: from now on nothing changes it."""
-    write_text(path / FILES, json.dumps(sorted(names), indent=1) + "\n")
+    places.write_text(path / FILES, json.dumps(sorted(names), indent=1) + "\n")
 
 
-def write_text(file: Path, text: str) -> None:
-    """Write a text file whole or not at all; a file of that name is replaced."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    aside.write_text(text)
-    aside.replace(file)
-
-
-def dataset(path: str | Path) -> pads.Dataset:
-    """Open a table, on disk or at a URI (`s3://`, `gs://`).
+def dataset(path: str | Place) -> pads.Dataset:
+    """Open a table, on a disk or in a bucket.
 
     Raises:
         FileNotFoundError: If there is no such directory or it holds no Parquet file.
     """
-    text = str(path)
-    if "://" in text:
-        filesystem, inner = pa.fs.FileSystem.from_uri(text)
-        found = pads.dataset(inner, format="parquet", filesystem=filesystem)
-    else:
-        listed = files(Path(path))
-        source = text if listed is None else list(map(str, listed))
-        if not source:
-            raise FileNotFoundError(f"no Parquet files in {text}")
-        found = pads.dataset(source, format="parquet", exclude_invalid_files=False)
+    table = places.place(path)
+    filesystem, where = places.opened(table)
+    listed = files(table)
+    source = where if listed is None else [places.opened(file)[1] for file in listed]
+    if not source:
+        raise FileNotFoundError(f"no Parquet files in {table}")
+    # Of a local file system pyarrow knows the separators that people type.
+    own = None if isinstance(table, Path) else filesystem
+    found = pads.dataset(source, format="parquet", filesystem=own, exclude_invalid_files=False)
     if not found.files:
-        raise FileNotFoundError(f"no Parquet files in {text}")
+        raise FileNotFoundError(f"no Parquet files in {table}")
     return found
 
 
-def files(path: Path) -> list[Path] | None:
+def files(path: Place) -> list[Place] | None:
     """Return the files of a table of ours; none of a directory that somebody else has filled."""
     if not is_complete(path):
         return None
@@ -103,7 +95,7 @@ def files(path: Path) -> list[Path] | None:
 
 
 def scan(
-    path: str | Path,
+    path: str | Place,
     columns: Sequence[str],
     where: pc.Expression | None = None,
     kept_only: bool = True,
@@ -117,7 +109,7 @@ def scan(
 
 
 def read(
-    path: str | Path,
+    path: str | Place,
     columns: Sequence[str],
     where: pc.Expression | None = None,
     kept_only: bool = True,
@@ -134,7 +126,9 @@ def read(
     return table.sort_by(schema.OBSERVATION_ID).select(list(columns))
 
 
-def images_by_id(table: str | Path, ids: Sequence[str], kept_only: bool = True) -> dict[str, bytes]:
+def images_by_id(
+    table: str | Place, ids: Sequence[str], kept_only: bool = True
+) -> dict[str, bytes]:
     """Read the encoded images of some rows, by their `observation_id` and in its order.
 
     An id that the table does not have is left out.
@@ -167,7 +161,7 @@ class RowCache:
     table's files.
     """
 
-    def __init__(self, table: str | Path, directory: Path, where: pc.Expression) -> None:
+    def __init__(self, table: str | Place, directory: Path, where: pc.Expression) -> None:
         """Open the cache of the rows `where`, building it first if `directory` has none.
 
         Rows are numbered as `read(table, columns, where)` numbers them.
@@ -198,7 +192,7 @@ class RowCache:
         return buffer
 
 
-def _content_key(table: str | Path, where: pc.Expression) -> str:
+def _content_key(table: str | Place, where: pc.Expression) -> str:
     found = dataset(table)
     files = sorted(found.files)
     infos = found.filesystem.get_file_info(files) if found.filesystem else []
@@ -213,7 +207,7 @@ def _prune(directory: Path) -> None:
             file.unlink()
 
 
-def _copy_images(table: str | Path, file: Path, where: pc.Expression) -> None:
+def _copy_images(table: str | Place, file: Path, where: pc.Expression) -> None:
     aside = file.with_suffix(".partial")
     names = (schema.OBSERVATION_ID, schema.IMAGE)
     # 64-bit offsets: a batch of images may pass 2 GiB.
@@ -236,7 +230,7 @@ class Fingerprint:
     """Hash over (id, image bytes) pairs; null when the table has no images."""
 
 
-def fingerprint(path: Path, name: str) -> Fingerprint:
+def fingerprint(path: Place, name: str) -> Fingerprint:
     """Hash ids and images of all rows, dropped ones too, independently of their order."""
     has_images = schema.IMAGE in dataset(path).schema.names
     columns = [schema.OBSERVATION_ID, *([schema.IMAGE] if has_images else [])]
@@ -249,22 +243,14 @@ def fingerprint(path: Path, name: str) -> Fingerprint:
     return Fingerprint(name, rows, _digits(ids), _digits(images) if has_images else None)
 
 
-def tables(folder: Path) -> dict[str, Path]:
+def tables(folder: Place) -> dict[str, Place]:
     """Every table under a directory, by its name relative to it."""
     listed = {file.parent for file in folder.rglob(FILES)}
     # What another tool or an index has filled has no list.
     other = {file.parent for file in folder.rglob("*.parquet")}
     found = listed | {path for path in other if not listed & {path, *path.parents}}
-    names = {path.relative_to(folder).as_posix(): path for path in found}
+    names = {str(path).removeprefix(f"{folder}/"): path for path in found}
     return {name: names[name] for name in sorted(names) if not _hidden(name)}
-
-
-def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it; nothing if it is not there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _hidden(name: str) -> bool:

@@ -19,13 +19,16 @@ import pytest
 import safetensors.numpy
 
 import ray_reid
-from ray_reid import cli, pipelines, schema, storage
+from ray_reid import cli, pipelines, places, schema, storage
 from ray_reid.gallery.embedded.writer import Writer
 from ray_reid.gallery.searcher import Searcher
+from ray_reid.places import Place
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import tracking
-from ray_reid.runtime.results import Manifest, RunState
+from ray_reid.runtime.holding import driver
+from ray_reid.runtime.results import Manifest, RunState, current_keys
+from tests import buckets
 
 SMALL = (
     "ingest.sources=[{reader: miniature, num_train: 10, num_test: 8, cameras_per_identity: 3}]",
@@ -53,7 +56,7 @@ def run(home: Path, ray_local: None) -> Path:
     return path
 
 
-def _at(run: Path, job: str) -> Path:
+def _at(run: Place, job: str) -> Place:
     return RunState.read(run).folder(job)
 
 
@@ -61,7 +64,7 @@ def _recipe(*overrides: str) -> Recipe:
     return recipes.load("baseline", "miniature", [*SMALL, *overrides])
 
 
-def _prints(path: Path) -> list[dict[str, Any]]:
+def _prints(path: Place) -> list[dict[str, Any]]:
     return [
         asdict(storage.fingerprint(at, name)) for name, at in RunState.read(path).tables().items()
     ]
@@ -168,10 +171,11 @@ def _gallery_images(run: Path) -> list[bytes]:
     return [row[schema.IMAGE] for row in rows if row[schema.SPLIT] == "gallery"][:4]
 
 
-def _start(path: Path, *command: str) -> "subprocess.Popen[bytes]":
+def _start(path: Place, *command: str, log: Path | None = None) -> "subprocess.Popen[bytes]":
     options = [part for override in SMALL for part in ("--set", override)]
     arguments = command or ("run", "baseline", "--run", str(path), *options)
-    with (path.parent / f"{path.name}.log").open("ab") as log:
+    file = Path(f"{path}.log") if log is None else log
+    with file.open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "ray_reid.cli", *arguments],
             stdout=log,
@@ -237,10 +241,53 @@ def test_the_newest_registered_model_is_that_of_the_evaluation(run: Path) -> Non
     assert (newest / "model.safetensors").read_bytes() == own.read_bytes()
 
 
-def _check_same_training(path: Path, other: Path) -> None:
+@pytest.mark.slow
+def test_a_run_in_a_bucket_killed_in_train_and_in_embed_ends_like_one_on_a_disk(
+    run: Path, home: Path
+) -> None:
+    pytest.importorskip("moto", reason="moto is the S3 double; the extra `dev` has it")
+    with buckets.served():
+        path = buckets.new_bucket() / "runs" / "killed"
+        log, gallery = home / "bucket.log", home / "live"
+        options = [part for override in SMALL for part in ("--set", override)]
+        command = ["run", "baseline", "--run", str(path), *options]
+        command += ["--set", f"gallery.path={gallery}"]
+
+        def kill(pattern: str, job: str) -> None:
+            process = _start(path, *command, log=log)
+            _wait(process, lambda: any(path.glob(pattern)), log)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            assert job not in current_keys(path)
+
+        kill("train/*/ray/0/checkpoint_*/state.pt", "train")
+        kill("embed/*/embeddings/attempt-*/*.parquet", "embed")
+        # Workers that outlive their driver write what it had asked for; now, and when all is done.
+        late = next(iter(path.glob("embed/*/embeddings/attempt-*/*.parquet")))
+        zombie = late.parent.with_name("attempt-zombie1") / late.name
+        zombie.write_bytes(late.read_bytes())
+        process = _start(path, *command, log=log)
+        _wait(process, lambda: (path / "report.html").is_file(), log)
+        assert process.wait(timeout=240) == 0, log.read_text()[-3000:]
+        zombie.with_name("late.parquet").write_bytes(late.read_bytes())
+        assert _prints(path) == _prints(run)
+        _check_same_training(path, run)
+        assert json.loads((path / "metrics.json").read_text()) == json.loads(
+            (run / "metrics.json").read_text()
+        )
+        assert driver(path) is None
+        image = _gallery_images(run)[0]
+        (hit,) = Searcher.open(path).search(image, 1)
+        assert hit.similarity == pytest.approx(1, abs=1e-2)
+        assert (
+            ray_reid.load(str(path)).embed([image]).shape == ray_reid.load(run).embed([image]).shape
+        )
+
+
+def _check_same_training(path: Place, other: Place) -> None:
     assert Manifest.read(_at(path, "train")).facts == Manifest.read(_at(other, "train")).facts
     files = (_at(at, "train") / "model" / "model.safetensors" for at in (path, other))
-    found, expected = map(safetensors.numpy.load_file, files)
+    found, expected = map(safetensors.numpy.load_file, map(places.fetched, files))
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
 

@@ -31,13 +31,11 @@ class Place:
     filesystem: pafs.FileSystem
     scheme: str = ""
     """What stands before the root in a URI."""
-    query: str = ""
-    """What stands after the path in a URI of pyarrow."""
     lance_options: dict[str, str] = field(default_factory=dict)
 
     def uri(self, name: str) -> str:
         """The table `name` as `storage` takes it."""
-        return f"{self.scheme}{self.root}/{name}{self.query}"
+        return f"{self.scheme}{self.root}/{name}"
 
 
 def local_place(directory: Path) -> Place:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from PIL import Image
 
-from ray_reid import images, schema, storage
+from ray_reid import images, places, schema, storage
 from ray_reid.images import Pixels
 from ray_reid.runtime.results import RunState
 
@@ -52,7 +52,7 @@ class Shown:
     """Of a file with the image; `.bin` for one of no known format."""
 
 
-def show(run: Path, observation: str) -> Shown:
+def show(run: places.Place, observation: str) -> Shown:
     """Find an observation in the published tables of a run and tell all that they say of it.
 
     Args:
@@ -85,7 +85,7 @@ def show(run: Path, observation: str) -> Shown:
     return Shown(key, _laid_out(lines), image, _decoded(image), suffix)
 
 
-def save(shown: Shown, run: Path, file: Path | None) -> Path:
+def save(shown: Shown, run: places.Place, file: Path | None) -> places.Place:
     """Write the image as it is stored, into a file or into the run's folder `shown`.
 
     Returns:
@@ -119,7 +119,7 @@ def half_blocks(pixels: Pixels, columns: int = MAX_COLUMNS) -> str:
     return "\n".join(lines)
 
 
-def _search(tables: Mapping[str, Path], prefix: str) -> dict[str, list[Place]]:
+def _search(tables: Mapping[str, places.Place], prefix: str) -> dict[str, list[Place]]:
     """Ids that begin with a prefix, each with the places that hold it, jobs' records first."""
     found: dict[str, list[Place]] = {}
     begins = pc.starts_with(pc.field(schema.OBSERVATION_ID), prefix)
@@ -159,7 +159,7 @@ def _read(place: Place, key: str, columns: Sequence[str]) -> dict[str, Any]:
     return row
 
 
-def _refusal(prefix: str, candidates: Sequence[str], run: Path) -> str:
+def _refusal(prefix: str, candidates: Sequence[str], run: places.Place) -> str:
     if not candidates:
         return f"no observation of {str(run)!r} begins with {prefix!r}"
     listed = ", ".join(candidates[:NUM_CANDIDATES])
@@ -195,7 +195,7 @@ def _story(row: Mapping[str, Any], places: Sequence[Place], key: str) -> list[Li
     ]
 
 
-def _parent(tables: Mapping[str, Path], key: str) -> list[Line]:
+def _parent(tables: Mapping[str, places.Place], key: str) -> list[Line]:
     """The parent's own story, one level of it."""
     found = _search(tables, key).get(key, [])
     if _record(found) is None:

@@ -4,7 +4,8 @@ import argparse
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
+
+from ray_reid.runtime.arguments import place
 
 Command = tuple[
     Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int | None], str
@@ -13,7 +14,7 @@ Command = tuple[
 
 
 def _add_path(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=place)
     parser.add_argument("job", help="name of a job, such as train")
 
 
@@ -24,7 +25,7 @@ def _path(options: argparse.Namespace) -> None:
 
 
 def _add_runs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="parent of the run directories")
+    parser.add_argument("folder", type=place, help="parent of the run directories")
 
 
 def _runs(options: argparse.Namespace) -> None:
@@ -35,8 +36,8 @@ def _runs(options: argparse.Namespace) -> None:
 
 
 def _add_diff(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("first", type=Path, help="run directory")
-    parser.add_argument("second", type=Path, help="run directory")
+    parser.add_argument("first", type=place, help="run directory")
+    parser.add_argument("second", type=place, help="run directory")
 
 
 def _diff(options: argparse.Namespace) -> None:
@@ -50,7 +51,7 @@ def _diff(options: argparse.Namespace) -> None:
 
 
 def _add_prune(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=place)
     parser.add_argument("--yes", action="store_true", help="remove what is listed")
 
 
@@ -71,7 +72,7 @@ def _prune(options: argparse.Namespace) -> None:
 
 
 def _add_fingerprint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, help="run, or any folder with tables")
+    parser.add_argument("directory", type=place, help="run, or any folder with tables")
 
 
 def _fingerprint(options: argparse.Namespace) -> None:

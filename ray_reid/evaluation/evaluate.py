@@ -7,17 +7,17 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_reid import schema, storage
+from ray_reid import places, schema, storage
 from ray_reid.datasets.ingest import IngestFacts
 from ray_reid.evaluation import pictures, refinement
 from ray_reid.evaluation.headline import REFERENCE, EvaluateFacts, OpenSetFacts, section
 from ray_reid.models import card
+from ray_reid.places import Place
 from ray_reid.ranking import doubt, open_set, scoring
 from ray_reid.ranking.open_set import Thresholds
 from ray_reid.ranking.scoring import Found, Side
@@ -78,7 +78,7 @@ def evaluate_job(work: Work) -> EvaluateFacts:
     _write_package(work, text, page, thresholds)
     if judged.gate is not None:
         gate = scoring.served_gate(query, gallery, judged.gate.share)
-        storage.write_text(work.out / "model" / doubt.FILE, gate.dump())
+        places.write_text(work.out / "model" / doubt.FILE, gate.dump())
     line.update()
     line.close()
     floor = {f"{REFERENCE}{name}": value for name, value in result["reference"].items()}
@@ -97,7 +97,7 @@ def evaluate_job(work: Work) -> EvaluateFacts:
     )
 
 
-def read_variants(embed: Path) -> pa.Table | None:
+def read_variants(embed: Place) -> pa.Table | None:
     """Embedded variants of the queries, if the embed job has made any."""
     path = embed / VARIANTS
     if not path.is_dir():
@@ -217,7 +217,7 @@ def _decide(
     )
 
 
-def _load(path: Path) -> pictures.Maps:
+def _load(path: Place) -> pictures.Maps:
     from ray_reid.models import package
 
     return package.load(path)
@@ -253,15 +253,19 @@ def _write_package(work: Work, text: str, page: str, thresholds: Thresholds | No
     """Copy the trained package; add the recipe and figures of its evaluation, and a card."""
     target = work.out / "model"
     # A killed attempt may have left half a copy.
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(work.inputs["train"] / "model", target, copy_function=_link)
-    # This replaces the file: writing in place would reach through a hard link.
-    storage.write_text(target / FILE, text)
-    storage.write_text(target / "recipe.yaml", recipes.dump(work.recipe))
-    storage.write_text(target / card.FILE, page)
-    if thresholds is not None:
-        storage.write_text(target / open_set.FILE, thresholds.dump())
-    _link(str(work.out / RANKED), str(target / RANKED))
+    places.remove(target)
+    trained, drawn = (
+        places.fetched(place) for place in (work.inputs["train"] / "model", work.out / RANKED)
+    )
+    with places.written(target) as folder:
+        shutil.copytree(trained, folder, copy_function=_link, dirs_exist_ok=True)
+        # This replaces the file: writing in place would reach through a hard link.
+        places.write_text(folder / FILE, text)
+        places.write_text(folder / "recipe.yaml", recipes.dump(work.recipe))
+        places.write_text(folder / card.FILE, page)
+        if thresholds is not None:
+            places.write_text(folder / open_set.FILE, thresholds.dump())
+        _link(str(drawn), str(folder / RANKED))
 
 
 def _link(source: str, target: str) -> None:

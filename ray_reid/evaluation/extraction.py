@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ray_reid import images, schema
+from ray_reid import images, places, schema
 from ray_reid.images import Pixels
 from ray_reid.models import package as packages
 from ray_reid.models.package import Model, Names
@@ -180,7 +179,7 @@ def resolved(spec: Embed) -> Embed:
     """The same with paths that hold in any working directory, for workers elsewhere."""
 
     def absolute(path: str) -> str:
-        return path if path.startswith(REGISTERED) else str(Path(path).resolve())
+        return path if path.startswith(REGISTERED) else str(places.place(path).resolve())
 
     camera = None if spec.camera_model is None else absolute(spec.camera_model)
     ensemble = tuple(map(absolute, spec.ensemble))

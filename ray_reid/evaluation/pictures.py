@@ -1,13 +1,13 @@
 """Which images of an evaluation are shown: chosen by a rule that the caption states."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_reid import images, storage
+from ray_reid.places import Place
 from ray_reid.ranking import metrics
 from ray_reid.ranking.metrics import Metrics
 from ray_reid.ranking.scoring import Side
@@ -43,7 +43,7 @@ def draw(
     read: ReadImages,
     model: Maps | None,
     spec: Evaluate,
-    out: Path,
+    out: Place,
 ) -> dict[str, str]:
     """Write the pictures of an evaluation into a directory.
 

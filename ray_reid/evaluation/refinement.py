@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ray_reid.places import Place
 from ray_reid.ranking.scoring import Judged
 from ray_reid.recipe.base import Frozen
 from ray_reid.runtime import figures
@@ -64,7 +64,7 @@ def facts_of(judged: Judged, variants: VariantsFacts | None) -> RefinementFacts 
     )
 
 
-def draw(facts: RefinementFacts | None, out: Path) -> dict[str, str]:
+def draw(facts: RefinementFacts | None, out: Place) -> dict[str, str]:
     """Write the picture of the curve; returns its file name and caption, if there is a curve."""
     if facts is None or not facts.curve:
         return {}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ray_reid import storage
+from ray_reid import places
 from ray_reid.evaluation.evaluate import FILE
 from ray_reid.recipe import recipes
 from ray_reid.runtime.results import RunState
@@ -52,13 +52,13 @@ def write_report(state: RunState, shown: Sequence[Contribution], drawn: bool = F
         shown: What current jobs and sweeps show, in that order.
         drawn: Whether the images are drawings, which every figure is then said to be of.
     """
-    storage.write_text(state.path / "recipe.yaml", recipes.dump(state.recipe))
+    places.write_text(state.path / "recipe.yaml", recipes.dump(state.recipe))
     if EVALUATE in state:
-        storage.write_text(state.path / FILE, (state.folder(EVALUATE) / FILE).read_text())
+        places.write_text(state.path / FILE, (state.folder(EVALUATE) / FILE).read_text())
     else:
         # Figures of older data or of an older model must not look like those of this run.
         (state.path / FILE).unlink(missing_ok=True)
-    storage.write_text(state.path / PAGE, _page(state, shown, drawn))
+    places.write_text(state.path / PAGE, _page(state, shown, drawn))
 
 
 def console(shown: Sequence[Contribution], drawn: bool = False) -> str:

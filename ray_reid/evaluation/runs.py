@@ -4,15 +4,15 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ray_reid.evaluation.evaluate import FILE
 from ray_reid.evaluation.headline import HEADLINE
 from ray_reid.evaluation.report import EVALUATE, headline
+from ray_reid.places import Place
 from ray_reid.recipe import recipes
+from ray_reid.runtime.holding import driver
 from ray_reid.runtime.results import POINTER, RunState
-from ray_reid.runtime.run import driver
 from ray_reid.runtime.sections import Table
 
 INDIFFERENT = ("version",)
@@ -33,7 +33,7 @@ class Difference:
         return not set(self.stamp) - set(INDIFFERENT)
 
 
-def overview(folder: Path) -> Table:
+def overview(folder: Place) -> Table:
     """List the runs directly under a folder, the newest first.
 
     Raises:
@@ -47,7 +47,7 @@ def overview(folder: Path) -> Table:
     return Table("Runs", header, tuple(map(_line, found)))
 
 
-def difference(first: Path, second: Path) -> Difference:
+def difference(first: Place, second: Place) -> Difference:
     """Compare the recipes, protocol stamps and figures of two runs.
 
     Raises:
@@ -85,7 +85,7 @@ def tables(found: Difference, names: Sequence[str]) -> list[Table]:
     return [*shown, Table("Figures", header, tuple(rows), note)]
 
 
-def _line(run: Path) -> tuple[str, ...]:
+def _line(run: Place) -> tuple[str, ...]:
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(_written(run)))
     try:
         state = RunState.read(run)
@@ -106,7 +106,7 @@ def _progress(state: RunState) -> str:
     return f"lacks {', '.join(lacking)}" if lacking else "complete"
 
 
-def _written(run: Path) -> float:
+def _written(run: Place) -> float:
     return (run / POINTER).stat().st_mtime
 
 

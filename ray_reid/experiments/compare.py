@@ -10,18 +10,18 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 import ray.exceptions
 
-from ray_reid import schema, storage
+from ray_reid import places, schema
 from ray_reid.evaluation import embed
 from ray_reid.evaluation.headline import HEADLINE
 from ray_reid.experiments import figures_compare, in_process
 from ray_reid.experiments.in_process import METRICS
+from ray_reid.places import Place
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import figures, stage
@@ -63,7 +63,7 @@ class ArmTrial:
 
     arm: Arm
     seed: int
-    file: Path
+    file: Place
     """Holds its result once it is done."""
 
     @property
@@ -153,7 +153,7 @@ def outside(recipe: Recipe) -> str:
     )
 
 
-def _arm(recipe: Recipe, name: str, changes: Mapping[str, Any], tables: Sequence[Path]) -> Arm:
+def _arm(recipe: Recipe, name: str, changes: Mapping[str, Any], tables: Sequence[Place]) -> Arm:
     """Resolve an arm, and find out here whatever would stop its training at the start."""
     from ray_reid.training import loader
 
@@ -200,8 +200,8 @@ def _check_variants(recipe: Recipe, changed: Recipe) -> None:
 
 def _perform(
     trials: Sequence[ArmTrial],
-    tables: Sequence[Path],
-    variants: Path | None,
+    tables: Sequence[Place],
+    variants: Place | None,
     num_cpus: float,
     num_gpus: float,
 ) -> None:
@@ -215,11 +215,11 @@ def _perform(
     done = total - sum(trial.arm.batches for trial in left)
     tally = beside_driver(Tally, done, total)
     task: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=RETRIES)(_task)
-    places = [str(path) for path in tables]
+    paths = [str(path) for path in tables]
     running = {
         task.remote(
             in_process.portable(trial.arm.recipe, trial.seed),
-            places,
+            paths,
             None if variants is None else str(variants),
             num_cpus,
             num_gpus > 0,
@@ -258,10 +258,10 @@ def _task(
     started = time.monotonic()
     found = in_process.run_trial(
         recipe,
-        [Path(table) for table in tables],
+        [places.place(table) for table in tables],
         device,
         lambda batches: tally.set.remote(name, batches),
-        variants=None if variants is None else Path(variants),
+        variants=None if variants is None else places.place(variants),
     )
     return {"metrics": found, "seconds": round(time.monotonic() - started, 3)}
 
@@ -274,7 +274,7 @@ def _finish(finished: Any, trial: ArmTrial) -> None:
         raise ValueError(f"compare: {trial.name}: {stage.reason(error)}") from error
     arm = trial.arm
     values = {"arm": arm.name, "seed": trial.seed, "changes": arm.changes, "counts": arm.counts}
-    storage.write_text(trial.file, json.dumps({**values, **found}, indent=2) + "\n")
+    places.write_text(trial.file, json.dumps({**values, **found}, indent=2) + "\n")
 
 
 def _row(arm: Arm, trials: Sequence[ArmTrial]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ray_reid import schema, storage
+from ray_reid import places, schema, storage
+from ray_reid.places import Place
 from ray_reid.ranking import scoring
 from ray_reid.ranking.scoring import Side
 from ray_reid.recipe.recipe import Recipe
@@ -36,14 +37,14 @@ TESTED = pc.field(schema.SPLIT).isin(["query", "gallery"])
 
 def run_trial(
     recipe: Recipe,
-    tables: Sequence[Path],
+    tables: Sequence[Place],
     device: "torch.device",
     report: Callable[[int], None] = lambda _: None,
     held_out: Collection[str] = (),
     validate: Callable[[int, Mapping[str, float]], None] | None = None,
     source: str | None = None,
-    shared: Path | None = None,
-    variants: Path | None = None,
+    shared: Place | None = None,
+    variants: Place | None = None,
 ) -> dict[str, float]:
     """Train by a recipe, then embed and score the test images of the first table.
 
@@ -63,7 +64,7 @@ def run_trial(
     from ray_reid.evaluation import extraction
     from ray_reid.models import package
 
-    if shared is not None and shared.is_dir():
+    if shared is not None and (shared / package.LAST).is_file():
         model = package.load(shared, str(device))
         report(num_batches(recipe, tables, held_out))
     else:
@@ -88,7 +89,7 @@ def run_trial(
 
 def _trained(
     recipe: Recipe,
-    tables: Sequence[Path],
+    tables: Sequence[Place],
     device: "torch.device",
     report: Callable[[int], None],
     held_out: Collection[str],
@@ -123,10 +124,13 @@ def _trained(
     return stage_recipe, rows.chosen.identities, weights
 
 
-def _share(path: Path, recipe: Recipe, identities: list[str], weights: "Weights") -> None:
+def _share(path: Place, recipe: Recipe, identities: list[str], weights: "Weights") -> None:
     """Leave a package for equal trainings; one that came first stays."""
     from ray_reid.models import package
 
+    if not isinstance(path, Path):
+        package.save(path, recipe, identities, weights)
+        return
     aside = path.parent / f".{path.name}-{os.getpid()}"
     package.save(aside, recipe, identities, weights)
     try:
@@ -136,12 +140,10 @@ def _share(path: Path, recipe: Recipe, identities: list[str], weights: "Weights"
 
 
 def _embedded(
-    extract: "Extractor", table: Path, where: pc.Expression
+    extract: "Extractor", table: Place, where: pc.Expression
 ) -> dict[str, NDArray[np.float32]]:
     """Columns of vectors of some rows of a table, by id."""
-    from ray_reid.training import loader
-
-    cache = storage.RowCache(table, loader.cache_directory(), where)
+    cache = storage.RowCache(table, places.node_cache(), where)
     named = storage.read(table, [schema.SOURCE, schema.CAMERA, schema.VIEW], where)
     owner, camera, view = (column.to_pylist() for column in named.columns)
     sides = schema.qualified_cameras(owner, camera), view
@@ -154,7 +156,7 @@ def _embedded(
     return {name: one for name, one in columns.items() if one is not None}
 
 
-def _dressed(extract: "Extractor", table: Path, queries: Sequence[str]) -> pa.Table | None:
+def _dressed(extract: "Extractor", table: Place, queries: Sequence[str]) -> pa.Table | None:
     """Embedded variants of some queries, as the embed job writes them; none if there are none."""
     where = pc.field(schema.PARENT).isin(list(queries))
     rows = storage.read(table, [schema.OBSERVATION_ID, schema.PARENT, schema.NUMBER], where)
@@ -178,7 +180,7 @@ def scored_rows(source: str | None) -> pc.Expression:
 
 
 def scored_sides(
-    table: Path,
+    table: Place,
     embedded: Callable[[int], NDArray[np.float32]],
     source: str | None = None,
 ) -> tuple[Side, Side]:
@@ -191,7 +193,7 @@ def scored_sides(
     return validation.sides(rows, embedded(len(rows)))
 
 
-def variants_table(inputs: Mapping[str, Path]) -> Path | None:
+def variants_table(inputs: Mapping[str, Place]) -> Place | None:
     """The queries in other clothes, if a job has made them."""
     table = inputs[VARIANTS] / "observations" if VARIANTS in inputs else None
     return table.resolve() if table is not None and table.is_dir() else None

@@ -5,14 +5,14 @@ import io
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from ray_reid import storage
+from ray_reid import places
 from ray_reid.evaluation.headline import HEADLINE
 from ray_reid.experiments import figures_tune
 from ray_reid.experiments.in_process import METRICS
 from ray_reid.experiments.trials import HISTORY, VALIDATION, ResolvedSetting, Trial
+from ray_reid.places import Place
 from ray_reid.recipe import sweeps
 from ray_reid.recipe.sweeps import Setting, Sweep
 from ray_reid.runtime import figures
@@ -63,20 +63,18 @@ def comparable(trials: Sequence[Trial]) -> bool:
     return len(found) == len({trial.seed for trial in trials})
 
 
-def write(folder: Path, found: Mapping[str, Any]) -> None:
+def write(folder: Place, found: Mapping[str, Any]) -> None:
     """Write `table.json`, `table.csv` and the picture, in place of what is there."""
     scored = [row for row in found["rows"] if row[found["metric"]] is not None]
     picture = folder / sweeps.PICTURE
     if scored:
         drawn = figures_tune.sweep(scored, found["parameters"], found["metric"])
-        aside = folder / f".{sweeps.PICTURE}"
-        figures.save(drawn, aside)
-        aside.replace(picture)
+        figures.save(drawn, picture)
     else:
         picture.unlink(missing_ok=True)
-    storage.write_text(folder / sweeps.CSV, _csv(found))
+    places.write_text(folder / sweeps.CSV, _csv(found))
     # Last: a reader that finds it finds the others.
-    storage.write_text(folder / sweeps.TABLE, json.dumps(found, indent=2) + "\n")
+    places.write_text(folder / sweeps.TABLE, json.dumps(found, indent=2) + "\n")
 
 
 def _row(
@@ -157,14 +155,14 @@ def table(result: Mapping[str, Any]) -> Table:
 def sections(state: RunState) -> list[Section]:
     """Show what the sweeps of a run found; not those of tables that were replaced since."""
     shown = []
-    for file in sorted(state.path.glob(f"tune-*/{sweeps.TABLE}")):
+    for file in places.matching(state.path, f"tune-*/{sweeps.TABLE}"):
         result = json.loads(file.read_text())
         if result["inputs"].items() <= state.keys.items():
             shown.append(Section((table(result),), drawings=_drawings(file.parent, result)))
     return shown
 
 
-def _drawings(folder: Path, result: Mapping[str, Any]) -> tuple[ReportPicture, ...]:
+def _drawings(folder: Place, result: Mapping[str, Any]) -> tuple[ReportPicture, ...]:
     picture = folder / sweeps.PICTURE
     if not picture.is_file():
         return ()

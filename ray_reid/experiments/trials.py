@@ -9,7 +9,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from ray_reid import schema, storage
 from ray_reid.evaluation import embed
 from ray_reid.experiments import in_process
+from ray_reid.places import Place
 from ray_reid.recipe import recipes, sweeps
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.sweeps import Setting, Sweep
@@ -51,7 +51,7 @@ class ResolvedSetting:
 class Inputs:
     """Tables that the prerequisite jobs have published for some variants."""
 
-    tables: tuple[Path, ...]
+    tables: tuple[Place, ...]
     keys: Mapping[str, str]
     """Key of each published job."""
     fingerprints: tuple[Fingerprint, ...]
@@ -60,7 +60,7 @@ class Inputs:
     """Identities that validate and are not trained on."""
     test_set: str
     """Hash of the ids of the test images."""
-    variants: Path | None = None
+    variants: Place | None = None
     """Table of the queries in other clothes, if the pipeline makes them."""
     variants_key: str = ""
     """Key of the job that made it."""
@@ -91,11 +91,11 @@ class Trial:
     seed: int
     inputs: Inputs
     batches: int
-    file: Path
+    file: Place
     """Holds its result once it is done."""
-    stopped: Path
+    stopped: Place
     """Says how far it came when the scheduler stopped it."""
-    shared: Path | None
+    shared: Place | None
     """Where it and others whose trainings are equal keep the model; null if there are none."""
 
     @property
@@ -192,7 +192,7 @@ def expand(
     sweep: Sweep,
     found: Sequence[ResolvedSetting],
     made: Mapping[tuple[str, int], Inputs],
-    run: Path,
+    run: Place,
 ) -> dict[tuple[str, int], Trial]:
     """Every trial by setting and seed; checks each resolved setting against its tables.
 
@@ -201,8 +201,8 @@ def expand(
     Raises:
         ValueError: If the rows of a resolved setting cannot fill its batches; the setting is named.
     """
-    places = run / TRIALS
-    places.mkdir(parents=True, exist_ok=True)
+    folder = run / TRIALS
+    folder.mkdir(parents=True, exist_ok=True)
     trials = {}
     trainings: dict[tuple[str, int], str] = {}
     judged = f"{sweep.scheduler!r} {sweep.metric}"
@@ -225,7 +225,7 @@ def expand(
             # Against which others a trial was stopped, a sweep alone knows.
             judged_by = {"scheduler": judged, "key": key, "sweep": sweep.name}
             rule = content_key("stop", FORMAT, seeded, (), judged_by)
-            stopped = places / f"{rule}.stopped.json"
+            stopped = folder / f"{rule}.stopped.json"
             place = resolved.setting.name, seed
             trainings[place] = training
             trials[place] = Trial(
@@ -233,15 +233,15 @@ def expand(
                 seed,
                 inputs,
                 batches,
-                places / f"{key}.json",
+                folder / f"{key}.json",
                 stopped,
                 None,
             )
-    return _sharing(trials, trainings, places / MODELS)
+    return _sharing(trials, trainings, folder / MODELS)
 
 
 def _sharing(
-    trials: dict[tuple[str, int], Trial], trainings: Mapping[tuple[str, int], str], models: Path
+    trials: dict[tuple[str, int], Trial], trainings: Mapping[tuple[str, int], str], models: Place
 ) -> dict[tuple[str, int], Trial]:
     """Let trials share a model that are trained alike; what validates is trained each by itself."""
     # Two settings that come to the same recipe are one trial.

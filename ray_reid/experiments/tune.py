@@ -23,11 +23,12 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from ray_reid import storage
+from ray_reid import places
 from ray_reid.experiments import compare, in_process, sweep_table, trials
 from ray_reid.experiments.compare import Tally
 from ray_reid.experiments.in_process import METRICS
 from ray_reid.experiments.trials import HISTORY, VALIDATION, ResolvedSetting, Task, Trial
+from ray_reid.places import Place
 from ray_reid.recipe import sweeps
 from ray_reid.recipe.sweeps import Sweep
 from ray_reid.runtime import stage
@@ -100,14 +101,14 @@ def train_task(
     torch.set_num_threads(max(1, int(task.num_cpus)))
     return in_process.run_trial(
         task.recipe,
-        [Path(table) for table in task.tables],
+        [places.place(table) for table in task.tables],
         torch.device("cuda" if task.num_gpus else "cpu"),
         report,
         task.held_out,
         validate if task.held_out else None,
         task.source,
-        Path(task.shared) if task.shared else None,
-        Path(task.variants) if task.variants else None,
+        places.place(task.shared) if task.shared else None,
+        places.place(task.variants) if task.variants else None,
     )
 
 
@@ -116,7 +117,7 @@ def _perform(
     sweep: Sweep,
     every: Mapping[tuple[str, int], Trial],
     train: Train,
-    folder: Path,
+    folder: Place,
 ) -> dict[tuple[str, int], str]:
     """Run the trials that have no result yet; returns why some failed."""
     # Two settings may come to the same recipe: its trial is done once.
@@ -133,7 +134,9 @@ def _perform(
     tally = beside_driver(Tally, total - sum(trial.batches for trial in left.values()), total)
     # The bar's thread must not wait for an actor that has yet to start when all is over.
     ray.get(tally.get.remote())
-    aside = (folder / ".ray").resolve()
+    # Nothing in it outlives the attempt, so it need not be in a bucket.
+    beside = folder.resolve() if isinstance(folder, Path) else places.node_cache() / folder.name
+    aside = beside / ".ray"
     shutil.rmtree(aside, ignore_errors=True)
     record = TrialRecorder(sweep, left, held.tracker, tally)
     with watched(f"tune {sweep.name}", "batch", lambda: ray.get(tally.get.remote())):
@@ -146,7 +149,7 @@ def _perform(
 
 def _trainings_first(left: Mapping[str, Trial]) -> dict[str, Trial]:
     """In an order in which nothing that others have trained is trained beside them."""
-    seen: Counter[Path] = Counter()
+    seen: Counter[Place] = Counter()
     rank = {}
     for key, trial in left.items():
         rank[key] = 0
@@ -285,12 +288,12 @@ class TrialRecorder(tune.Callback):
         with suppress(_FailedError):
             self._log(self._trials[key], {}, _FailedError(reason))
 
-    def _keep(self, trial: Trial, file: Path, kept: Mapping[str, Any]) -> None:
+    def _keep(self, trial: Trial, file: Place, kept: Mapping[str, Any]) -> None:
         setting = trial.resolved.setting
         values = {"setting": setting.name, "seed": trial.seed, "changes": dict(setting.changes)}
         # First, so that a result that is kept is in MLflow.
         self._log(trial, kept)
-        storage.write_text(file, json.dumps({**values, **kept}, indent=2) + "\n")
+        places.write_text(file, json.dumps({**values, **kept}, indent=2) + "\n")
 
     def _log(self, trial: Trial, kept: Mapping[str, Any], error: Exception | None = None) -> None:
         setting = trial.resolved.setting

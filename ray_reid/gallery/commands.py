@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from ray_reid.runtime.arguments import place
+
 UNFIT = 1
 """Exit code of a check that finds something."""
 
@@ -12,7 +14,7 @@ Act = Callable[[argparse.Namespace], int | None]
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `ray-reid gallery`."""
-    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument("run", type=place, help="run directory")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     known: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Act, str]] = {
         "enrol": (_add_enrol, _enrol, "embed the images of a folder and add or replace them"),
@@ -39,7 +41,7 @@ def run(options: argparse.Namespace) -> int | None:
 
 def add_search(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `ray-reid search`."""
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=place)
     parser.add_argument("image", type=Path)
     parser.add_argument("-k", type=int, default=10, help="hits to show (default 10)")
     parser.add_argument(

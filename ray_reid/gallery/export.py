@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ray_reid import schema, storage
+from ray_reid import places, schema, storage
 from ray_reid.gallery.embedded.contents import View
 from ray_reid.gallery.embedded.segment import ROWS
 from ray_reid.gallery.gallery import check_faiss
@@ -69,7 +69,7 @@ def _write_faiss(view: View, file: Path) -> None:
         faiss.write_index(index, str(aside))
     except RuntimeError as error:
         raise ValueError(f"cannot write {str(file)!r}: {error}") from error
-    storage.write_text(file.with_name(file.name + IDS), json.dumps(ids) + "\n")
+    places.write_text(file.with_name(file.name + IDS), json.dumps(ids) + "\n")
     aside.replace(file)
 
 

@@ -1,15 +1,15 @@
 """The index job: embeddings to a gallery that can be searched and changed."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_reid import schema, storage
+from ray_reid import places, schema, storage
 from ray_reid.gallery.embedded import store
 from ray_reid.gallery.embedded.segment import COLUMNS, ROWS, TABLE, Vectors
 from ray_reid.gallery.embedded.writer import Writer
+from ray_reid.places import Place
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.results import Manifest
@@ -53,10 +53,11 @@ def index_job(work: Work) -> IndexFacts:
     model = Manifest.read(work.inputs["embed"]).inputs["train"]
     # A killed attempt may have left a part, or all of it.
     for name in (store.CURRENT, *store.FOLDERS):
-        storage.remove(work.out / name)
+        places.remove(work.out / name)
     settings = work.recipe.index.model_dump(mode="json")
     blocks = _blocks(table, vectors)
-    Writer.create(work.out, model, vectors.shape[1], blocks, settings).close()
+    with places.written(work.out) as folder:
+        Writer.create(folder, model, vectors.shape[1], blocks, settings).close()
     return IndexFacts(
         metrics={"gallery_images": len(table), **_counts(table)},
         splits=tuple(splits),
@@ -67,7 +68,7 @@ def index_job(work: Work) -> IndexFacts:
     )
 
 
-def _observations(path: Path, embedded: pa.Table) -> pa.Table:
+def _observations(path: Place, embedded: pa.Table) -> pa.Table:
     """The observations of the embedded rows, in the same order."""
     wanted = embedded[schema.OBSERVATION_ID].combine_chunks()
     found = [

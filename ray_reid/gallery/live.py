@@ -11,6 +11,8 @@ from pathlib import Path
 from ray_reid.gallery.embedded.seeding import Embed
 from ray_reid.gallery.embedded.store import CURRENT, GalleryManifest, Reader, check
 from ray_reid.gallery.embedded.writer import Writer
+from ray_reid.places import Place
+from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.results import RunState
 
 log = logging.getLogger(__name__)
@@ -33,9 +35,24 @@ class Seeded:
 
 
 def place(run: RunState) -> Path:
-    """Where the live gallery of a run lies."""
-    path = run.recipe.gallery.path
-    return run.path / FOLDER if path is None else Path(path).expanduser()
+    """Where the live gallery of a run lies, always on a disk.
+
+    Raises:
+        ValueError: If the run is in a bucket and its recipe names no place.
+    """
+    return of_recipe(run.recipe, run.path)
+
+
+def of_recipe(recipe: Recipe, run: Place) -> Path:
+    """Where the live gallery of a run of a recipe will lie; see `place`."""
+    if recipe.gallery.path is not None:
+        return Path(recipe.gallery.path).expanduser()
+    if isinstance(run, Path):
+        return run / FOLDER
+    raise ValueError(
+        f"run {str(run)!r} is in a bucket, and a live gallery, which people change, lies on a "
+        "disk: set gallery.path to a folder for it, such as --set gallery.path=~/galleries/NAME"
+    )
 
 
 def existing(run: RunState) -> Path:

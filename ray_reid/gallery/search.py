@@ -18,6 +18,7 @@ from ray_reid.gallery.embedded.where import Where
 from ray_reid.gallery.gallery import EVERYTHING, Gallery, Hit
 from ray_reid.gallery.searcher import Searcher, read_query
 from ray_reid.generation.tailor import Tailor
+from ray_reid.places import Place
 from ray_reid.ranking import doubt
 from ray_reid.ranking.doubt import CalibratedGate
 from ray_reid.ranking.refine import refine
@@ -185,7 +186,7 @@ def refined(
     ]
 
 
-def search_image(run: Path, image: Path, k: int, camera: str | None = None) -> Answer:
+def search_image(run: Place, image: Path, k: int, camera: str | None = None) -> Answer:
     """Search the gallery of a run with an image file, refined by clothes.
 
     Raises:

@@ -11,12 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_reid import images, schema
+from ray_reid import images, places, schema
 from ray_reid.gallery import live
 from ray_reid.gallery.embedded.where import Where
 from ray_reid.gallery.embedded.writer import Writer
 from ray_reid.gallery.gallery import EVERYTHING, Gallery, Hit
 from ray_reid.gallery.live import Seeded
+from ray_reid.places import Place
 from ray_reid.ranking.open_set import Thresholds
 from ray_reid.runtime.results import RunState
 
@@ -50,7 +51,7 @@ class Searcher:
     """Recipe and key of the training that made the model, `baseline/1f0c...`."""
 
     @classmethod
-    def open(cls, run: Path | RunState, device: str | None = None) -> "Searcher":
+    def open(cls, run: Place | RunState, device: str | None = None) -> "Searcher":
         """Load the model, onto `device` or the best there is, and the gallery of a run.
 
         Raises:
@@ -62,7 +63,7 @@ class Searcher:
 
     @classmethod
     @contextmanager
-    def writing(cls, run: Path, device: str | None = None) -> Iterator["Searcher"]:
+    def writing(cls, run: Place, device: str | None = None) -> Iterator["Searcher"]:
         """Load the model of a run and hold its gallery for writing.
 
         Raises:
@@ -171,7 +172,7 @@ def _model(run: RunState, device: str | None = None) -> Embedder:
     return package.load(run.folder("evaluate") / "model", device)
 
 
-def seed(run: Path, drop_unembeddable: bool = False) -> Seeded:
+def seed(run: Place, drop_unembeddable: bool = False) -> Seeded:
     """Bring the live gallery of a run up to its index; the model is loaded only if it is needed.
 
     Raises:
@@ -179,7 +180,7 @@ def seed(run: Path, drop_unembeddable: bool = False) -> Seeded:
     """
     state = RunState.read(run)
     model = cache(lambda: _model(state))
-    index = state.folder("index")
+    index = places.fetched(state.folder("index"))
     path = live.place(state)
     done = live.seed(
         index, index.name, path, lambda rows: embedded(model(), rows), drop_unembeddable
@@ -189,7 +190,7 @@ def seed(run: Path, drop_unembeddable: bool = False) -> Seeded:
     return done
 
 
-def check_current(run: Path | RunState) -> RunState:
+def check_current(run: Place | RunState) -> RunState:
     """Refuse a run that cannot be searched; returns what it has.
 
     Raises:
@@ -201,7 +202,7 @@ def check_current(run: Path | RunState) -> RunState:
     return state
 
 
-def search_image(run: Path, image: Path, k: int, camera: str | None = None) -> list[Hit]:
+def search_image(run: Place, image: Path, k: int, camera: str | None = None) -> list[Hit]:
     """Search the gallery of a run with an image file, nearest first; see `Searcher.search`.
 
     Raises:

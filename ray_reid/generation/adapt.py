@@ -6,7 +6,6 @@ Caption, fine-tune, judge, choose (Vehicle-Diff, section III-B and C). Labels ar
 import json
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ray_reid import images, schema, storage
+from ray_reid import images, places, schema, storage
 from ray_reid.datasets.reading import share
 from ray_reid.generation.candidates import (
     BASE,
@@ -26,6 +25,7 @@ from ray_reid.generation.candidates import (
 )
 from ray_reid.generation.generators import vehicle_prompts
 from ray_reid.models.pretrained import references
+from ray_reid.places import Place
 from ray_reid.recipe.adapt import Lora
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import figures, stage
@@ -164,7 +164,7 @@ def _fit(work: Work) -> None:
         arguments = [
             {
                 "recipe": recipe,
-                "out": str(out.resolve()),
+                "out": out.resolve(),
                 "name": name,
                 "lora": lora,
                 "meter": meter,
@@ -175,13 +175,13 @@ def _fit(work: Work) -> None:
             log.debug("%s is judged", todo[place][0])
 
 
-def _worker(recipe: Recipe, out: str, name: str, lora: Lora | None, meter: Any) -> None:
+def _worker(recipe: Recipe, out: Place, name: str, lora: Lora | None, meter: Any) -> None:
     from ray_reid.generation.finetune import fit_and_judge
 
-    fit_and_judge(recipe, Path(out), name, lora, meter)
+    fit_and_judge(recipe, out, name, lora, meter)
 
 
-def _candidates(out: Path, names: Sequence[str]) -> tuple[CandidateFacts, ...]:
+def _candidates(out: Place, names: Sequence[str]) -> tuple[CandidateFacts, ...]:
     """What was measured of each candidate, and its score.
 
     The score is the share of images in the asked colour minus the Frechet distance to the target
@@ -196,14 +196,14 @@ def _candidates(out: Path, names: Sequence[str]) -> tuple[CandidateFacts, ...]:
     )
 
 
-def _sheet(out: Path, candidates: Sequence[CandidateFacts], best: str, recipe: Recipe) -> str:
+def _sheet(out: Place, candidates: Sequence[CandidateFacts], best: str, recipe: Recipe) -> str:
     """Draw the first images of every candidate, and beside them what they are to look like."""
     shown = 10
     rows = storage.read(out / "images", [schema.IMAGE]).slice(0, shown)
     street = [Card(images.decode(encoded), "") for encoded in rows[schema.IMAGE].to_pylist()]
     groups: dict[str, list[Card]] = {"the images adapted to": street}
     for one in candidates:
-        sheet = np.load(out / "candidates" / one.name / "images.npz")
+        sheet = np.load(places.fetched(out / "candidates" / one.name / "images.npz"))
         cards = [
             Card(pixels, str(colour))
             for pixels, colour in zip(sheet["images"][:shown], sheet["colours"], strict=False)

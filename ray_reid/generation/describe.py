@@ -15,6 +15,7 @@ from ray_reid import images, schema, storage
 from ray_reid.generation.generators import clothes, descriptions
 from ray_reid.generation.generators.descriptions import Answer, Description
 from ray_reid.models.pretrained import references
+from ray_reid.places import Place
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import stage
 from ray_reid.runtime.facts import Facts
@@ -177,7 +178,7 @@ def _given(file: Path, names: Sequence[str]) -> tuple[list[Description], int]:
     return found, len(given) - len(found)
 
 
-def _ask(work: Work, table: Path) -> dict[str, str]:
+def _ask(work: Work, table: Place) -> dict[str, str]:
     """The answer for every image with clothes, by its id; what a killed attempt asked is kept."""
     spec, models, out = work.recipe.describe, work.recipe.models, work.out / ANSWERS
     where = (

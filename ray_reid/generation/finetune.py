@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ray_reid import images, schema, storage
+from ray_reid import images, places, schema, storage
 from ray_reid.generation.candidates import kept_epochs, state_name
 from ray_reid.generation.filters.colour import COLOURS
 from ray_reid.generation.frechet import frechet_distance
@@ -23,6 +23,7 @@ from ray_reid.images import Pixels
 from ray_reid.models.pretrained import latents
 from ray_reid.models.pretrained.image_text import ImageText
 from ray_reid.models.pretrained.text_to_image import ADAPTER, generate, load_adapter, load_pipeline
+from ray_reid.places import Place
 from ray_reid.recipe.adapt import Lora
 from ray_reid.recipe.recipe import Recipe
 
@@ -30,7 +31,7 @@ NUM_STATES = 10
 """How often a training is saved, so that a killed one goes on from there."""
 
 
-def fit_and_judge(recipe: Recipe, out: Path, name: str, lora: Lora | None, meter: Any) -> None:
+def fit_and_judge(recipe: Recipe, out: Place, name: str, lora: Lora | None, meter: Any) -> None:
     """Fit one adapter on `out/images` and `out/captions`; judge each state that is kept.
 
     Writes `out/candidates/NAME/` with the adapter, `images.npz` and, last, `judged.json`. A
@@ -52,24 +53,24 @@ def fit_and_judge(recipe: Recipe, out: Path, name: str, lora: Lora | None, meter
     tuning = Tuning(pipeline, pixels, told, lora, recipe)
     file = out / "states" / f"{name}.pt"
     if file.exists():
-        tuning.restore(torch.load(file, map_location="cpu", weights_only=True))
+        tuning.restore(torch.load(places.fetched(file), map_location="cpu", weights_only=True))
     kept = kept_epochs(lora)
     while tuning.epoch < lora.epochs:
         tuning.run_epoch()
         meter.set.remote(tuning.step, tuning.steps)
         if tuning.epoch in kept:
             place = out / "candidates" / state_name(name, tuning.epoch)
-            tuning.save(place)
+            with places.written(place) as folder:
+                tuning.save(folder)
             judge.judge(place, adapted=True, loss=tuning.loss)
         if tuning.epoch % max(1, lora.epochs // NUM_STATES) == 0:
             _write_state(tuning.state(), file)
 
 
-def _write_state(state: dict[str, Any], file: Path) -> None:
+def _write_state(state: dict[str, Any], file: Place) -> None:
     file.parent.mkdir(exist_ok=True)
-    aside = file.with_suffix(".half")
-    torch.save(state, aside)
-    aside.rename(file)
+    with places.created(file) as sink:
+        torch.save(state, sink)
 
 
 class Tuning:
@@ -231,7 +232,7 @@ class Judge:
         self.names = sorted({*COLOURS, *self.colours})
         self.texts = self.model.embed_texts([f"a {name} vehicle" for name in self.names])
 
-    def judge(self, place: Path, adapted: bool, **facts: float) -> None:
+    def judge(self, place: Place, adapted: bool, **facts: float) -> None:
         """Generate as the generate job would and write `images.npz` and `judged.json`.
 
         Args:
@@ -254,8 +255,9 @@ class Judge:
             **facts,
         }
         place.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(place / "images.npz", images=np.stack(made), colours=self.colours)
-        storage.write_text(place / "judged.json", json.dumps(result) + "\n")
+        with places.created(place / "images.npz") as sink:
+            np.savez_compressed(sink, images=np.stack(made), colours=self.colours)
+        places.write_text(place / "judged.json", json.dumps(result) + "\n")
 
     def _generate(self, pipeline: Any) -> list[Pixels]:
         spec, made = self.recipe.generate, []

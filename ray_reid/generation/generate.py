@@ -6,11 +6,10 @@ sized by the recipe. Every row is written, dropped ones with their reason.
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 
-from ray_reid import schema, storage
+from ray_reid import places, schema, storage
 from ray_reid.generation.candidates import BASE, AdaptFacts, candidate_names
 from ray_reid.generation.filters.colour import COLOURS
 from ray_reid.generation.filters.steps import filter_entries, filter_models, filter_steps
@@ -19,6 +18,7 @@ from ray_reid.generation.generators.settings import pipeline_settings, settings_
 from ray_reid.generation.generators.text_to_image import GenerateImages, encode
 from ray_reid.models.pretrained import references
 from ray_reid.models.pretrained.text_to_image import ADAPTER
+from ray_reid.places import Place
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import stage
 from ray_reid.runtime.facts import Facts
@@ -97,7 +97,7 @@ def check(recipe: Recipe) -> None:
             )
 
 
-def steps(recipe: Recipe, adapter: Path | None, filtered: bool = True) -> list[Step]:
+def steps(recipe: Recipe, adapter: Place | None, filtered: bool = True) -> list[Step]:
     """Every stage between a plan and its images: generator, and filters if wanted.
 
     Raises:
@@ -143,12 +143,12 @@ def prompts_plan(recipe: Recipe, generator: str, licence: str | None) -> pa.Tabl
     return schema.observations(rows)
 
 
-def generator_name(recipe: Recipe, adapter: Path | None) -> str:
+def generator_name(recipe: Recipe, adapter: Place | None) -> str:
     """What makes the images: model, adapter and settings, the first two by their content."""
     spec, model = recipe.generate, recipe.models.text_to_image
     parts = [f"{model}@{references.fingerprint(model)}"]
     if adapter is not None:
-        parts.append(f"adapter@{references.fingerprint(str(adapter / ADAPTER))}")
+        parts.append(f"adapter@{references.fingerprint(str(places.fetched(adapter / ADAPTER)))}")
     parts.append(settings_name(spec))
     parts.append(f"precision={recipe.models.precision}")
     if spec.negative_prompt:
@@ -168,7 +168,7 @@ def _candidate(work: Work) -> str:
     return work.recipe.generate.candidate or work.facts_of("adapt", AdaptFacts).best
 
 
-def _adapter(work: Work) -> Path | None:
+def _adapter(work: Work) -> Place | None:
     name = _candidate(work)
     return None if name == BASE else (work.inputs["adapt"] / "candidates" / name).resolve()
 

@@ -16,17 +16,19 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ray_reid import places
 from ray_reid.images import Pixels
 from ray_reid.models.pretrained import latents
+from ray_reid.places import Place
 from ray_reid.recipe.guidance import Guidance
 
 log = logging.getLogger(__name__)
@@ -283,15 +285,16 @@ def encode_latents(pipeline: Any, images: Sequence[Pixels], image_size: tuple[in
     return latents.encode(pipeline, images, image_size)[0]
 
 
-def save(discriminator: Discriminator, place: Path) -> None:
-    """Write the weights and what they are of into a folder."""
+def save(discriminator: Discriminator, place: Place) -> None:
+    """Write the weights and, last, what they are of into a folder."""
     place.mkdir(parents=True, exist_ok=True)
     weights = {name: value.contiguous() for name, value in discriminator.state_dict().items()}
-    save_file(weights, place / WEIGHTS)
-    (place / CONFIG).write_text(json.dumps(discriminator.config) + "\n")
+    with places.created(place / WEIGHTS) as sink:
+        sink.write(serialized(weights))
+    places.write_text(place / CONFIG, json.dumps(discriminator.config) + "\n")
 
 
-def load(place: Path) -> Discriminator:
+def load(place: Place) -> Discriminator:
     """Read what `save` has written, onto the CPU.
 
     Raises:
@@ -299,7 +302,7 @@ def load(place: Path) -> Discriminator:
     """
     try:
         config = json.loads((place / CONFIG).read_text())
-        weights = load_file(place / WEIGHTS)
+        weights = load_file(places.fetched(place / WEIGHTS))
         found = Discriminator(weights["alphas_cumprod"], **config)
         found.load_state_dict(weights)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

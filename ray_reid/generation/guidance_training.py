@@ -1,6 +1,5 @@
 """The training of the discriminator that guides inpainting, from images on disk to its weights."""
 
-from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -10,11 +9,12 @@ from ray_reid import images, schema, storage
 from ray_reid.generation import guidance
 from ray_reid.generation.generators import clothes
 from ray_reid.models.pretrained import references
+from ray_reid.places import Place
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import stage
 
 
-def train(recipe: Recipe, real: Path, generated: Path, folder: Path) -> None:
+def train(recipe: Recipe, real: Place, generated: Place, folder: Place) -> None:
     """Train a discriminator in a worker; see `train_and_save`.
 
     Args:
@@ -29,7 +29,7 @@ def train(recipe: Recipe, real: Path, generated: Path, folder: Path) -> None:
         "recipe": recipe,
         "real": str(real),
         "generated": str(generated),
-        "folder": str(folder),
+        "folder": folder,
     }
     spec = recipe.generate.stage
     cpus = max(spec.num_cpus, 1.0)
@@ -37,8 +37,8 @@ def train(recipe: Recipe, real: Path, generated: Path, folder: Path) -> None:
     list(stage.tasks("guidance", train_and_save, [arguments], cpus, spec.num_gpus))
 
 
-def train_and_save(recipe: Recipe, real: str, generated: str, folder: str) -> None:
-    """Train the discriminator and save it into `folder`, whole or not at all.
+def train_and_save(recipe: Recipe, real: str, generated: str, folder: Place) -> None:
+    """Train the discriminator and save it into `folder`; see `guidance.save`.
 
     Raises:
         ValueError: If there is no real or no generated image.
@@ -51,9 +51,7 @@ def train_and_save(recipe: Recipe, real: str, generated: str, folder: str) -> No
     discriminator = guidance.train_discriminator(
         real_latents, generated_latents, pipeline.scheduler, recipe.guidance, recipe.seed
     )
-    unfinished = Path(f"{folder}.part")
-    guidance.save(discriminator, unfinished)
-    unfinished.rename(folder)
+    guidance.save(discriminator, folder)
 
 
 def _latents(pipeline: Any, table: str, where: pc.Expression | None, recipe: Recipe) -> Tensor:

@@ -7,7 +7,6 @@ row is written, dropped ones with their reason; what is not painted keeps its va
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +14,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from ray_reid import images, schema, storage
-from ray_reid.generation import guidance_training
+from ray_reid.generation import guidance, guidance_training
 from ray_reid.generation.filters.steps import filter_entries, filter_models, filter_steps
 from ray_reid.generation.generators import clothes
 from ray_reid.generation.outfits import (
@@ -30,6 +29,7 @@ from ray_reid.generation.outfits import (
 )
 from ray_reid.images import Pixels
 from ray_reid.models.pretrained import references
+from ray_reid.places import Place
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import figures, stage
 from ray_reid.runtime.facts import Facts
@@ -130,7 +130,7 @@ def outside(recipe: Recipe) -> str:
     return schema.observation_id(*map(references.fingerprint, used))
 
 
-def _stream(recipe: Recipe, plan: pa.Table, stages: Sequence[Step], out: Path, title: str) -> None:
+def _stream(recipe: Recipe, plan: pa.Table, stages: Sequence[Step], out: Place, title: str) -> None:
     # What painting says is the unit that a resumed job keeps: it is what takes the time.
     rows = recipe.generate.stage.block_rows
     stage.stream(
@@ -138,13 +138,13 @@ def _stream(recipe: Recipe, plan: pa.Table, stages: Sequence[Step], out: Path, t
     )
 
 
-def _guide(work: Work, table: Path, plan: pa.Table) -> Path:
+def _guide(work: Work, table: Place, plan: pa.Table) -> Place:
     """The folder of a discriminator between real images and some generated without it.
 
     These stay as the table `unguided`, for comparison.
     """
     recipe, folder = work.recipe, work.out.resolve() / DISCRIMINATOR
-    if not folder.exists():
+    if not (folder / guidance.CONFIG).is_file():
         few = plan.take(storage.evenly_spaced(plan.num_rows, recipe.guidance.num_images))
         unguided = work.out / UNGUIDED
         _stream(recipe, few, steps(recipe, table, None), unguided, "inpaint, unguided")
@@ -153,7 +153,7 @@ def _guide(work: Work, table: Path, plan: pa.Table) -> Path:
     return folder
 
 
-def steps(recipe: Recipe, table: Path, guide: Path | None) -> list[Step]:
+def steps(recipe: Recipe, table: Place, guide: Place | None) -> list[Step]:
     """Every stage between a plan and its images; `guide` is the folder of a discriminator."""
     paint = painter_params(recipe)
     parse = {"table": str(table), "rows": "train"}
@@ -167,7 +167,7 @@ def steps(recipe: Recipe, table: Path, guide: Path | None) -> list[Step]:
     ]
 
 
-def draw(table: Path, generated: Path, out: Path) -> dict[str, str]:
+def draw(table: Place, generated: Place, out: Place) -> dict[str, str]:
     """Write the contact sheet: sources, where they are painted, and their first outfits.
 
     Returns:

@@ -5,16 +5,16 @@ Seeds and ids belong to the rows of a plan (DLCR, section 3.1). Nothing here run
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from ray_reid import schema, storage
+from ray_reid import places, schema, storage
 from ray_reid.generation.generators import clothes, descriptions
 from ray_reid.generation.generators.descriptions import Description
 from ray_reid.generation.generators.settings import pipeline_settings, settings_name
 from ray_reid.models.pretrained import references
+from ray_reid.places import Place
 from ray_reid.recipe.recipe import Recipe
 
 WHOSE, NUMBER = "whose", "number"
@@ -30,7 +30,7 @@ Choose = Callable[[str, str | None], Sequence[Description]]
 """The id of an image and of the clothes on it to the clothes that it gets."""
 
 
-def wardrobe(recipe: Recipe, describe: Path) -> list[Description]:
+def wardrobe(recipe: Recipe, describe: Place) -> list[Description]:
     """Read the clothes that people get: those described, or as many at random.
 
     Args:
@@ -43,7 +43,7 @@ def wardrobe(recipe: Recipe, describe: Path) -> list[Description]:
 
 
 def outfits_plan(
-    recipe: Recipe, table: Path, available: Sequence[Description], generator: str
+    recipe: Recipe, table: Place, available: Sequence[Description], generator: str
 ) -> pa.Table:
     """Plan `outfits.num_outfits` images of every real training image; see `plan`.
 
@@ -117,7 +117,7 @@ def seed_of(seed: int, parent: str, outfit: Description) -> int:
     return int(schema.observation_id(seed, parent, outfit.clothes)[:15], 16)
 
 
-def generator_name(recipe: Recipe, guide: Path | None = None) -> str:
+def generator_name(recipe: Recipe, guide: Place | None = None) -> str:
     """What makes the images: models by their content, and settings.
 
     Args:
@@ -133,7 +133,9 @@ def generator_name(recipe: Recipe, guide: Path | None = None) -> str:
     parts.append(settings_name(spec))
     parts.append(f"precision={models.precision}")
     if guide is not None:
-        parts.append(f"guided={recipe.guidance.weight:g}@{references.fingerprint(str(guide))}")
+        parts.append(
+            f"guided={recipe.guidance.weight:g}@{references.fingerprint(str(places.fetched(guide)))}"
+        )
     if spec.negative_prompt:
         parts.append(f"not={spec.negative_prompt}")
     return " ".join(parts)

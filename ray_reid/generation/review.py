@@ -9,7 +9,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from ray_reid import images, schema, storage
 from ray_reid.generation import frechet
 from ray_reid.generation.frechet import Extract
 from ray_reid.models.pretrained import references
+from ray_reid.places import Place
 from ray_reid.recipe.base import Frozen
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import figures
@@ -61,7 +61,7 @@ REAL = (pc.field(schema.SPLIT) == "train") & (pc.field(schema.ORIGIN) == "real")
 class Selection:
     """Some rows of a table on disk."""
 
-    table: Path
+    table: Place
     rows: pa.Table
     """`COLUMNS`, in the order of their ids."""
 
@@ -185,7 +185,7 @@ def measure(
         }
 
 
-def draw(made: Selection, kept: Selection, out: Path) -> dict[str, str]:
+def draw(made: Selection, kept: Selection, out: Place) -> dict[str, str]:
     """Write the contact sheets into a directory.
 
     Returns:
@@ -220,12 +220,12 @@ def draw(made: Selection, kept: Selection, out: Path) -> dict[str, str]:
     return captions
 
 
-def _generated(work: Work) -> Path:
+def _generated(work: Work) -> Place:
     """Return the directory of the job that made the images."""
     return next(work.inputs[name] for name in ("generate", "inpaint") if name in work.inputs)
 
 
-def _select(table: Path, where: pc.Expression | None = None, kept_only: bool = True) -> Selection:
+def _select(table: Place, where: pc.Expression | None = None, kept_only: bool = True) -> Selection:
     return Selection(table, storage.read(table, COLUMNS, where, kept_only))
 
 
@@ -243,7 +243,7 @@ def _stages(work: Work, kept: Selection) -> dict[str, Selection]:
 def _sample(work: Work, name: str) -> Selection:
     """Whole images without a filter; a recipe need not ask for any."""
     table = _generated(work) / name
-    if any(table.glob("**/*.parquet")):
+    if any(table.rglob("*.parquet")):
         return _select(table, kept_only=False)
     return Selection(table, schema.observations([]).select(list(COLUMNS)))
 
@@ -293,7 +293,7 @@ def _spaced(rows: pa.Table, count: int) -> pa.Table:
     return rows.take(storage.evenly_spaced(rows.num_rows, count))
 
 
-def _cards(table: Path, rows: pa.Table, caption: Callable[[Mapping[str, Any]], str]) -> list[Card]:
+def _cards(table: Place, rows: pa.Table, caption: Callable[[Mapping[str, Any]], str]) -> list[Card]:
     shown = rows.to_pylist(maps_as_pydicts="strict")
     ids = [row[schema.OBSERVATION_ID] for row in shown]
     encoded = storage.images_by_id(table, ids, kept_only=False)

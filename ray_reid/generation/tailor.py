@@ -5,13 +5,13 @@ The variants job and the refined search share it, so it needs neither a job nor 
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 from ray_reid import images, schema
 from ray_reid.generation import outfits
 from ray_reid.generation.generators import descriptions
 from ray_reid.generation.generators.clothes import ClothesChanger
 from ray_reid.generation.generators.descriptions import Description
+from ray_reid.places import Place
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.refine import Refine
@@ -47,7 +47,7 @@ def choose_variants(
 class Tailor:
     """Makes the variants of an image, as the job makes those of a query."""
 
-    def __init__(self, recipe: Recipe, describe: Path) -> None:
+    def __init__(self, recipe: Recipe, describe: Place) -> None:
         """Read the descriptions; the models are loaded when they are first needed.
 
         Args:

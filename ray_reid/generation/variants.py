@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from ray_reid.generation import outfits
 from ray_reid.generation.generators import clothes
 from ray_reid.generation.tailor import choose_variants, variant_recipe
 from ray_reid.models.pretrained import references
+from ray_reid.places import Place
 from ray_reid.recipe.models import Models
 from ray_reid.recipe.outfits import Outfits
 from ray_reid.recipe.recipe import Recipe
@@ -114,7 +114,7 @@ def outside(recipe: Recipe) -> str:
     return schema.observation_id(*map(references.fingerprint, used))
 
 
-def variants_plan(recipe: Recipe, table: Path, describe: Path, number: int) -> pa.Table:
+def variants_plan(recipe: Recipe, table: Place, describe: Place, number: int) -> pa.Table:
     """Plan `number` images of every query; see `outfits.plan`.
 
     The variants of a smaller number are among those of a larger.

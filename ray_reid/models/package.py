@@ -18,10 +18,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ray_reid import images
+from ray_reid import images, places
 from ray_reid.models import views
 from ray_reid.models.networks import ReidNetwork, side_codes
 from ray_reid.models.networks.precision import autocast, autocast_dtype
+from ray_reid.places import Place
 from ray_reid.ranking import open_set
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
@@ -36,6 +37,8 @@ WEIGHTS, RECIPE, LABELS, PREPROCESSING, METRICS = (
     "metrics.json",
 )
 
+LAST = RECIPE
+"""What of a package is written last, in the order of the names."""
 BATCH_SIZE = 128
 Names = Sequence[str | None]
 
@@ -43,9 +46,11 @@ Names = Sequence[str | None]
 class Model:
     """A trained network with its preprocessing."""
 
-    def __init__(self, path: Path, device: str | None = None) -> None:
-        """Load a package directory onto `device` (default: the GPU if there is one)."""
+    def __init__(self, path: Place, device: str | None = None) -> None:
+        """Load a package onto `device` (default: the GPU if there is one)."""
         self.path = path
+        """Where it is; one of a bucket is copied to this machine once."""
+        path = places.fetched(path)
         self.recipe = recipes.validate(recipes.read_yaml(path / RECIPE))
         self.identities: list[str] = json.loads((path / LABELS).read_text())
         metrics = path / METRICS
@@ -170,7 +175,7 @@ class Ensemble:
 
 
 @overload
-def load(path: str | Path, device: str | None = None) -> Model: ...
+def load(path: str | Place, device: str | None = None) -> Model: ...
 
 
 @overload
@@ -178,14 +183,14 @@ def load(path: list[Any] | tuple[Any, ...], device: str | None = None) -> Ensemb
 
 
 def load(
-    path: str | Path | list[Any] | tuple[Any, ...], device: str | None = None
+    path: str | Place | list[Any] | tuple[Any, ...], device: str | None = None
 ) -> Model | Ensemble:
     """Load a model package, or several as an ensemble.
 
     Args:
-        path: A package directory, a run directory, or a registered model `models:/NAME@ALIAS`
-            (in the store of `MLFLOW_TRACKING_URI` or `runs/mlflow.db`); a list of these is an
-            ensemble.
+        path: A package or a run, on a disk or in a bucket (`s3://...`), or a registered model
+            `models:/NAME@ALIAS` (in the store of `MLFLOW_TRACKING_URI` or `runs/mlflow.db`); a list
+            of these is an ensemble.
         device: Default: the GPU if there is one.
 
     Raises:
@@ -194,47 +199,41 @@ def load(
     if isinstance(path, (list, tuple)):
         return Ensemble([load(one, device) for one in path])
     if str(path).startswith("models:/"):
-        return Model(tracking.download_model(str(path), Path("runs")), device)
+        return Model(tracking.download_model(str(path), tracking.RUNS), device)
     return Model(find(path), device)
 
 
-def find(path: str | Path) -> Path:
-    """The package at a path: itself, or that of a run directory.
+def find(path: str | Place) -> Place:
+    """The package at a place: itself, or that of a run.
 
     Raises:
         ValueError: If there is none.
     """
-    root = Path(path)
-    places = [root, root / "model"]
+    root = places.place(path)
+    known = [root, root / "model"]
     if (root / POINTER).exists():
         state = RunState.read(root)
-        places = [state.folder(job) / "model" for job in ("evaluate", "train") if job in state]
+        known = [state.folder(job) / "model" for job in ("evaluate", "train") if job in state]
     check_layout(root)
-    for place in places:
-        if (place / WEIGHTS).is_file():
-            return place
-    raise ValueError(
-        f"no model package at {str(root)!r}: none of {[str(p) for p in places]} is one"
-    )
+    for folder in known:
+        if (folder / WEIGHTS).is_file():
+            return folder
+    raise ValueError(f"no model package at {str(root)!r}: none of {list(map(str, known))} is one")
 
 
-def recipe_of(path: str | Path) -> Recipe:
+def recipe_of(path: str | Place) -> Recipe:
     """The recipe of a package, without its weights.
 
     Raises:
         ValueError: If there is no package.
     """
-    return recipes.validate(recipes.read_yaml(find(path) / RECIPE))
+    return recipes.validate(recipes.read_yaml(places.fetched(find(path) / RECIPE)))
 
 
 def save(
-    path: Path, recipe: Recipe, identities: Sequence[str], weights: Mapping[str, Tensor]
+    path: Place, recipe: Recipe, identities: Sequence[str], weights: Mapping[str, Tensor]
 ) -> None:
     """Write a package directory, replacing what a killed attempt left there."""
-    path.mkdir(exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path / WEIGHTS)
-    (path / RECIPE).write_text(recipes.dump(recipe))
-    (path / LABELS).write_text(json.dumps(list(identities)) + "\n")
     preprocessing = {
         "size": list(recipe.train.image_size),
         "resize": "bilinear",
@@ -243,7 +242,11 @@ def save(
         "mean": _numbers(weights["mean"]),
         "std": _numbers(weights["std"]),
     }
-    (path / PREPROCESSING).write_text(json.dumps(preprocessing, indent=2) + "\n")
+    with places.written(path) as folder:
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
+        (folder / LABELS).write_text(json.dumps(list(identities)) + "\n")
+        (folder / PREPROCESSING).write_text(json.dumps(preprocessing, indent=2) + "\n")
+        (folder / RECIPE).write_text(recipes.dump(recipe))
 
 
 def unsaved(

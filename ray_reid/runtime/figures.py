@@ -4,13 +4,14 @@ import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_reid import places
 from ray_reid.images import Pixels
+from ray_reid.places import Place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -216,10 +217,11 @@ def png(figure: "Figure") -> bytes:
     return buffer.getvalue()
 
 
-def save(figure: "Figure", file: Path) -> None:
+def save(figure: "Figure", file: Place) -> None:
     """Write a figure: PNG for curves and dots, JPEG (`.jpg`) for what shows photographs."""
-    lossy = {"quality": 88} if file.suffix == ".jpg" else {}
-    figure.savefig(file, dpi=DPI, pil_kwargs=lossy)
+    kind, lossy = ("jpg", {"quality": 88}) if file.suffix == ".jpg" else ("png", {})
+    with places.created(file) as picture:
+        figure.savefig(picture, format=kind, dpi=DPI, pil_kwargs=lossy)
 
 
 def _figure(width: float, height: float) -> "Figure":

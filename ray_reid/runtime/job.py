@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
+from ray_reid.places import Place
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.view import restrict
 from ray_reid.runtime.facts import Facts, parse
@@ -19,9 +19,9 @@ class Work:
 
     recipe: Recipe
     """Raises `UndeclaredError` where a job reads what it has not declared."""
-    out: Path
+    out: Place
     """Its own result until that is complete; holds what an earlier, killed attempt left."""
-    inputs: Mapping[str, Path]
+    inputs: Mapping[str, Place]
     """Result of each job it needs."""
     facts: Mapping[str, Mapping[str, Any]]
     """What those jobs said of themselves, as their manifests hold it; see `facts_of`."""

@@ -2,23 +2,24 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from ray_reid import storage
+from ray_reid import places
+from ray_reid.places import Place
+from ray_reid.runtime.holding import hold
 from ray_reid.runtime.results import MANIFEST, Manifest, RunState, being_read
-from ray_reid.runtime.run import KEY_DIGITS, hold
+from ray_reid.runtime.run import KEY_DIGITS
 
 
 @dataclass(frozen=True)
 class Leftover:
     """A result, or an unfinished attempt at one, that is not current."""
 
-    folder: Path
+    folder: Place
     num_bytes: int
     complete: bool
 
 
-def leftovers(path: Path) -> list[Leftover]:
+def leftovers(path: Place) -> list[Leftover]:
     """Results and attempts of a run that are neither current nor opened by a live reader.
 
     Raises:
@@ -33,7 +34,7 @@ def leftovers(path: Path) -> list[Leftover]:
     ]
 
 
-def prune(path: Path) -> list[Leftover]:
+def prune(path: Place) -> list[Leftover]:
     """Remove the leftovers of a run that no driver holds; returns what was removed.
 
     Raises:
@@ -46,18 +47,18 @@ def prune(path: Path) -> list[Leftover]:
         for one in found:
             # First, so that a kill leaves no result that is only half there.
             (one.folder / MANIFEST).unlink(missing_ok=True)
-            storage.remove(one.folder)
+            places.remove(one.folder)
             if not any(one.folder.parent.iterdir()):
                 one.folder.parent.rmdir()
     return found
 
 
-def _results(state: RunState) -> Iterator[Path]:
+def _results(state: RunState) -> Iterator[Place]:
     """Every result of a run, and what was begun of a job of its pipeline.
 
     People may keep folders of their own in a run, with names that look like keys.
     """
-    for folder in sorted(state.path.glob(f"[!.]*/{'[0-9a-f]' * KEY_DIGITS}")):
+    for folder in places.matching(state.path, f"[!.]*/{'[0-9a-f]' * KEY_DIGITS}"):
         if (folder / MANIFEST).is_file():
             manifest = Manifest.read(folder)
             if (manifest.job, manifest.key) == (folder.parent.name, folder.name):
@@ -66,5 +67,5 @@ def _results(state: RunState) -> Iterator[Path]:
             yield folder
 
 
-def _size(folder: Path) -> int:
-    return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
+def _size(folder: Place) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

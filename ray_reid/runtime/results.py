@@ -14,10 +14,10 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Self
 
-from ray_reid import storage
+from ray_reid import places, storage
+from ray_reid.places import Place
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.storage import Fingerprint
@@ -50,7 +50,7 @@ class Manifest:
     seconds: float
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls, folder: Place) -> Self:
         """Read the manifest of a result.
 
         Raises:
@@ -64,9 +64,9 @@ class Manifest:
         except (json.JSONDecodeError, TypeError) as error:
             raise ValueError(f"{str(file)!r} is no manifest of this release: {error}") from error
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Place) -> None:
         """Complete a result: from now on nothing changes it."""
-        storage.write_text(folder / MANIFEST, json.dumps(asdict(self), indent=2) + "\n")
+        places.write_text(folder / MANIFEST, json.dumps(asdict(self), indent=2) + "\n")
 
     @property
     def jobs(self) -> dict[str, str]:
@@ -84,7 +84,7 @@ class Manifest:
 class RunState:
     """A run at one moment: what was current when it was read."""
 
-    path: Path
+    path: Place
     recipe: Recipe
     keys: Mapping[str, str]
     """Key of the current result of each job."""
@@ -92,7 +92,7 @@ class RunState:
     """Of the whole pipeline, in order."""
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Place) -> Self:
         """Read `run.json`.
 
         Raises:
@@ -113,12 +113,12 @@ class RunState:
             "current": dict(self.keys),
             "recipe": self.recipe.model_dump(mode="json"),
         }
-        storage.write_text(self.path / POINTER, json.dumps(values, indent=2) + "\n")
+        places.write_text(self.path / POINTER, json.dumps(values, indent=2) + "\n")
 
     def __contains__(self, job: object) -> bool:
         return job in self.keys
 
-    def folder(self, job: str) -> Path:
+    def folder(self, job: str) -> Place:
         """Directory of the current result of a job.
 
         Raises:
@@ -147,7 +147,7 @@ class RunState:
                 depth[one.job] = max([0, *(depth[job] + 1 for job in one.jobs if job in depth)])
         return sorted(found, key=lambda one: (depth[one.job], one.job))
 
-    def tables(self) -> dict[str, Path]:
+    def tables(self) -> dict[str, Place]:
         """Every table of the current results, by `job/table`."""
         return {
             f"{job}/{name}": path
@@ -158,7 +158,7 @@ class RunState:
         }
 
 
-def current_keys(path: Path) -> dict[str, str]:
+def current_keys(path: Place) -> dict[str, str]:
     """Key of the current result of each job of a run, whatever release its recipe is of.
 
     Raises:
@@ -167,7 +167,7 @@ def current_keys(path: Path) -> dict[str, str]:
     return dict(_read_pointer(path)["current"])
 
 
-def _read_pointer(path: Path) -> dict[str, Any]:
+def _read_pointer(path: Place) -> dict[str, Any]:
     file = path / POINTER
     try:
         values: Any = json.loads(file.read_text())
@@ -185,7 +185,7 @@ def _read_pointer(path: Path) -> dict[str, Any]:
     return dict(values)
 
 
-def check_layout(path: Path) -> None:
+def check_layout(path: Place) -> None:
     """Refuse a directory with a run of a release before 0.3, which kept a job's only result.
 
     Raises:
@@ -201,7 +201,7 @@ def check_layout(path: Path) -> None:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[RunState]:
+def reading(path: Place) -> Iterator[RunState]:
     """Open a run for reading; what was current stays until this ends, whatever is pruned.
 
     Raises:
@@ -227,23 +227,23 @@ def reading(path: Path) -> Iterator[RunState]:
             mark.unlink()
 
 
-def _marked(mark: Path, state: RunState) -> bool:
+def _marked(mark: Place, state: RunState) -> bool:
     """Leave the mark of a reader; none is left where nothing can be written, or pruned either."""
     try:
         mark.parent.mkdir(exist_ok=True)
-        storage.write_text(mark, json.dumps(dict(state.keys)) + "\n")
+        places.write_text(mark, json.dumps(dict(state.keys)) + "\n")
     except OSError:
         return False
     return True
 
 
-def _renew(mark: Path, over: threading.Event) -> None:
+def _renew(mark: Place, over: threading.Event) -> None:
     while not over.wait(RENEWAL_SECONDS):
         if mark.exists():
             mark.touch()
 
 
-def being_read(path: Path) -> set[tuple[str, str]]:
+def being_read(path: Place) -> set[tuple[str, str]]:
     """Jobs and keys of the results that live readers have opened."""
     found: set[tuple[str, str]] = set()
     for mark in (path / READERS).glob("[!.]*.json"):

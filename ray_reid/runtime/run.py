@@ -5,11 +5,9 @@ and its format, so a rerun after a kill finds its own unfinished work, and a cha
 mixes with it. Nothing is renamed, moved or overwritten.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,10 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ray_reid import storage
+from ray_reid import places
+from ray_reid.places import Place
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.resources import RESOURCES
 from ray_reid.runtime.facts import Facts
+from ray_reid.runtime.holding import Check, hold
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.results import (
     MANIFEST,
@@ -29,7 +29,6 @@ from ray_reid.runtime.results import (
     POINTER,
     Manifest,
     RunState,
-    check_layout,
     current_keys,
 )
 from ray_reid.runtime.tracking import Tracker
@@ -37,23 +36,32 @@ from ray_reid.runtime.version import VERSION
 
 log = logging.getLogger(__name__)
 
-LOCK = ".lock"
 KEY_DIGITS = 12
-# `driver` holds the lock for an instant, to see whether somebody does.
-LOCK_SECONDS = 1.0
 
 
 class Run:
     """A run directory held by this process, with its recipe and its MLflow run."""
 
-    def __init__(self, state: RunState, tracker: Tracker, prepare: Callable[[], None]) -> None:
-        """Wrap a directory that `open_run` holds; `prepare` starts Ray when a job needs it."""
+    def __init__(
+        self,
+        state: RunState,
+        tracker: Tracker,
+        prepare: Callable[[], None],
+        check: Check = lambda: None,
+    ) -> None:
+        """Wrap what `open_run` holds.
+
+        Args:
+            prepare: Starts Ray when a job needs it.
+            check: Raises where the run is no longer held.
+        """
         self.path = state.path
         self.recipe = state.recipe
         self.state = state
         """What is current, with the recipe of this driver."""
         self.tracker = tracker
         self._prepare = prepare
+        self._check = check
         self._made: dict[str, Manifest] = {}
         self._outside: dict[str, str] = {}
 
@@ -82,6 +90,7 @@ class Run:
         """
         key, sections, inputs = self._identified(job, recipe, keys)
         if key not in self._made:
+            self._check()
             out = self.path / job.name / key
             if (out / MANIFEST).exists():
                 self._made[key] = Manifest.read(out)
@@ -90,7 +99,7 @@ class Run:
                 self._made[key] = self._done(job, key, recipe, sections, inputs)
             # Only another attempt would need it, and a kill may have left it.
             for name in job.scratch:
-                storage.remove(out / name)
+                places.remove(out / name)
         return self._made[key]
 
     def is_made(self, job: Job, recipe: Recipe, keys: Mapping[str, str]) -> bool:
@@ -120,6 +129,7 @@ class Run:
         What another recipe made, or was made from other results, leaves in the same write.
         """
         found = _consistent(self.path, self.recipe, {**self.state.keys, **keys})
+        self._check()
         state = replace(self.state, keys=found)
         left = sorted(self.state.keys - found.keys())
         if left:
@@ -187,7 +197,7 @@ class Run:
 
 @contextmanager
 def open_run(
-    path: Path,
+    path: Place,
     recipe: Recipe,
     prepare: Callable[[], None],
     jobs: Sequence[Job] = (),
@@ -204,69 +214,11 @@ def open_run(
         ValueError: If the directory cannot be written, holds a run of an older release, or
             another process holds it.
     """
-    with hold(path):
+    with hold(path) as check:
         keys = current_keys(path) if (path / POINTER).exists() else {}
         state = RunState(path, recipe, keys, tuple(job.name for job in jobs))
         with Tracker.open(path, recipe, keeps_recipe=guest and bool(keys)) as tracker:
-            yield Run(state, tracker, prepare)
-
-
-@contextmanager
-def hold(path: Path) -> Iterator[None]:
-    """Be the one driver of a run directory, which is created if needed.
-
-    Raises:
-        ValueError: If the directory cannot be written, holds a run of an older release, or
-            another process holds it.
-    """
-    check_layout(path)
-    try:
-        if path.exists() and not path.stat().st_mode & 0o222:
-            raise PermissionError("it is marked read-only")
-        path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ValueError(f"cannot write to run directory {str(path)!r}: {reason}") from error
-    try:
-        _lock(lock, path)
-        yield
-    finally:
-        os.close(lock)
-
-
-def driver(path: Path) -> str | None:
-    """Return the id of the process that holds a run, if one does."""
-    try:
-        lock = os.open(path / LOCK, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return os.read(lock, 32).decode() or "unknown"
-    finally:
-        os.close(lock)
-    return None
-
-
-def _taken(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _lock(lock: int, path: Path) -> None:
-    deadline = time.monotonic() + LOCK_SECONDS
-    while not _taken(lock):
-        if time.monotonic() > deadline:
-            holder = os.read(lock, 32).decode() or "unknown"
-            raise ValueError(f"process {holder} is already working on run {str(path)!r}")
-        time.sleep(0.05)
-    os.ftruncate(lock, 0)
-    os.write(lock, str(os.getpid()).encode())
+            yield Run(state, tracker, prepare, check)
 
 
 def content_key(
@@ -301,7 +253,7 @@ def _hash(job: str, version: int, sections: Mapping[str, Any], inputs: Mapping[s
     return hashlib.blake2b(text.encode(), digest_size=KEY_DIGITS // 2).hexdigest()
 
 
-def _consistent(path: Path, recipe: Recipe, keys: Mapping[str, str]) -> dict[str, str]:
+def _consistent(path: Place, recipe: Recipe, keys: Mapping[str, str]) -> dict[str, str]:
     """Keep the results that are of this recipe and were made from results that are kept."""
     made_from = {}
     for job, key in keys.items():

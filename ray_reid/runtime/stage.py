@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -26,7 +25,8 @@ from ray.data.exceptions import ExecutionTimeoutError, SystemException
 from ray.data.expressions import Expr
 from ray.data.expressions import col as column
 
-from ray_reid import schema, storage
+from ray_reid import places, schema, storage
+from ray_reid.places import Place
 from ray_reid.recipe.resources import StageSpec
 from ray_reid.runtime.capacity import READER, Share, fits, shrunk
 from ray_reid.runtime.cluster import alive_nodes
@@ -76,10 +76,10 @@ def apply(dataset: "ray.data.Dataset", step: Step, at_once: bool = False) -> "ra
 
 
 def stream(
-    source: Path | pa.Table,
+    source: Place | pa.Table,
     columns: Sequence[str],
     steps: Sequence[Step],
-    out: Path,
+    out: Place,
     name: str,
     where: Expr | None = None,
     encode: Callable[[Batch], Batch] | None = None,
@@ -104,7 +104,7 @@ def stream(
     # Ray Data's own checkpoints would do this too, but their filter is an actor that holds a
     # whole CPU and 1 GiB: on two cores a resumed stream waits for ever.
     kept, done = _written(out)
-    whole = storage.dataset(source) if isinstance(source, Path) else pads.dataset(source)
+    whole = pads.dataset(source) if isinstance(source, pa.Table) else storage.dataset(source)
     total = whole.count_rows(filter=None if where is None else where.to_pyarrow())
     if len(done) == total > 0:
         storage.complete(out, kept)
@@ -131,26 +131,29 @@ def stream(
     storage.complete(out, [*kept, *made])
 
 
-def _write(dataset: "ray.data.Dataset", out: Path, name: str, before: int, total: int) -> list[str]:
+def _write(
+    dataset: "ray.data.Dataset", out: Place, name: str, before: int, total: int
+) -> list[str]:
     """Run a stream and write its rows beside those `before` it; returns the files, by name."""
     # A name of its own: workers of a killed driver may live on for a moment and write.
     attempt = out / f"attempt-{uuid.uuid4().hex[:8]}"
     with watched(name, "row", _progress(attempt, before, total)):
         try:
-            dataset.write_parquet(str(attempt.resolve()), **storage.PARQUET)
+            filesystem, folder = places.opened(attempt.resolve())
+            dataset.write_parquet(folder, filesystem=filesystem, **storage.PARQUET)
         except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
             raise ValueError(f"{name}: {reason(error).removeprefix('ValueError: ')}") from error
     return [f"{attempt.name}/{file.name}" for file in attempt.glob("*.parquet")]
 
 
-def _progress(attempt: Path, before: int, total: int) -> Callable[[], tuple[int, int]]:
+def _progress(attempt: Place, before: int, total: int) -> Callable[[], tuple[int, int]]:
     """What counts the rows of an attempt that are written, and those `before` it."""
-    counted: dict[Path, int] = {}
+    counted: dict[Place, int] = {}
 
     def progress() -> tuple[int, int]:
         for file in attempt.glob("*.parquet"):
             if file not in counted and _is_whole(file):
-                counted[file] = pq.read_metadata(file).num_rows
+                counted[file] = _metadata(file).num_rows
         return before + sum(counted.values()), total
 
     return progress
@@ -173,7 +176,7 @@ def reason(error: BaseException) -> str:
 
 
 def _rows(
-    source: Path | pa.Table,
+    source: Place | pa.Table,
     columns: Sequence[str],
     where: Expr | None,
     done: pa.Array,
@@ -181,13 +184,14 @@ def _rows(
 ) -> "ray.data.Dataset":
     """The rows that are left to stream, in blocks."""
     rest: Any = partial(_without, done=done)
-    if not isinstance(source, Path):
+    if isinstance(source, pa.Table):
         chosen = source if where is None else source.filter(where.to_pyarrow())
         table = rest(chosen.select(list(columns)))
         # One block at least, which tells the columns of a table without rows.
         starts = range(0, max(table.num_rows, 1), block_rows)
         return ray.data.from_arrow([table.slice(start, block_rows) for start in starts])
-    dataset = ray.data.read_parquet(storage.dataset(source.resolve()).files)
+    table = storage.dataset(source.resolve())
+    dataset = ray.data.read_parquet(table.files, filesystem=table.filesystem)
     if where is not None:
         dataset = dataset.filter(expr=where)
     dataset = dataset.select_columns(list(columns))
@@ -297,7 +301,7 @@ def _fit_at_once(steps: Sequence[Step]) -> bool:
     return fits([READER, *actors], alive_nodes())
 
 
-def _written(out: Path) -> tuple[list[str], pa.Array]:
+def _written(out: Place) -> tuple[list[str], pa.Array]:
     """Files that earlier attempts have finished, by their name in the table, and ids of their rows.
 
     A worker that outlived its driver may have done what the next attempt did again: of two files
@@ -306,20 +310,26 @@ def _written(out: Path) -> tuple[list[str], pa.Array]:
     out.mkdir(parents=True, exist_ok=True)
     kept: list[str] = []
     ids = pa.chunked_array([], pa.string())
-    for file in sorted(out.glob("attempt-*/*.parquet")):
+    for file in places.matching(out, "attempt-*/*.parquet"):
         # Parquet's footer comes last, so half a file is never mistaken for a whole one.
         if not _is_whole(file):
             continue
-        own = pq.read_table(file, columns=[schema.OBSERVATION_ID]).column(0)
+        filesystem, name = places.opened(file)
+        own = pq.read_table(name, columns=[schema.OBSERVATION_ID], filesystem=filesystem).column(0)
         if not pc.any(pc.is_in(own, value_set=ids)).as_py():
             kept.append(f"{file.parent.name}/{file.name}")
             ids = pa.chunked_array([*ids.chunks, *own.chunks], pa.string())
     return kept, ids.combine_chunks()
 
 
-def _is_whole(file: Path) -> bool:
+def _metadata(file: Place) -> pq.FileMetaData:
+    filesystem, name = places.opened(file)
+    return pq.read_metadata(name, filesystem=filesystem)
+
+
+def _is_whole(file: Place) -> bool:
     try:
-        pq.read_metadata(file)
+        _metadata(file)
     except (pa.ArrowInvalid, OSError):
         return False
     return True

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ray_reid import storage
+from ray_reid import places
+from ray_reid.places import BucketPath, Place
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.facts import Facts
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 PARENT_TAG = "mlflow.parentRunId"
 # MLflow reserves "latest".
 ALIAS = "newest"
+ARTIFACTS = "mlartifacts"
 # MLflow's own defaults call home, and wait for minutes when a server does not answer.
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -36,13 +38,19 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+RUNS = Path("runs")
+"""Parent of the run directories, where nothing else is said."""
 # MLflow's server has no authentication.
 HOST = "127.0.0.1"
 
 
-def store(runs: Path) -> str:
-    """The tracking URI: `MLFLOW_TRACKING_URI`, else a SQLite file beside the run directories."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.resolve() / 'mlflow.db'}"
+def store(runs: Place) -> str:
+    """The tracking URI: `MLFLOW_TRACKING_URI`, else a SQLite file beside the run directories.
+
+    A bucket holds no database: beside runs there it is `runs/mlflow.db` on this machine.
+    """
+    local = runs.resolve() if isinstance(runs, Path) else RUNS.resolve()
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{local / 'mlflow.db'}"
 
 
 def model_name(recipe: str) -> str:
@@ -58,7 +66,7 @@ class Child:
         self._run = run_id
         self._model = model
 
-    def log(self, facts: Facts, out: Path) -> None:
+    def log(self, facts: Facts, out: Place) -> None:
         """Log a job's facts; file names in them are relative to `out`.
 
         Raises:
@@ -76,7 +84,7 @@ class Child:
         with _explained(self._client.tracking_uri):
             self._log_dataset(fingerprint, "input")
 
-    def _log(self, facts: Facts, out: Path) -> None:
+    def _log(self, facts: Facts, out: Place) -> None:
         for name, value in facts.params.items():
             self._client.log_param(self._run, name, value)
         for name, figure in facts.metrics.items():
@@ -88,7 +96,7 @@ class Child:
                         self._run, _metric(name), figure, step=int(step["epoch"])
                     )
         for picture in facts.pictures:
-            self._client.log_artifact(self._run, str(out / picture), "pictures")
+            self._client.log_artifact(self._run, str(places.fetched(out / picture)), "pictures")
         if facts.fingerprint is not None:
             self._log_dataset(facts.fingerprint, "published")
         if facts.model is not None:
@@ -107,10 +115,10 @@ class Child:
         tag = InputTag(key="mlflow.data.context", value=context)
         self._client.log_inputs(self._run, [DatasetInput(dataset=dataset, tags=[tag])])
 
-    def _register(self, model: Path) -> None:
+    def _register(self, model: Place) -> None:
         from mlflow.exceptions import MlflowException
 
-        self._client.log_artifacts(self._run, str(model), "model")
+        self._client.log_artifacts(self._run, str(places.fetched(model)), "model")
         source = f"{self._client.get_run(self._run).info.artifact_uri}/model"
         try:
             self._client.create_registered_model(self._model)
@@ -125,10 +133,12 @@ class Child:
 class Tracker:
     """The MLflow run of a run directory; a rerun after a kill goes on in the same one."""
 
-    def __init__(self, run: Path, recipe: Recipe) -> None:
+    def __init__(self, run: Place, recipe: Recipe) -> None:
         """Connect to the store and find or make the recipe's experiment; `open` uses it."""
         runs = run.resolve().parent
         self._uri = store(runs)
+        if isinstance(runs, BucketPath):
+            log.info("MLflow: figures in %s, artifacts in %s", self._uri, runs / ARTIFACTS)
         with _explained(self._uri):
             _check(self._uri)
             self._client = _client(self._uri)
@@ -140,7 +150,7 @@ class Tracker:
 
     @classmethod
     @contextmanager
-    def open(cls, run: Path, recipe: Recipe, keeps_recipe: bool = False) -> Iterator["Tracker"]:
+    def open(cls, run: Place, recipe: Recipe, keeps_recipe: bool = False) -> Iterator["Tracker"]:
         """Open or reopen the parent run of a run directory and end it with the right status.
 
         Args:
@@ -170,10 +180,10 @@ class Tracker:
                 child.log_input(fingerprint)
             yield child
 
-    def artifact(self, file: Path) -> None:
+    def artifact(self, file: Place) -> None:
         """Attach a file to the parent run."""
         with _explained(self._uri):
-            self._client.log_artifact(self._parent, str(file))
+            self._client.log_artifact(self._parent, str(places.fetched(file)))
 
     def metrics(self, values: Mapping[str, float]) -> None:
         """Log the pipeline's own figures to the parent run."""
@@ -215,7 +225,7 @@ class Tracker:
     def _created(self, key: str, name: str, tags: dict[str, str] | None) -> str:
         created = self._client.create_run(self._experiment, run_name=name, tags=tags)
         self._runs[key] = str(created.info.run_id)
-        storage.write_text(self._state, json.dumps(self._runs))
+        places.write_text(self._state, json.dumps(self._runs))
         return self._runs[key]
 
     def _end(self, run_id: str, status: str) -> None:
@@ -335,7 +345,7 @@ def _check_writable(file: Path) -> None:
             raise PermissionError(f"{str(path)!r} is not writable")
 
 
-def _remembered(state: Path) -> dict[str, str]:
+def _remembered(state: Place) -> dict[str, str]:
     """Ids of the MLflow runs of earlier attempts; a damaged file counts as empty."""
     if not state.exists():
         return {}
@@ -346,15 +356,20 @@ def _remembered(state: Path) -> dict[str, str]:
         return {}
 
 
-def _experiment(client: "MlflowClient", name: str, runs: Path) -> str:
+def _experiment(client: "MlflowClient", recipe: str, runs: Place) -> str:
+    # An experiment keeps its artifacts in one place.
+    name = recipe if isinstance(runs, Path) else f"{recipe} in {runs}"
     found = client.get_experiment_by_name(name)
     if found is not None:
         if found.lifecycle_stage == "deleted":
             log.warning("the experiment %s was deleted from the store; it is restored", name)
             client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
-    local = client.tracking_uri.startswith("sqlite:")
-    location = (runs / "mlartifacts").as_uri() if local else None
+    location = None
+    if isinstance(runs, BucketPath):
+        location = str(runs / ARTIFACTS)
+    elif client.tracking_uri.startswith("sqlite:"):
+        location = (runs / ARTIFACTS).as_uri()
     return str(client.create_experiment(name, artifact_location=location))
 
 

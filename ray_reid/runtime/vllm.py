@@ -3,13 +3,13 @@
 import base64
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray.data
 from ray.data.expressions import Expr
 
 from ray_reid import schema
+from ray_reid.places import Place
 from ray_reid.recipe.describe import Describe
 from ray_reid.runtime import stage
 
@@ -32,10 +32,10 @@ def check() -> None:
 
 
 def answer(
-    table: Path,
+    table: Place,
     columns: Sequence[str],
     where: Expr,
-    out: Path,
+    out: Place,
     model: str,
     precision: str,
     spec: Describe,

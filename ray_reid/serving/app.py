@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -23,6 +22,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from ray_reid.gallery.searcher import Searcher, check_current
+from ray_reid.places import Place
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.serve import Dressers, Serve
 from ray_reid.runtime.cluster import Cluster, check_capacity
@@ -144,7 +144,7 @@ def _lacking(run: RunState, settings: Serve) -> str | None:
 
 
 def serve_run(
-    run: Path,
+    run: Place,
     recipe: Recipe,
     host: str | None = None,
     port: int | None = None,

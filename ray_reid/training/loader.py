@@ -1,10 +1,7 @@
 """The loader: which rows are trained on, and any plan of them as batches of decoded images."""
 
-import os
-import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ray_reid import images, schema, storage
+from ray_reid import images, places, schema, storage
+from ray_reid.places import Place
 from ray_reid.ranking.labels import number_sorted
 from ray_reid.recipe.train import Clothes, Train
 from ray_reid.training.samplers import Plan
@@ -71,7 +69,7 @@ class TrainingLabels:
 
 
 def labels(
-    tables: Sequence[str | Path], spec: Train, held_out: Collection[str] = ()
+    tables: Sequence[str | Place], spec: Train, held_out: Collection[str] = ()
 ) -> TrainingLabels:
     """Choose the rows that `spec` trains on (`mixing` and the two fractions), and label them.
 
@@ -138,7 +136,7 @@ class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
     """The rows of some tables that are trained on, as `labels` numbers them."""
 
     def __init__(
-        self, tables: Sequence[str | Path], spec: Train, held_out: Collection[str] = ()
+        self, tables: Sequence[str | Place], spec: Train, held_out: Collection[str] = ()
     ) -> None:
         """Open the row caches of the tables, which hold all rows that could be trained on.
 
@@ -147,7 +145,7 @@ class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
         self.chosen = labels(tables, spec, held_out)
         # A table of which no row is chosen is not copied.
         self._caches = {
-            int(number): storage.RowCache(tables[number], cache_directory(), TRAINABLE)
+            int(number): storage.RowCache(tables[number], places.node_cache(), TRAINABLE)
             for number in np.unique(self.chosen.places[:, 0])
         }
         self._size, self._processes = spec.image_size, spec.loader_processes
@@ -195,13 +193,7 @@ def execute(
     )
 
 
-def cache_directory() -> Path:
-    """Where this node keeps row caches: `RAY_REID_CACHE`, else the system's temporary folder."""
-    default = Path(tempfile.gettempdir()) / f"ray-reid-rows-{os.getuid()}"
-    return Path(os.environ.get("RAY_REID_CACHE", default))
-
-
-def _trainable(tables: Sequence[str | Path]) -> pa.Table:
+def _trainable(tables: Sequence[str | Place]) -> pa.Table:
     """What decides about each row that could be trained on, and its place; rows by id."""
     parts = []
     for number, path in enumerate(tables):

@@ -12,7 +12,6 @@ while the processes of tasks are kept and used again, and with them the tables t
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from ray.data import ExecutionResources
 from torch import Tensor
 
+from ray_reid.places import Place
 from ray_reid.recipe.train import Train
 from ray_reid.runtime import cluster
 from ray_reid.training.loader import TrainingRows, labels, to_tensors
@@ -39,7 +39,7 @@ class RemoteRows:
     """The rows of some tables that are trained on, decoded elsewhere; a `loader.Rows`."""
 
     def __init__(
-        self, tables: Sequence[str | Path], spec: Train, held_out: Collection[str] = ()
+        self, tables: Sequence[str | Place], spec: Train, held_out: Collection[str] = ()
     ) -> None:
         """Read which rows they are, `held_out` being left out; no image is opened here."""
         cluster.configure()

@@ -15,6 +15,8 @@ from ray.train import (
     TrainingFailedError,
 )
 
+from ray_reid import places
+from ray_reid.places import Place
 from ray_reid.recipe.base import Frozen
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.train import Train
@@ -100,7 +102,7 @@ def train_job(work: Work) -> TrainFacts:
     history: list[dict[str, float]] = []
     trained: list[TrainedStage] = []
     state: dict[str, Any] = {}
-    before: Path | None = None
+    before: Place | None = None
     for number, (name, recipe, chosen) in enumerate(stages):
         place = work.out.resolve() / RAY_RUN / str(number)
         state = _train(recipe, tables, held_out, place, name, before)
@@ -151,7 +153,7 @@ def stages_of(recipe: Recipe) -> list[tuple[str, Recipe]]:
     ]
 
 
-def num_batches(recipe: Recipe, tables: Sequence[Path], held_out: Collection[str] = ()) -> int:
+def num_batches(recipe: Recipe, tables: Sequence[Place], held_out: Collection[str] = ()) -> int:
     """Batches of all stages and epochs on one worker.
 
     Raises:
@@ -165,7 +167,7 @@ def num_batches(recipe: Recipe, tables: Sequence[Path], held_out: Collection[str
     )
 
 
-def training_tables(work: Work) -> list[Path]:
+def training_tables(work: Work) -> list[Place]:
     """The tables that may be trained on: what was ingested and, if it was, what was generated."""
     jobs = [name for name in ("ingest", "generate", "inpaint") if name in work.inputs]
     return [(work.inputs[name] / "observations").resolve() for name in jobs]
@@ -205,11 +207,11 @@ def check_plan(recipe: Recipe, chosen: "TrainingLabels", world_size: int = 1) ->
 
 def _train(
     recipe: Recipe,
-    tables: Sequence[Path],
+    tables: Sequence[Place],
     held_out: Collection[str],
-    place: Path,
+    place: Place,
     stage_name: str,
-    before: Path | None,
+    before: Place | None,
 ) -> dict[str, Any]:
     """Run or resume one Ray Train run under `place`; returns its last checkpoint's state.
 
@@ -220,20 +222,19 @@ def _train(
         return worker.load_state(place)
     state, weights = _run(recipe, tables, held_out, place, stage_name, before)
     place.mkdir(parents=True, exist_ok=True)
-    aside = place / f".{worker.STATE}"
-    worker.save(state, aside)
     worker.save(weights, place / START)
-    aside.rename(done)
+    # Last: it says that the run is over.
+    worker.save(state, done)
     return state
 
 
 def _run(
     recipe: Recipe,
-    tables: Sequence[Path],
+    tables: Sequence[Place],
     held_out: Collection[str],
-    place: Path,
+    place: Place,
     stage_name: str,
-    before: Path | None,
+    before: Place | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The last checkpoint's state, and the weights to keep."""
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -245,7 +246,7 @@ def _run(
         "recipe": recipe,
         "tables": list(map(str, tables)),
         "held_out": sorted(held_out),
-        "start": None if before is None else str(before),
+        "start": before,
     }
     with metered(f"train {stage_name}".strip(), "batch") as meter:
         trainer = TorchTrainer(
@@ -279,11 +280,13 @@ def _run(
     return state, worker.read_checkpoint(result.best_checkpoints[-1][0])["network"]
 
 
-def _run_config(place: Path, spec: Train) -> RunConfig:
+def _run_config(place: Place, spec: Train) -> RunConfig:
+    filesystem, folder = places.opened(place.parent)
     return RunConfig(
         # The same name under the same path resumes from the last checkpoint.
         name=place.name,
-        storage_path=str(place.parent),
+        storage_path=folder,
+        storage_filesystem=None if isinstance(place, Path) else filesystem,
         failure_config=FailureConfig(max_failures=spec.max_failures),
         # One by its score; beside it Ray Train always keeps the last.
         checkpoint_config=CheckpointConfig(

@@ -5,7 +5,6 @@ the trials that a sweep stops early or ranks.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ray_reid import schema, storage
+from ray_reid import places, schema, storage
 from ray_reid.datasets import splits
+from ray_reid.places import Place
 from ray_reid.ranking import scoring
 from ray_reid.ranking.scoring import Side
 from ray_reid.recipe.evaluate import Evaluate
@@ -37,7 +37,7 @@ DECIDING = f"{PREFIX}mAP"
 class Validation:
     """Held-out identities of a table as queries and gallery."""
 
-    def __init__(self, table: str | Path, held_out: Collection[str], spec: Evaluate) -> None:
+    def __init__(self, table: str | Place, held_out: Collection[str], spec: Evaluate) -> None:
         """Read which real images of `held_out` ask and which answer.
 
         Raises:
@@ -85,7 +85,7 @@ class Validation:
         """Metrics of the images as a model sees them; null views are those of its recipe."""
         from ray_reid.training import loader
 
-        cache = storage.RowCache(self._table, loader.cache_directory(), loader.TRAINABLE)
+        cache = storage.RowCache(self._table, places.node_cache(), loader.TRAINABLE)
         names = (schema.SOURCE, schema.CAMERA, schema.VIEW)
         source, camera, view = (self._rows[name].to_pylist() for name in names)
         sides = schema.qualified_cameras(source, camera), view
@@ -100,7 +100,7 @@ class Validation:
         return scoring.flatten(scoring.score(query, gallery, schema.EMBEDDING, self._spec))
 
 
-def of_recipe(recipe: Recipe, tables: Sequence[Path]) -> Validation | None:
+def of_recipe(recipe: Recipe, tables: Sequence[Place]) -> Validation | None:
     """The search that `train.validation` asks for; none where it is 0.
 
     The identities are of the sources that the last stage trains on, and of the first table.
@@ -125,7 +125,7 @@ def of_recipe(recipe: Recipe, tables: Sequence[Path]) -> Validation | None:
         ) from error
 
 
-def left_out(recipe: Recipe, tables: Sequence[Path]) -> frozenset[str]:
+def left_out(recipe: Recipe, tables: Sequence[Place]) -> frozenset[str]:
     """The identities that `train.validation` holds out of every stage.
 
     Raises:
@@ -135,7 +135,7 @@ def left_out(recipe: Recipe, tables: Sequence[Path]) -> frozenset[str]:
     return search.held_out if search else frozenset()
 
 
-def held_out(table: str | Path, share: float, sources: Collection[str] = ()) -> frozenset[str]:
+def held_out(table: str | Place, share: float, sources: Collection[str] = ()) -> frozenset[str]:
     """Choose a share of the real training identities; those added later move no other.
 
     Args:

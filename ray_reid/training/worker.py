@@ -1,5 +1,6 @@
 """What a worker of Ray Train does: restore the last checkpoint, train, report."""
 
+import io
 import logging
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import ray.train
 from ray.train import Checkpoint
 
+from ray_reid import places
+from ray_reid.places import Place
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.train import Train
 
@@ -41,7 +44,7 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
         worker=context.get_world_rank(),
         world_size=context.get_world_size(),
         wrap=prepare_model,
-        start=None if arguments["start"] is None else load(Path(arguments["start"])),
+        start=None if arguments["start"] is None else load(arguments["start"]),
     )
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
@@ -63,7 +66,7 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
             _report(fit, leader)
 
 
-def open_rows(tables: Sequence[str | Path], spec: Train, held_out: Collection[str]) -> "Rows":
+def open_rows(tables: Sequence[str | Place], spec: Train, held_out: Collection[str]) -> "Rows":
     """The rows to train on, decoded where `train.loader` says."""
     from ray_reid.training import loader, remote_loader
 
@@ -74,24 +77,26 @@ def open_rows(tables: Sequence[str | Path], spec: Train, held_out: Collection[st
     return kinds[spec.loader](tables, spec, held_out)
 
 
-def load_state(directory: Path) -> dict[str, Any]:
+def load_state(directory: Place) -> dict[str, Any]:
     """Read the state in the directory of a checkpoint."""
     return load(directory / STATE)
 
 
-def load(file: Path) -> dict[str, Any]:
+def load(file: Place) -> dict[str, Any]:
     """Read what `save` wrote; tensors and plain values only, never arbitrary pickles."""
     import torch
 
-    found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    source = file if isinstance(file, Path) else io.BytesIO(file.read_bytes())
+    found: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
     return found
 
 
-def save(values: Mapping[str, Any], file: Path) -> None:
-    """Write tensors and plain values."""
+def save(values: Mapping[str, Any], file: Place) -> None:
+    """Write tensors and plain values, whole or not at all."""
     import torch
 
-    torch.save(dict(values), file)
+    with places.created(file) as sink:
+        torch.save(dict(values), sink)
 
 
 def _is_due(fit: "Fit", progress: "Progress") -> bool:

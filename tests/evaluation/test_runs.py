@@ -6,7 +6,7 @@ import pytest
 
 from ray_reid import cli
 from ray_reid.evaluation import runs
-from ray_reid.runtime.run import hold
+from ray_reid.runtime.holding import hold
 
 pytestmark = pytest.mark.usefixtures("fake_model")
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ray_reid import cli, pipelines, schema, storage
+from ray_reid import cli, pipelines, places, schema, storage
 from ray_reid.datasets import ingest, sources
 from ray_reid.datasets.readers.miniature import MiniatureSource
 from ray_reid.evaluation import embed, evaluate
@@ -76,7 +76,7 @@ def _generate(work: Work) -> Facts:
 
 def _adapt(work: Work) -> Facts:
     """Stands for a costly job that most sweeps leave alone."""
-    storage.write_text(work.out / "adapter", str(work.recipe.adapt.fraction))
+    places.write_text(work.out / "adapter", str(work.recipe.adapt.fraction))
     made.append("adapt")
     return Facts()
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ray_reid.runtime import results
+from ray_reid.runtime.holding import hold
 from ray_reid.runtime.prune import leftovers, prune
 from ray_reid.runtime.results import RunState, reading
-from ray_reid.runtime.run import hold
 
 OLD, NEW = "0" * 12, "1" * 12
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from ray_reid.datasets.export import imagefolder, market1501, parquet, vehiclex
 from ray_reid.datasets.export.writing import ExportSummary
+from ray_reid.places import Place
 from ray_reid.runtime.results import RunState
 
 TABLES = ("generate", "inpaint", "ingest")
-LAYOUTS: Mapping[str, Callable[[Path, Path], ExportSummary]] = {
+LAYOUTS: Mapping[str, Callable[[Place, Path], ExportSummary]] = {
     "vehiclex": vehiclex.write_vehiclex,
     "market1501": market1501.write_market1501,
     "imagefolder": imagefolder.write_imagefolder,
@@ -20,7 +21,7 @@ LAYOUTS: Mapping[str, Callable[[Path, Path], ExportSummary]] = {
 }
 
 
-def find_table(run: Path, job: str | None = None) -> Path:
+def find_table(run: Place, job: str | None = None) -> Place:
     """The observations that a run has: those generated, or else those read.
 
     Raises:

@@ -5,9 +5,10 @@ from pathlib import Path
 from ray_reid import schema
 from ray_reid.datasets.export import writing
 from ray_reid.datasets.export.writing import LABELLED, ExportSummary
+from ray_reid.places import Place
 
 
-def write_imagefolder(table: Path, folder: Path) -> ExportSummary:
+def write_imagefolder(table: Place, folder: Path) -> ExportSummary:
     """Write one folder per identity below one per split, as torchvision's ImageFolder reads them.
 
     Images keep their format; our reader `folder` reads the names with its default pattern.

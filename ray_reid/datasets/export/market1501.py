@@ -7,12 +7,13 @@ from ray_reid.datasets.export import writing
 from ray_reid.datasets.export.writing import GALLERY_ROLES, ExportSummary, NumberedRows
 from ray_reid.datasets.readers import market1501
 from ray_reid.datasets.reading import Row
+from ray_reid.places import Place
 
 # Prefixes of the names of images that have no identity.
 NAMELESS = {role: number for number, role in market1501.ROLES.items()}
 
 
-def write_market1501(table: Path, folder: Path) -> ExportSummary:
+def write_market1501(table: Place, folder: Path) -> ExportSummary:
     """Write all splits in the layout of Market-1501, distractors and junk too.
 
     Raises:

@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 from ray_reid import schema, storage
 from ray_reid.datasets.export import writing
 from ray_reid.datasets.export.writing import GALLERY_ROLES, LABELLED, ExportSummary
+from ray_reid.places import Place
 
 # A million rows are sixteen files, which can be read side by side.
 FILE_ROWS = 64 * storage.ROW_GROUP
 
 
-def write_parquet(table: Path, folder: Path, splits: Sequence[str] = LABELLED) -> ExportSummary:
+def write_parquet(table: Place, folder: Path, splits: Sequence[str] = LABELLED) -> ExportSummary:
     """Write the chosen splits as Parquet with all columns of the record, distractors and junk too.
 
     Rows are in the order of their ids, whatever the order of the table. Our reader `parquet`

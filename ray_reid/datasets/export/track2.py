@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ray_reid import schema, storage
+from ray_reid import places, schema, storage
 from ray_reid.datasets.readers.cityflow import IMAGE_NUMBER
+from ray_reid.places import Place
 from ray_reid.ranking import metrics
 from ray_reid.runtime.results import RunState
 
@@ -19,7 +20,7 @@ TOP = 100
 """Gallery images of a query that the server looks at."""
 
 
-def write(run: Path, file: Path) -> int:
+def write(run: Place, file: Path) -> int:
     """Write `track2.txt` of an embedded run: a line a query, in the order of their numbers.
 
     Returns:
@@ -37,7 +38,7 @@ def write(run: Path, file: Path) -> int:
     # Stable, and the gallery is in the order of its numbers: ties go to the smaller one.
     nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :TOP]
     lines = (" ".join(map(str, answers[row])) for row in nearest)
-    storage.write_text(file, "".join(f"{line}\n" for line in lines))
+    places.write_text(file, "".join(f"{line}\n" for line in lines))
     return len(asked)
 
 

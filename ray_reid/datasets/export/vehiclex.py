@@ -6,9 +6,10 @@ from pathlib import Path
 from ray_reid import schema
 from ray_reid.datasets.export import labels, writing
 from ray_reid.datasets.export.writing import ExportSummary, NumberedRows
+from ray_reid.places import Place
 
 
-def write_vehiclex(table: Path, folder: Path) -> ExportSummary:
+def write_vehiclex(table: Place, folder: Path) -> ExportSummary:
     """Write the train split in the layout of VehicleX: `sys_image_train` and `train_label.xml`.
 
     An attribute that is not known of an image is absent from its entry, and those that the layout

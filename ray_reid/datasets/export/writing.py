@@ -12,6 +12,7 @@ from typing import Any
 
 from ray_reid import images, schema, storage
 from ray_reid.datasets.reading import Row
+from ray_reid.places import Place
 
 LABELLED = ("train", "query", "gallery")
 # Roles of images that nobody is searched for in; they are in the gallery only.
@@ -80,7 +81,7 @@ class NumberedRows:
         )
 
 
-def number_rows(table: Path, splits: Sequence[str], roles: Sequence[str] = ()) -> NumberedRows:
+def number_rows(table: Place, splits: Sequence[str], roles: Sequence[str] = ()) -> NumberedRows:
     """Number the kept rows of some splits that have an identity, or one of some roles.
 
     The order is that of the ids: the same however many actors wrote the table.
@@ -164,7 +165,7 @@ def aside(folder: Path) -> Iterator[Path]:
         shutil.rmtree(hidden, ignore_errors=True)
 
 
-def write_images(table: Path, paths: Mapping[str, str], out: Path, as_jpeg: bool) -> None:
+def write_images(table: Place, paths: Mapping[str, str], out: Path, as_jpeg: bool) -> None:
     """Stream the table once and write each image that has a path, whatever the order of files."""
     for place in {Path(path).parent for path in paths.values()}:
         (out / place).mkdir(parents=True, exist_ok=True)

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ray_reid import images, schema, storage
+from ray_reid import images, places, schema, storage
 from ray_reid.images import Pixels
 from ray_reid.recipe.models import Models
 from ray_reid.recipe.outfits import Outfits
@@ -92,9 +91,7 @@ class Parse:
             models: Section of the recipe.
             outfits: Section of the recipe.
         """
-        from ray_reid.training.loader import cache_directory
-
-        self.cache = storage.RowCache(table, cache_directory(), DRESSED[rows])
+        self.cache = storage.RowCache(table, places.node_cache(), DRESSED[rows])
         self.masks = Masks(models.parser, models.precision, outfits)
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
@@ -155,7 +152,7 @@ class InpaintClothes:
             from ray_reid.generation import guidance
             from ray_reid.models.pretrained import references
 
-            found = guidance.load(Path(discriminator)).to(references.device())
+            found = guidance.load(places.place(discriminator)).to(references.device())
             guidance.guide(self.painter.pipeline, found, weight)
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:

@@ -9,13 +9,13 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from ray_reid import schema
+from ray_reid import places, schema
+from ray_reid.places import Place
 from ray_reid.recipe.outfits import PARTS
 
 FILE = "descriptions.parquet"
@@ -132,7 +132,7 @@ def _several(named: str, answered: Mapping[str, int]) -> list[str]:
     return [piece for piece in pieces if _seen(piece)]
 
 
-def read(path: Path) -> list[Description]:
+def read(path: Place) -> list[Description]:
     """Read descriptions of a job, or a file of them that somebody edited (`.parquet` or `.csv`).
 
     Raises:
@@ -146,9 +146,9 @@ def read(path: Path) -> list[Description]:
     as_text = pyarrow.csv.ConvertOptions(column_types={name: pa.string() for name in wanted})
     try:
         table = (
-            pyarrow.csv.read_csv(path, convert_options=as_text)
+            pyarrow.csv.read_csv(places.fetched(path), convert_options=as_text)
             if path.suffix == ".csv"
-            else pq.read_table(path)
+            else pq.read_table(places.fetched(path))
         )
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{str(path)!r} cannot be read: {str(error).splitlines()[0]}") from error
@@ -173,7 +173,7 @@ def read(path: Path) -> list[Description]:
 
 
 def write(
-    path: Path, found: Sequence[Description], counts: Mapping[str, Mapping[str, int]]
+    path: Place, found: Sequence[Description], counts: Mapping[str, Mapping[str, int]]
 ) -> None:
     """Write descriptions, with counts of the images behind each, as one Parquet file.
 
@@ -185,7 +185,8 @@ def write(
         [(name, pa.string()) for name in ("clothes", *PARTS)]
         + [(name, pa.int64()) for name in ("images", "unparsable")]
     )
-    pq.write_table(pa.Table.from_pylist(rows, schema=kind), path)
+    with places.created(path) as sink:
+        pq.write_table(pa.Table.from_pylist(rows, schema=kind), sink)
 
 
 def at_random(number: int, seed: int) -> list[Description]:

@@ -1,12 +1,11 @@
 """The stage that turns prompts into images, and what encodes them."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_reid import images, schema
+from ray_reid import images, places, schema
 from ray_reid.schema import Batch
 
 
@@ -28,7 +27,7 @@ class GenerateImages:
 
         self.pipeline = text_to_image.load_pipeline(model, precision)
         if adapter is not None:
-            text_to_image.load_adapter(self.pipeline, Path(adapter))
+            text_to_image.load_adapter(self.pipeline, places.place(adapter))
         self.settings: dict[str, Any] = {
             "guidance_scale": guidance_scale,
             "steps": steps,

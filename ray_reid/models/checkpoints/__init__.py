@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ray_reid import storage
+from ray_reid import places
 from ray_reid.models import card, package
 from ray_reid.models.checkpoints import residual, swin, vision
 from ray_reid.models.checkpoints.peer import Converted, Peer
@@ -198,6 +198,6 @@ def _write(
     shutil.rmtree(aside, ignore_errors=True)
     aside.parent.mkdir(parents=True, exist_ok=True)
     package.save(aside, recipe, identities, weights)
-    storage.write_text(aside / card.FILE, card.write(recipe, (), imported=source))
-    storage.write_text(aside / SOURCE, json.dumps(dict(source), indent=2) + "\n")
+    places.write_text(aside / card.FILE, card.write(recipe, (), imported=source))
+    places.write_text(aside / SOURCE, json.dumps(dict(source), indent=2) + "\n")
     aside.rename(folder)

@@ -1,13 +1,14 @@
 """Text-to-image models of diffusers: Stable Diffusion 1, 2 and XL, with or without an adapter."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from ray_reid import places
 from ray_reid.images import Pixels
 from ray_reid.models.pretrained import references
+from ray_reid.places import Place
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 
@@ -26,7 +27,7 @@ def load_pipeline(reference: str, precision: str = "auto") -> Any:
     )
 
 
-def load_adapter(pipeline: Any, adapter: Path) -> None:
+def load_adapter(pipeline: Any, adapter: Place) -> None:
     """Merge low-rank weights into the UNet: generation costs no more than without them.
 
     Raises:
@@ -35,7 +36,9 @@ def load_adapter(pipeline: Any, adapter: Path) -> None:
     if not (adapter / ADAPTER).is_file():
         raise ValueError(f"no adapter in {str(adapter)!r}: it has no {ADAPTER}")
     try:
-        pipeline.load_lora_weights(str(adapter), weight_name=ADAPTER, adapter_name="street")
+        pipeline.load_lora_weights(
+            str(places.fetched(adapter)), weight_name=ADAPTER, adapter_name="street"
+        )
         pipeline.fuse_lora(components=["unet"])
     except (RuntimeError, ValueError, KeyError) as error:
         what = type(pipeline.unet).__name__
