@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check style env clean photos
+.PHONY: help demo test slow drills check style env clean photos
 
 # Taken as typed and handed to the shell as variables: a pattern is full of $, ( and backslashes,
 # which neither make nor the shell may read.
@@ -31,11 +31,14 @@ demo: photos env ## Vehicle-Diff on the drawn world, in minutes: tables and a re
 	  $(BIN)/ray-reid run baseline --profile photographs --run runs/photographs "$$@"; \
 	fi
 
-test: env ## all tests but those marked slow or gpu
+test: env ## all tests but those marked slow, drill or gpu
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-slow: env ## the tests that take minutes: a run killed in training and in embedding
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow
+slow: env ## the tests that take minutes: whole pipelines, and runs that are killed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow and not drill"
+
+drills: env ## long proofs, which CI does not run: kills of every kind, hundreds of them
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m drill
 
 check: env ## lint, format, types and the direction of imports
 	$(BIN)/ruff check .

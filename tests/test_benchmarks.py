@@ -15,8 +15,6 @@ TRAINING += ["--backbone", "resnet10t", "--size", "64", "32"]
 SMALL = {
     "cloud_storage": ["--rows", "256"],
     "drawing": ["--num-images", "32"],
-    "gallery": ["--rows", "2000", "--runs", "1", "--kinds", "ivf", "hnsw"],
-    "loader": ["--num-images", "64", "--seconds", "0.1", "--size", "64", "32"],
     "metrics": ["--share", "0.02", "--runs", "1"],
     "refine": ["--share", "0.02", "--runs", "1"],
     "rerank": [
@@ -31,13 +29,14 @@ SMALL = {
         "1",
     ],
     "storage": ["--rows", "256"],
-    "training": [*TRAINING, "--only", "loop", "peer"],
 }
 # What starts processes of its own, or trains models, takes longer.
 SLOW = {
+    "gallery": ["--rows", "2000", "--runs", "1", "--kinds", "ivf", "hnsw"],
+    "loader": ["--num-images", "64", "--seconds", "0.1", "--size", "64", "32"],
     "diffusion": ["--size", "miniature", "--runs", "1", "--batches", "2"],
     "progressive": ["--people", "8", "--outfits", "2"],
-    "training": [*TRAINING, "--only", "start", "workers"],
+    "training": [*TRAINING, "--only", "loop", "peer", "start", "workers"],
 }
 # Measures Ray Data or Ray Train itself, so it starts Ray.
 ON_RAY = {

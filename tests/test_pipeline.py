@@ -30,6 +30,9 @@ from ray_reid.runtime.holding import driver
 from ray_reid.runtime.results import Manifest, RunState, current_keys
 from tests import buckets
 
+# A whole run takes a minute, and what is done to it more.
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "ingest.sources=[{reader: miniature, num_train: 10, num_test: 8, cameras_per_identity: 3}]",
     "train.backbone=resnet10t",
@@ -93,7 +96,6 @@ def test_a_second_run_skips_every_job(run: Path) -> None:
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
-@pytest.mark.slow
 def test_another_index_keeps_what_was_enrolled_and_deleted(run: Path, home: Path) -> None:
     path = home / "enrolled"
     shutil.copytree(run, path)
@@ -114,7 +116,6 @@ def test_another_index_keeps_what_was_enrolled_and_deleted(run: Path, home: Path
     assert hit.similarity == pytest.approx(1, abs=1e-2)
 
 
-@pytest.mark.slow
 def test_two_workers_train_the_same_number_of_batches(
     run: Path, home: Path, copy_run: Callable[..., Path]
 ) -> None:
@@ -192,7 +193,6 @@ def _wait(process: "subprocess.Popen[bytes]", ready: Callable[[], bool], log: Pa
         time.sleep(0.05)
 
 
-@pytest.mark.slow
 def test_a_run_killed_in_train_and_in_embed_ends_like_an_undisturbed_one(
     run: Path, home: Path, copy_run: Callable[..., Path]
 ) -> None:
@@ -218,7 +218,7 @@ def test_a_run_killed_in_train_and_in_embed_ends_like_an_undisturbed_one(
     assert whole == killed
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_killed_training_worker_is_replaced_and_the_weights_are_the_same_to_the_bit(
     run: Path, home: Path, copy_run: Callable[..., Path]
 ) -> None:
@@ -241,7 +241,6 @@ def test_the_newest_registered_model_is_that_of_the_evaluation(run: Path) -> Non
     assert (newest / "model.safetensors").read_bytes() == own.read_bytes()
 
 
-@pytest.mark.slow
 def test_a_run_in_a_bucket_killed_in_train_and_in_embed_ends_like_one_on_a_disk(
     run: Path, home: Path
 ) -> None:

@@ -131,7 +131,7 @@ def _search(tables: Mapping[str, places.Place], prefix: str) -> dict[str, list[P
     return found
 
 
-def _row_groups(table: Path) -> Iterator[pads.Fragment]:
+def _row_groups(table: places.Place) -> Iterator[pads.Fragment]:
     dataset = storage.dataset(table)
     if schema.OBSERVATION_ID in dataset.schema.names:
         for fragment in dataset.get_fragments():

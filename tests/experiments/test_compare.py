@@ -66,6 +66,7 @@ def _work(inputs: dict[str, Path], out: Path, *overrides: str) -> Work:
     return Work(recipe=recipe, out=out, inputs=inputs, facts={})
 
 
+@pytest.mark.slow
 def test_a_comparison_measures_every_arm_with_every_seed_and_resumes(
     inputs: dict[str, Path], tmp_path: Path, ray_local: None
 ) -> None:
@@ -219,7 +220,7 @@ compare.compare_job(_work(inputs, Path(sys.argv[2]), "compare.seeds=[0, 1, 2, 3]
 """
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_killed_comparison_keeps_its_finished_trials(
     inputs: dict[str, Path], tmp_path: Path, ray_local: None
 ) -> None:

@@ -407,6 +407,7 @@ def _run(path: Path, sweep: Sweep) -> tuple[dict[str, Any], list[str]]:
     return table, sorted(calls.read_text().split()) if calls.exists() else []
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_was_and_grows(tmp_path: Path, ray_local: None) -> None:
     path = tmp_path / "runs" / "r"
     path.mkdir(parents=True)
@@ -478,6 +479,7 @@ def _check_reported(path: Path) -> None:
     assert sweep_table.sections(replace(state, keys={"ingest": "another"})) == []
 
 
+@pytest.mark.slow
 def test_halving_stops_the_worse_trial_and_keeps_what_it_was(
     tmp_path: Path, ray_local: None
 ) -> None:
@@ -602,7 +604,7 @@ sys.exit(main(["tune", sys.argv[1], "--run", sys.argv[2]]))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_an_interrupted_sweep_keeps_its_finished_trials_and_goes_on(
     tmp_path: Path, ray_local: None
 ) -> None:

@@ -201,6 +201,7 @@ def test_no_power_failure_loses_or_halves_a_write(
     assert failures(tmp_path, crash_model, gallery_writer, monkeypatch) == (0, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", SITES, ids=lambda site: f"{Path(site[0]).name}:{site[1]}")
 def test_without_any_one_sync_a_power_failure_breaks_a_promise(
     site: tuple[str, int],

@@ -166,7 +166,7 @@ def test_no_kill_of_a_writer_loses_or_halves_a_write(tmp_path: Path, writers: Wr
     assert sum(interrupted.values()) > 0
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_two_hundred_kills_lose_nothing(tmp_path: Path, writers: Writers) -> None:
     interrupted = kill_writers(tmp_path / "gallery", writers, 220)
     assert interrupted["compact"] >= 10

@@ -170,6 +170,7 @@ def _fingerprint(capsys: pytest.CaptureFixture[str], path: Path) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.drill
 def test_a_driver_killed_while_it_paints_ends_with_the_same_images(
     run: Path,
     tmp_path: Path,

@@ -137,7 +137,7 @@ def test_every_query_has_its_variants_or_a_reason_why_not(
     assert facts.seconds_per_query == pytest.approx(total / len(queries))
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_killed_job_goes_on_where_it_was_and_makes_the_same_images(
     published: dict[str, Path], made: tuple[Path, VariantsFacts], tmp_path: Path, ray_local: None
 ) -> None:
@@ -222,6 +222,7 @@ def trained(published: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     return path.parent
 
 
+@pytest.mark.slow
 def test_the_embed_job_embeds_the_variants_too(
     published: dict[str, Path],
     made: tuple[Path, VariantsFacts],
@@ -244,6 +245,7 @@ def test_the_embed_job_embeds_the_variants_too(
     assert schema.IMAGE not in storage.dataset(work.out / embed.VARIANTS).schema.names
 
 
+@pytest.mark.slow
 def test_a_pipeline_without_variants_embeds_as_ever(
     published: dict[str, Path], trained: Path, tmp_path: Path, ray_local: None
 ) -> None:

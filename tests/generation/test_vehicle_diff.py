@@ -367,6 +367,7 @@ def _print(capsys: pytest.CaptureFixture[str], path: Path) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.drill
 def test_a_driver_killed_while_it_generates_ends_with_the_same_images(
     whole: Path,
     home: Path,
@@ -386,6 +387,7 @@ def test_a_driver_killed_while_it_generates_ends_with_the_same_images(
     assert _print(capsys, path) == _print(capsys, whole)
 
 
+@pytest.mark.drill
 def test_a_killed_generator_actor_changes_no_image(
     whole: Path,
     home: Path,

@@ -198,7 +198,7 @@ def _stumbling_worker(arguments: Mapping[str, Any]) -> None:
     train_worker(arguments)
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_killed_training_knows_its_best_epoch_and_its_last(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_local: None
 ) -> None:
