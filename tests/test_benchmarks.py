@@ -13,7 +13,6 @@ KEYS = ["case", "measured", "unit", "reference", "ratio", "bar", "holds"]
 TRAINING = ["--num-images", "64", "--seconds", "0.1", "--threads", "1"]
 TRAINING += ["--backbone", "resnet10t", "--size", "64", "32"]
 SMALL = {
-    "cloud_storage": ["--rows", "256"],
     "drawing": ["--num-images", "32"],
     "metrics": ["--share", "0.02", "--runs", "1"],
     "refine": ["--share", "0.02", "--runs", "1"],
@@ -34,6 +33,7 @@ SMALL = {
 SLOW = {
     "gallery": ["--rows", "2000", "--runs", "1", "--kinds", "ivf", "hnsw"],
     "loader": ["--num-images", "64", "--seconds", "0.1", "--size", "64", "32"],
+    "cloud_storage": ["--rows", "256"],
     "diffusion": ["--size", "miniature", "--runs", "1", "--batches", "2"],
     "progressive": ["--people", "8", "--outfits", "2"],
     "training": [*TRAINING, "--only", "loop", "peer", "start", "workers"],
@@ -64,7 +64,7 @@ def test_a_benchmark_prints_one_object_per_case_whatever_its_bars_say(
     name: str, asked: list[str], on_ray: bool, tmp_path: Path
 ) -> None:
     if name == "cloud_storage":
-        pytest.importorskip("moto", reason="moto is the S3 double; the extra `benchmarks` has it")
+        pytest.importorskip("moto", reason="moto is the S3 double; the extra `dev` has it")
     if not on_ray:
         # No other may need Ray: its start would be measured too.
         (tmp_path / "ray.py").write_text("raise ModuleNotFoundError('a benchmark imports ray')")

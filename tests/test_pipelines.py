@@ -1,17 +1,22 @@
 """The order of the jobs, what each reads of the recipe, and the report of all that they say."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ray_reid import pipelines
+from ray_reid import pipelines, places, storage
 from ray_reid.evaluation import report
+from ray_reid.places import Place
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.results import RunState
 from ray_reid.training import train
+from tests import buckets
 
 STAGE = {"num_images": 40, "extractor": "image_text"}
 GENERATED: dict[str, dict[str, Any]] = {
@@ -162,3 +167,78 @@ def test_every_job_reads_only_what_it_declares(
     assert 0 < report.headline(state)["mAP"] <= 1
     assert list(state.jobs) == [job.name for job in pipelines.PIPELINES[name]]
     assert set(state.keys) == set(state.jobs)
+
+
+PEOPLE = (
+    "ingest.sources=[{reader: miniature, kind: pedestrian, num_train: 4, num_test: 4, "
+    "images_per_camera: 2, cameras_per_identity: 2, image_size: [96, 48]}]"
+)
+SHORT = ("embed.stage={batch_size: 16}", "evaluate.max_tsne=0", "train.cpus_per_worker=1")
+GENERATING = {
+    "vehicle_diff": [
+        "ingest.sources=[{reader: miniature, num_train: 8, num_test: 6, cameras_per_identity: 3}]",
+        "prompts={num_identities: 4, images_per_identity: 2}",
+        "adapt.trainings=[{rank: 2, epochs: 2, warmup_epochs: 1, keep_epochs: []}]",
+        "adapt.num_prompts=2",
+        "generate.steps=2",
+        "train.backbone=resnet10t",
+        "train.batches_per_epoch=3",
+        "train.epochs=1",
+        "train.sampler={num_identities: 4, num_instances: 2}",
+        "compare={seeds: [0], arms: {real: {train.mixing: real}}}",
+    ],
+    "dlcr": [
+        PEOPLE,
+        "outfits.num_outfits=2",
+        "generate.steps=2",
+        "guidance={num_images: 8, steps: 4}",
+        "train.sampler={kind: progressive, num_identities: 4, num_instances: 2, widen_every: 1}",
+        "train.epochs=2",
+        "train.batches_per_epoch=2",
+        "train.clothes.start_epoch=1",
+        "refine={num_variants: 2, steps: 2}",
+        "compare.arms={}",
+    ],
+}
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize("name", list(GENERATING))
+def test_a_pipeline_that_generates_makes_in_a_bucket_what_it_makes_on_a_disk(
+    name: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("moto", reason="moto is the S3 double; the extra `dev` has it")
+    options = [part for one in (*SHORT, *GENERATING[name]) for part in ("--set", one)]
+    options += ["--set", f"gallery.path={tmp_path / 'gallery'}"]
+    with buckets.served():
+        made: list[Place] = [tmp_path / "run", buckets.new_bucket() / "run"]
+        for path in made:
+            # A process of its own, because a Ray that is there knows nothing of the server.
+            done = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "ray_reid.cli",
+                    "run",
+                    name,
+                    "--profile",
+                    "miniature",
+                    "--run",
+                    str(path),
+                    *options,
+                ],
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
+            places.remove(tmp_path / "gallery")
+        disk, bucket = map(RunState.read, made)
+        assert disk.keys == bucket.keys
+        assert list(disk.tables()) == list(bucket.tables())
+        for table, path in disk.tables().items():
+            assert storage.fingerprint(path, table) == storage.fingerprint(
+                bucket.tables()[table], table
+            )
+        assert report.headline(disk) == report.headline(bucket)
