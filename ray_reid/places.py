@@ -8,18 +8,21 @@ import fcntl
 import hashlib
 import io
 import os
+import re
 import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
+from urllib.parse import urlsplit
 
-import pyarrow as pa
 from pyarrow import fs
 
 SCHEMES = ("s3", "gs")
@@ -39,8 +42,8 @@ class Stat(NamedTuple):
 class BucketPath:
     """An object, or all objects that begin with it and a slash: what `pathlib.Path` is on a disk.
 
-    It has the methods of `Path` that runs use. Folders need not be made and are gone with their
-    last object; what is written appears whole or not at all.
+    It has the methods of `Path` that runs use. Folders need not be made, and nothing tells an empty
+    one from none; what is written appears whole or not at all.
     """
 
     scheme: str
@@ -49,7 +52,7 @@ class BucketPath:
 
     @property
     def filesystem(self) -> fs.FileSystem:
-        """What reads and writes the bucket."""
+        """The client that reads and writes the bucket."""
         return _filesystem(self.scheme, self.key.partition("/")[0], os.getpid())
 
     def __str__(self) -> str:
@@ -128,15 +131,19 @@ class BucketPath:
         return (BucketPath(self.scheme, found.path) for found in self._listed(recursive=False))
 
     def glob(self, pattern: str) -> Iterator["BucketPath"]:
-        """What has names of a pattern, one part of it a level."""
-        places: Iterable[BucketPath] = [self]
+        """Find places by a pattern such as `*/run.json`; each of its parts is of one level."""
+        found: Iterable[BucketPath] = [self]
         *levels, last = pattern.split("/")
         for level in levels:
-            places = [found for place in places for found in place._matching(level)]
-        return (found for place in places for found in place._matching(last) if found.exists())
+            found = [below for place in found for below in place._matching(level)]
+        for place in found:
+            # Only what has been listed is known to be there.
+            for below in place._matching(last):
+                if _is_pattern(last) or below.exists():
+                    yield below
 
     def rglob(self, pattern: str) -> Iterator["BucketPath"]:
-        """All objects below whose name is of a pattern."""
+        """Find all objects below whose name fits a pattern."""
         for found in self._listed(recursive=True):
             place = BucketPath(self.scheme, found.path)
             if found.type is fs.FileType.File and fnmatchcase(place.name, pattern):
@@ -157,6 +164,11 @@ class BucketPath:
 
     def write_bytes(self, content: bytes) -> None:
         """Write an object; one of that name is replaced."""
+        # Ctrl-C reaches the main thread alone: there, it would complete an upload of nothing.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(self._upload, content).result()
+
+    def _upload(self, content: bytes) -> None:
         with self.filesystem.open_output_stream(self.key) as file:
             file.write(content)
 
@@ -191,7 +203,7 @@ class BucketPath:
             self.filesystem.delete_dir(self.key)
 
     def _matching(self, pattern: str) -> Iterator["BucketPath"]:
-        if not set(pattern) & set("*?["):
+        if not _is_pattern(pattern):
             return iter([self / pattern])
         return (found for found in self.iterdir() if fnmatchcase(found.name, pattern))
 
@@ -219,9 +231,18 @@ def place(text: str | Path | BucketPath) -> Place:
     if isinstance(text, (Path, BucketPath)):
         return text
     scheme, found, key = text.partition("://")
-    if not text or (found and (scheme not in SCHEMES or not key.strip("/") or "?" in key)):
+    if found and scheme == "file":
+        return Path(urlsplit(text).path)
+    if not text or (
+        found and (scheme not in SCHEMES or not key.strip("/") or set(key) & set("?@"))
+    ):
         known = ", ".join(f"{one}://BUCKET/..." for one in SCHEMES)
-        raise ValueError(f"{text!r} is not a place: give a path, or {known}")
+        # Without the password that somebody may have put before an @.
+        told = re.sub(r"//[^/@]*@", "//", text)
+        raise ValueError(
+            f"{told!r} is not a place: give a path, or {known}; endpoint and credentials come "
+            "from the environment"
+        )
     return BucketPath(scheme, key.strip("/")) if found else Path(text)
 
 
@@ -233,7 +254,7 @@ def opened(where: Place) -> tuple[fs.FileSystem, str]:
 
 
 def matching(where: Place, pattern: str) -> list[Place]:
-    """What has names of a pattern, in their order."""
+    """List the places that fit a pattern, in the order of their names."""
     found: list[Place] = list(where.glob(pattern))
     return sorted(found, key=str)
 
@@ -251,7 +272,7 @@ def check(where: Place) -> None:
         if not bucket.is_dir():
             raise ValueError(f"there is no bucket {str(bucket)!r}, which {str(where)!r} names")
     except OSError as error:
-        raise ValueError(f"cannot use {str(where)!r}: {_reason(error)}") from error
+        raise ValueError(f"cannot use {str(where)!r}: {error.strerror or error}") from error
 
 
 def fetched(where: Place) -> Path:
@@ -307,12 +328,15 @@ def written(where: Place) -> Iterator[Path]:
 
 @contextmanager
 def created(where: Place) -> Iterator[IO[bytes]]:
-    """A binary file to write, which appears when the block ends without an error."""
+    """Open a binary file for writing; it appears when the block ends without an error."""
     if isinstance(where, Path):
         aside = where.with_name(f".{where.name}.{os.getpid()}")
-        with aside.open("wb") as file:
-            yield file
-        aside.replace(where)
+        try:
+            with aside.open("wb") as file:
+                yield file
+            aside.replace(where)
+        finally:
+            aside.unlink(missing_ok=True)
         return
     content = io.BytesIO()
     yield content
@@ -342,6 +366,10 @@ def node_cache() -> Path:
     return Path(os.environ.get("RAY_REID_CACHE", default))
 
 
+def _is_pattern(part: str) -> bool:
+    return bool(set(part) & set("*?["))
+
+
 def _forget(copies: Path) -> None:
     """Remove what a killed copy left, and copies that nobody has asked for in a week."""
     for folder in filter(Path.is_dir, copies.iterdir()):
@@ -354,8 +382,9 @@ def _forget(copies: Path) -> None:
 @cache
 def _filesystem(scheme: str, bucket: str, _process: int) -> fs.FileSystem:
     if scheme == "gs":
-        return fs.GcsFileSystem()
-    endpoint = s3_endpoint()
+        return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=_REQUEST_SECONDS))
+    # boto3 reads the variable by itself; pyarrow does not.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if region is None and endpoint is None:
         region = fs.resolve_s3_region(bucket)
@@ -364,16 +393,4 @@ def _filesystem(scheme: str, bucket: str, _process: int) -> fs.FileSystem:
         region=region,
         connect_timeout=_CONNECT_SECONDS,
         request_timeout=_REQUEST_SECONDS,
-        # boto3 reads the variable by itself; pyarrow does not.
     )
-
-
-def s3_endpoint() -> str | None:
-    """The server to ask instead of Amazon's."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-
-
-def _reason(error: OSError) -> str:
-    """What a client of a cloud says, without its call stack of names."""
-    told = str(error.strerror or error)
-    return told.rpartition(": ")[2] if isinstance(error, pa.ArrowException) else told

@@ -160,6 +160,7 @@ def test_a_table_lives_in_a_bucket(root: Place) -> None:
 
 def test_places_are_named_by_paths_and_uris() -> None:
     assert places.place("runs/demo") == Path("runs/demo")
+    assert places.place("file:///runs/demo") == Path("/runs/demo")
     bucket = places.place("s3://bucket/runs/demo/")
     assert bucket == BucketPath("s3", "bucket/runs/demo")
     assert str(bucket) == "s3://bucket/runs/demo"
@@ -169,10 +170,13 @@ def test_places_are_named_by_paths_and_uris() -> None:
     assert (bucket / "x").parents == (bucket, bucket.parent, bucket.parent.parent)
 
 
-@pytest.mark.parametrize("text", ["", "ftp://host/run", "s3://", "s3://bucket/run?region=x"])
+@pytest.mark.parametrize(
+    "text", ["", "ftp://host/run", "s3://", "s3://bucket/run?region=x", "s3://key:word@bucket/run"]
+)
 def test_other_texts_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a place: give a path, or s3://BUCKET"):
+    with pytest.raises(ValueError, match="is not a place: give a path, or s3://BUCKET") as raised:
         places.place(text)
+    assert "word" not in str(raised.value)
 
 
 def test_a_bucket_that_is_not_there_is_one_sentence(server: None) -> None:

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from PIL import Image
 
-from ray_reid import images, places, schema, storage
+from ray_reid import images, schema, storage
 from ray_reid.images import Pixels
+from ray_reid.places import Place
 from ray_reid.runtime.results import RunState
 
 FOLDER = "shown"
@@ -29,7 +30,7 @@ Line = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Place:
+class Part:
     """A part of a table that holds an observation."""
 
     table: str
@@ -52,7 +53,7 @@ class Shown:
     """Of a file with the image; `.bin` for one of no known format."""
 
 
-def show(run: places.Place, observation: str) -> Shown:
+def show(run: Place, observation: str) -> Shown:
     """Find an observation in the published tables of a run and tell all that they say of it.
 
     Args:
@@ -72,12 +73,12 @@ def show(run: places.Place, observation: str) -> Shown:
             "digits: 0 to 9 and a to f"
         )
     found = _search(tables, prefix)
-    records = {key: places for key, places in found.items() if _record(places) is not None}
+    records = {key: parts for key, parts in found.items() if _record(parts) is not None}
     if len(records) != 1:
         raise ValueError(_refusal(prefix, sorted(records), run))
-    ((key, places),) = records.items()
-    row = _row(places, key)
-    lines = _story(row, places, key)
+    ((key, parts),) = records.items()
+    row = _row(parts, key)
+    lines = _story(row, parts, key)
     if row[schema.PARENT]:
         lines += [("", ""), *_parent(tables, row[schema.PARENT])]
     image = row[schema.IMAGE]
@@ -85,7 +86,7 @@ def show(run: places.Place, observation: str) -> Shown:
     return Shown(key, _laid_out(lines), image, _decoded(image), suffix)
 
 
-def save(shown: Shown, run: places.Place, file: Path | None) -> places.Place:
+def save(shown: Shown, run: Place, file: Path | None) -> Place:
     """Write the image as it is stored, into a file or into the run's folder `shown`.
 
     Returns:
@@ -119,47 +120,47 @@ def half_blocks(pixels: Pixels, columns: int = MAX_COLUMNS) -> str:
     return "\n".join(lines)
 
 
-def _search(tables: Mapping[str, places.Place], prefix: str) -> dict[str, list[Place]]:
-    """Ids that begin with a prefix, each with the places that hold it, jobs' records first."""
-    found: dict[str, list[Place]] = {}
+def _search(tables: Mapping[str, Place], prefix: str) -> dict[str, list[Part]]:
+    """Ids that begin with a prefix, each with the parts that hold it, jobs' records first."""
+    found: dict[str, list[Part]] = {}
     begins = pc.starts_with(pc.field(schema.OBSERVATION_ID), prefix)
     for name, path in tables.items():
         for group in _row_groups(path):
             # Only ids are read here: the images of a large table would take minutes.
             for key in group.to_table(columns=[schema.OBSERVATION_ID], filter=begins)[0]:
-                found.setdefault(key.as_py(), []).append(Place(name, group))
+                found.setdefault(key.as_py(), []).append(Part(name, group))
     return found
 
 
-def _row_groups(table: places.Place) -> Iterator[pads.Fragment]:
+def _row_groups(table: Place) -> Iterator[pads.Fragment]:
     dataset = storage.dataset(table)
     if schema.OBSERVATION_ID in dataset.schema.names:
         for fragment in dataset.get_fragments():
             yield from fragment.split_by_row_group()
 
 
-def _record(places: Sequence[Place]) -> Place | None:
+def _record(parts: Sequence[Part]) -> Part | None:
     """The place with the whole record, image and all: a job's own rather than a sample of it."""
     needed = set(schema.OBSERVATION.names)
-    whole = [place for place in places if needed <= set(place.group.physical_schema.names)]
+    whole = [place for place in parts if needed <= set(place.group.physical_schema.names)]
     own = [place for place in whole if place.table.endswith("/observations")]
     return next(iter([*own, *whole]), None)
 
 
-def _row(places: Sequence[Place], key: str) -> dict[str, Any]:
-    place = _record(places)
+def _row(parts: Sequence[Part], key: str) -> dict[str, Any]:
+    place = _record(parts)
     assert place is not None
     return _read(place, key, schema.OBSERVATION.names)
 
 
-def _read(place: Place, key: str, columns: Sequence[str]) -> dict[str, Any]:
+def _read(place: Part, key: str, columns: Sequence[str]) -> dict[str, Any]:
     own = pc.field(schema.OBSERVATION_ID) == key
     table: pa.Table = place.group.to_table(columns=list(columns), filter=own)
     row: dict[str, Any] = table.slice(0, 1).to_pylist(maps_as_pydicts="strict")[0]
     return row
 
 
-def _refusal(prefix: str, candidates: Sequence[str], run: places.Place) -> str:
+def _refusal(prefix: str, candidates: Sequence[str], run: Place) -> str:
     if not candidates:
         return f"no observation of {str(run)!r} begins with {prefix!r}"
     listed = ", ".join(candidates[:NUM_CANDIDATES])
@@ -167,11 +168,11 @@ def _refusal(prefix: str, candidates: Sequence[str], run: places.Place) -> str:
     return f"{len(candidates)} observations begin with {prefix!r}: {listed}{more}"
 
 
-def _story(row: Mapping[str, Any], places: Sequence[Place], key: str) -> list[Line]:
-    record = _record(places)
+def _story(row: Mapping[str, Any], parts: Sequence[Part], key: str) -> list[Line]:
+    record = _record(parts)
     assert record is not None
     lines = [("observation", key), ("table", record.table)]
-    for place in places:
+    for place in parts:
         if place.table != record.table:
             lines.append(("also in", place.table + _beside(place, key)))
     for name in (schema.IDENTITY, schema.CAMERA, schema.VIEW, schema.CLOTHES, schema.TIME):
@@ -195,7 +196,7 @@ def _story(row: Mapping[str, Any], places: Sequence[Place], key: str) -> list[Li
     ]
 
 
-def _parent(tables: Mapping[str, places.Place], key: str) -> list[Line]:
+def _parent(tables: Mapping[str, Place], key: str) -> list[Line]:
     """The parent's own story, one level of it."""
     found = _search(tables, key).get(key, [])
     if _record(found) is None:
@@ -203,7 +204,7 @@ def _parent(tables: Mapping[str, places.Place], key: str) -> list[Line]:
     return [("parent", "its own story"), *_story(_row(found, key), found, key)]
 
 
-def _beside(place: Place, key: str) -> str:
+def _beside(place: Part, key: str) -> str:
     """What another table adds to the record in words and numbers, such as a caption."""
     kinds = {field.name: field.type for field in place.group.physical_schema}
     short = [

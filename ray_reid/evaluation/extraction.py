@@ -168,7 +168,9 @@ def fingerprint(spec: Embed, models: Models) -> str:
     """Hash of the models beside the trained one."""
     used = [*spec.ensemble, *([] if spec.camera_model is None else [spec.camera_model])]
     digests = [
-        path if path.startswith(REGISTERED) else references.fingerprint(str(packages.find(path)))
+        path
+        if path.startswith(REGISTERED)
+        else references.fingerprint(str(places.fetched(packages.find(path))))
         for path in used
     ]
     detector = [] if spec.crop is None else [references.fingerprint(models.detector)]

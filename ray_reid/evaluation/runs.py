@@ -89,19 +89,19 @@ def _line(run: Place) -> tuple[str, ...]:
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(_written(run)))
     try:
         state = RunState.read(run)
-        figures = headline(state)
+        figures, progress = headline(state), _progress(state)
     except ValueError as error:
         # One run that cannot be read hides no other.
         return (run.name, "-", "-", when, str(error), *("-" for _ in HEADLINE))
     recipe = state.recipe
     shown = (_percent(figures.get(name)) for name in HEADLINE)
-    return (run.name, recipe.name, recipe.profile, when, _progress(state), *shown)
+    return (run.name, recipe.name, recipe.profile, when, progress, *shown)
 
 
 def _progress(state: RunState) -> str:
     process = driver(state.path)
     if process is not None:
-        return f"process {process} is working"
+        return f"{process} is working"
     lacking = [job for job in state.jobs if job not in state]
     return f"lacks {', '.join(lacking)}" if lacking else "complete"
 

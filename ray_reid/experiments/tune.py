@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -135,13 +136,13 @@ def _perform(
     # The bar's thread must not wait for an actor that has yet to start when all is over.
     ray.get(tally.get.remote())
     # Nothing in it outlives the attempt, so it need not be in a bucket.
-    beside = folder.resolve() if isinstance(folder, Path) else places.node_cache() / folder.name
+    beside = folder.resolve() if isinstance(folder, Path) else Path(tempfile.mkdtemp())
     aside = beside / ".ray"
     shutil.rmtree(aside, ignore_errors=True)
     record = TrialRecorder(sweep, left, held.tracker, tally)
     with watched(f"tune {sweep.name}", "batch", lambda: ray.get(tally.get.remote())):
         _fit(sweep, unique, left, train, record, aside)
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(aside if isinstance(folder, Path) else beside, ignore_errors=True)
     return {
         place: record.failed[one.key] for place, one in every.items() if one.key in record.failed
     }

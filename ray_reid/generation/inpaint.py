@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from ray_reid import images, schema, storage
+from ray_reid import images, places, schema, storage
 from ray_reid.generation import guidance, guidance_training
 from ray_reid.generation.filters.steps import filter_entries, filter_models, filter_steps
 from ray_reid.generation.generators import clothes
@@ -145,6 +145,8 @@ def _guide(work: Work, table: Place, plan: pa.Table) -> Place:
     """
     recipe, folder = work.recipe, work.out.resolve() / DISCRIMINATOR
     if not (folder / guidance.CONFIG).is_file():
+        # Its files are part of the generator's name: none that a kill has left may stay.
+        places.remove(folder)
         few = plan.take(storage.evenly_spaced(plan.num_rows, recipe.guidance.num_images))
         unguided = work.out / UNGUIDED
         _stream(recipe, few, steps(recipe, table, None), unguided, "inpaint, unguided")

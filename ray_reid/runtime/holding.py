@@ -1,7 +1,7 @@
 """One driver of a run at a time: a lock on a file system, a lease in a bucket.
 
-Neither is what keeps a run whole: results are immutable and a pointer is one write. It keeps two
-drivers from doing the same work, and gives the second one a sentence.
+It keeps two drivers from doing the same work, and gives the second one a sentence. What keeps a run
+whole is something else: a result is complete with its manifest, and the pointer is one write.
 """
 
 import fcntl
@@ -43,7 +43,7 @@ def hold(path: Place) -> Iterator[Check]:
 
 
 def driver(path: Place) -> str | None:
-    """Return who holds a run, if somebody does: the id of a process, or the owner of a lease."""
+    """Return who holds a run, if somebody does: `process 7`, with its host if it has a lease."""
     if not isinstance(path, Path):
         return leases.owner(path)
     try:
@@ -53,7 +53,7 @@ def driver(path: Place) -> str | None:
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return os.read(lock, 32).decode() or "unknown"
+        return f"process {os.read(lock, 32).decode() or 'unknown'}"
     finally:
         os.close(lock)
     return None

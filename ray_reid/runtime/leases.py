@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 LEASE = ".lease.json"
 RENEWAL_SECONDS, LEASE_SECONDS = 20.0, 90.0
 """How often an owner renews it, and how old it may be before somebody else takes it."""
+CLOCK_SLACK_SECONDS = 60.0
+"""How far the clock of this machine may be wrong where the store's own is not told."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,9 @@ class Found:
 
     content: bytes
     tag: str
-    """What the store calls this writing of it."""
+    """By which the store knows this writing of it; no two have the same content."""
     age: float
-    """Seconds since it was written, by the store's own clock."""
+    """Seconds since it was written, by the clock of the store."""
 
 
 class LeaseStore(Protocol):
@@ -80,6 +83,8 @@ def owner(path: BucketPath) -> str | None:
 class _Lease:
     def __init__(self, path: BucketPath, store: LeaseStore) -> None:
         self._path, self._store = path, store
+        self._token, self._number = uuid.uuid4().hex, 0
+        self._lost = False
         found = store.read()
         if found is not None and not _is_dead(found):
             left = LEASE_SECONDS - found.age
@@ -89,44 +94,68 @@ class _Lease:
             )
         if found is not None:
             log.warning("%s no longer renews its lease of %s: taken over", _owner(found), path)
-        tag = store.write(_content(), None if found is None else found.tag)
-        if tag is None:
+        self._tag = None if found is None else found.tag
+        self._write()
+        if self._lost:
             raise ValueError(f"another driver has just begun to work on run {str(path)!r}")
-        self._tag = tag
-        self._written = time.monotonic()
-        self._lost = False
+
+    def _write(self) -> None:
+        """Write the lease if it is as this driver knows it; else it is lost."""
+        started = _now()
+        self._number += 1
+        tag = self._store.write(self._content(), self._tag)
+        if tag is None:
+            # The answer to an earlier try may have been lost on its way.
+            found = self._store.read()
+            tag = found.tag if found is not None and self._is_mine(found) else None
+        self._lost = tag is None
+        if tag is not None:
+            self._tag, self._written = tag, started
 
     def renew(self, over: threading.Event) -> None:
-        while not over.wait(RENEWAL_SECONDS) and not self._lost:
+        while not over.wait(RENEWAL_SECONDS) and not self._is_lost():
             try:
-                tag = self._store.write(_content(), self._tag)
-            except Exception as error:  # noqa: BLE001 - a network has many ways to fail; the next try may not
+                self._write()
+            except Exception as error:  # noqa: BLE001
+                # A network has many ways to fail, and the next try may be in time.
                 log.warning("cannot renew the lease of %s: %s", self._path, error)
-                self._lost = time.monotonic() - self._written > LEASE_SECONDS
-                continue
-            if tag is None:
-                self._lost = True
-            else:
-                self._tag, self._written = tag, time.monotonic()
 
     def check(self) -> None:
-        if self._lost:
+        if self._is_lost():
             raise ValueError(
                 f"the lease of run {str(self._path)!r} is lost: it was not renewed in time, or "
                 "another driver has it; what is done is kept, and the same command goes on"
             )
 
     def release(self) -> None:
-        if not self._lost:
-            try:
+        try:
+            found = self._store.read()
+            if found is not None and self._is_mine(found):
                 self._store.delete()
-            except Exception as error:  # noqa: BLE001 - it ends by itself
-                log.warning("cannot give back the lease of %s: %s", self._path, error)
+        except Exception as error:  # noqa: BLE001
+            # It ends by itself.
+            log.warning("cannot give back the lease of %s: %s", self._path, error)
+
+    def _is_lost(self) -> bool:
+        return self._lost or _now() - self._written > LEASE_SECONDS
+
+    def _is_mine(self, found: Found) -> bool:
+        return self._token.encode() in found.content
+
+    def _content(self) -> bytes:
+        mine = {
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "machine": _machine(),
+            "token": self._token,
+            "number": self._number,
+        }
+        return json.dumps(mine).encode()
 
 
-def _content() -> bytes:
-    mine = {"host": socket.gethostname(), "process": os.getpid(), "machine": _machine()}
-    return json.dumps(mine).encode()
+def _now() -> float:
+    """Seconds that go on while the machine sleeps, where it tells them."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _owner(found: Found) -> str:
@@ -178,7 +207,9 @@ class _AmazonStore:
             raise ValueError(
                 "a run in s3:// needs boto3 for its lease: pip install 'ray-reid[s3]'"
             ) from None
-        quick = Config(connect_timeout=10, read_timeout=30, retries={"max_attempts": 3})
+        # All tries together take less time than a lease lasts.
+        tries = {"total_max_attempts": 2, "mode": "standard"}
+        quick = Config(connect_timeout=5, read_timeout=15, retries=tries)
         # It reads endpoint, region and credentials from the environment as `places` does.
         self._client: Any = boto3.client("s3", config=quick)
         self._where = {"Bucket": bucket, "Key": key}
@@ -234,8 +265,9 @@ class _GoogleStore:
             content = blob.download_as_bytes(if_generation_match=blob.generation, timeout=30)
         except NotFound:
             return None
-        age = time.time() - blob.updated.timestamp()
-        return Found(content, str(blob.generation), age)
+        # The library does not hand on the time of the store; this machine's may be wrong.
+        age = time.time() - blob.updated.timestamp() - CLOCK_SLACK_SECONDS
+        return Found(content, str(blob.generation), max(0.0, age))
 
     def write(self, content: bytes, tag: str | None) -> str | None:
         from google.api_core.exceptions import PreconditionFailed

@@ -42,9 +42,10 @@ def prune(path: Place) -> list[Leftover]:
     """
     # Before the lock, which would make a run of any directory.
     RunState.read(path)
-    with hold(path):
+    with hold(path) as check:
         found = leftovers(path)
         for one in found:
+            check()
             # First, so that a kill leaves no result that is only half there.
             (one.folder / MANIFEST).unlink(missing_ok=True)
             places.remove(one.folder)

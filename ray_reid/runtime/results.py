@@ -6,6 +6,7 @@ old state of a run or the new one, and keeps what it opened (DESIGN: runs).
 """
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -21,6 +22,8 @@ from ray_reid.places import Place
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.storage import Fingerprint
+
+log = logging.getLogger(__name__)
 
 POINTER, MANIFEST = "run.json", "manifest.json"
 FORMAT = 1
@@ -239,8 +242,12 @@ def _marked(mark: Place, state: RunState) -> bool:
 
 def _renew(mark: Place, over: threading.Event) -> None:
     while not over.wait(RENEWAL_SECONDS):
-        if mark.exists():
-            mark.touch()
+        try:
+            if mark.exists():
+                mark.touch()
+        except OSError as error:
+            # The next try may be in time.
+            log.warning("cannot renew the mark of this reader, %s: %s", mark, error)
 
 
 def being_read(path: Place) -> set[tuple[str, str]]:

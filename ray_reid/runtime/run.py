@@ -162,6 +162,7 @@ class Run:
         manifest = Manifest(job.name, key, VERSION, _commit(), sections, inputs, told, seconds)
         out = self.path / job.name / key
         out.mkdir(parents=True, exist_ok=True)
+        self._check()
         manifest.write(out)
         log.info("%s: done in %.1f s", job.name, seconds)
         return manifest
