@@ -242,6 +242,7 @@ def refined_run(make_run):
     return work_of
 
 
+@pytest.mark.slow
 def test_a_refined_evaluation_leads_and_the_unrefined_stands_beside(tmp_path, refined_run):
     work = refined_run(tmp_path, gate={"share": 0.5})
     facts = evaluate.evaluate_job(work)

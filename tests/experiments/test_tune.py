@@ -440,6 +440,7 @@ def test_a_sweep_goes_on_where_it_was_and_grows(tmp_path: Path, ray_local: None)
     _check_reported(path)
 
 
+@pytest.mark.slow
 def test_two_sweeps_of_a_run_share_the_trials_that_they_have_in_common(
     tmp_path: Path, ray_local: None
 ) -> None:

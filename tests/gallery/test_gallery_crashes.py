@@ -192,6 +192,7 @@ def failures(
         return disk.skipped, disk.broken(path / "left", judge)
 
 
+@pytest.mark.slow
 def test_no_power_failure_loses_or_halves_a_write(
     tmp_path: Path,
     crash_model: ModuleType,

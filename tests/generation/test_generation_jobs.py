@@ -181,6 +181,7 @@ def test_a_failed_task_is_one_sentence_and_stops_the_others(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("when", "said"),
     [("start", r"^paint: give a local folder$"), ("call", r"^paint: KeyError: 'colour'$")],

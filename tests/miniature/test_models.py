@@ -98,6 +98,7 @@ def test_the_describer_names_what_is_worn(street: People) -> None:
     assert np.mean(np.array(colours) == np.array(worn)) > 0.75
 
 
+@pytest.mark.slow
 def test_people_are_painted_in_the_asked_colours_and_nothing_else_changes(street: People) -> None:
     asked, made, masks = card_clothes.dressed(WEIGHTS, Parser("miniature:parser"), street)
     told = card_clothes.answers(Describer("miniature:describer"), made)

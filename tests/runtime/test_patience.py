@@ -89,6 +89,7 @@ def test_a_stream_that_cannot_be_scheduled_says_so_and_ends(
     ]
 
 
+@pytest.mark.slow
 def test_a_stream_that_cannot_look_at_its_input_ends(
     take: Callable[[], None], hasty: None, tmp_path: Path
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_stream_that_cannot_look_at_its_input_ends(
         stage.stream(rows(4), ["observation_id"], [stage.Step(Same)], tmp_path / "out", "paint")
 
 
+@pytest.mark.slow
 def test_tasks_that_cannot_be_scheduled_end(take: Callable[[], None], hasty: None) -> None:
     take()
     with pytest.raises(ValueError, match=r"adapt: nothing has moved .* 2 x \(1 CPU\) must wait"):
@@ -108,6 +110,7 @@ def slow(seconds: float) -> float:
     return seconds
 
 
+@pytest.mark.slow
 def test_slow_work_is_never_ended(
     ray_local: None, hasty: None, caplog: pytest.LogCaptureFixture
 ) -> None:
