@@ -40,9 +40,9 @@ GENERATED: dict[str, dict[str, Any]] = {
     },
     "compare": {
         "table": [
-            {"arm": "real", "real_images": 80, "synthetic_images": 0, "seeds": [0, 1]}
+            {"setting": "real", "real_images": 80, "synthetic_images": 0, "seeds": [0, 1]}
             | {"mAP": {"mean": 0.5, "std": 0.012, "values": [0.49, 0.51]}},
-            {"arm": "both", "real_images": 80, "synthetic_images": 40, "seeds": [0]}
+            {"setting": "both", "real_images": 80, "synthetic_images": 40, "seeds": [0]}
             | {"mAP": {"mean": 0.6, "std": 0.0, "values": [0.6]}, "rank-1": {"mean": 0.7}},
         ]
     },

@@ -1,34 +1,30 @@
-"""The compare job: trainings that differ in the recipe only, over several seeds, as Ray tasks.
+"""The compare job: trainings that differ in the recipe only, over several seeds.
 
 It answers what generated images are worth (Vehicle-Diff, Table II and Fig. 5): every arm and seed
-is trained, embedded and scored like the run's own model, many at once, each in one process.
+is trained, embedded and scored like the run's own model, by the engine of all experiments.
 """
 
-import json
 import logging
-import statistics
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import ray
-import ray.exceptions
 
-from ray_reid import places, schema
+from ray_reid import schema, storage
 from ray_reid.evaluation import embed
 from ray_reid.evaluation.headline import HEADLINE
-from ray_reid.experiments import figures_compare, in_process
+from ray_reid.experiments import engine, figures_compare, in_process, trials
 from ray_reid.experiments.in_process import METRICS
+from ray_reid.experiments.trials import Inputs, ResolvedSetting
 from ray_reid.places import Place
-from ray_reid.recipe import recipes
+from ray_reid.recipe import recipes, sweeps
 from ray_reid.recipe.recipe import Recipe
-from ray_reid.runtime import figures, stage
+from ray_reid.recipe.sweeps import Setting, Sweep
+from ray_reid.runtime import figures
 from ray_reid.runtime.cluster import check_capacity
-from ray_reid.runtime.facts import Facts
+from ray_reid.runtime.facts import VARIANTS, Facts
 from ray_reid.runtime.job import Job, Work
-from ray_reid.runtime.progress import beside_driver, watched
+from ray_reid.runtime.run import TRIALS
 from ray_reid.runtime.sections import Section, Table, spread
 from ray_reid.training import validation
 from ray_reid.training.train import check_network, num_batches, stages_of, training_tables
@@ -37,56 +33,7 @@ log = logging.getLogger(__name__)
 
 SECTIONS = ("train", "embed", "evaluate", "refine")
 """What an arm may change; the images and the seeds are the same for all."""
-TRIALS = "trials"
 PICTURE = "comparison.png"
-# Times that a trial is begun again when its process dies, as one short of memory does.
-RETRIES = 2
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A recipe to train by, and the images that it trains on."""
-
-    name: str
-    changes: Mapping[str, Any]
-    """Dotted overrides that made the recipe."""
-    recipe: Recipe
-    counts: Mapping[str, Mapping[str, int]]
-    """Images and identities by origin."""
-    batches: int
-    """In the whole training."""
-
-
-@dataclass(frozen=True)
-class ArmTrial:
-    """One training: an arm and a seed."""
-
-    arm: Arm
-    seed: int
-    file: Place
-    """Holds its result once it is done."""
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        return f"arm {self.arm.name!r} with seed {self.seed}"
-
-
-class Tally:
-    """How many batches all trials have done; they say it, and the driver's bar reads it."""
-
-    def __init__(self, done: int, total: int) -> None:
-        """Start with what an earlier attempt had `done`."""
-        self._before, self._total = done, total
-        self._done: dict[str, int] = {}
-
-    def set(self, trial: str, done: int) -> None:
-        """Say how much a trial has done."""
-        self._done[trial] = done
-
-    def get(self) -> tuple[int, int]:
-        """What is done in all, and of how much."""
-        return self._before + sum(self._done.values()), self._total
 
 
 class CompareFacts(Facts):
@@ -100,32 +47,56 @@ def compare_job(work: Work) -> CompareFacts:
     """Train, embed and score every arm with every seed; resumes with the missing trials.
 
     Raises:
-        ValueError: If an arm cannot be trained or a trial fails; the arm is named.
+        ValueError: If an arm cannot be trained, or a trial fails after the others are done; the arm
+            is named.
     """
     spec = work.recipe.compare
     if not spec.arms:
         log.info("compare.arms is empty: nothing to compare")
         return CompareFacts()
-    tables = training_tables(work)
-    # Refused here, before anything is trained.
-    in_process.scored_sides(tables[0], lambda rows: np.zeros((rows, 1), np.float32))
-    arms = [_arm(work.recipe, name, changes, tables) for name, changes in spec.arms.items()]
-    check_capacity("compare.num_cpus and num_gpus:", 1, spec.num_cpus, spec.num_gpus)
-    folder = work.out / TRIALS
-    folder.mkdir(exist_ok=True)
-    trials = [
-        ArmTrial(arm, seed, folder / f"{arm.name}-seed{seed}.json")
-        # By seed first: all arms are seen early.
-        for seed in spec.seeds
-        for arm in arms
+    sweep = as_sweep(work.recipe)
+    inputs = _inputs(work)
+    found = [
+        ResolvedSetting(setting, _resolved(work.recipe, setting, inputs.tables))
+        for setting in sweeps.settings(sweep)
     ]
-    _perform(trials, tables, in_process.variants_table(work.inputs), spec.num_cpus, spec.num_gpus)
-    table = [_row(arm, [trial for trial in trials if trial.arm is arm]) for arm in arms]
+    check_capacity("compare.num_cpus and num_gpus:", 1, spec.num_cpus, spec.num_gpus)
+    made = {(one.setting.name, seed): inputs for one in found for seed in spec.seeds}
+    every = trials.expand(sweep, found, made, work.trials or work.out / TRIALS)
+    failed = engine.perform("compare", sweep, every, work.out)
+    if failed:
+        (name, seed), reason = next(iter(failed.items()))
+        raise ValueError(
+            f"compare: {len(failed)} of {len(every)} trials failed; arm {name!r} with seed {seed}: "
+            f"{reason}"
+        )
+    table = [
+        _counts(one.recipe, inputs.tables)
+        | setting_row(
+            sweep, one.setting, {seed: every[one.setting.name, seed].read() for seed in spec.seeds}
+        )
+        for one in found
+    ]
     figures.save(figures_compare.arms(_by_seed(table, ("mAP", "rank-1"))), work.out / PICTURE)
     return CompareFacts(
         table=tuple(table),
-        metrics={f"{row['arm']} {name}": row[name]["mean"] for row in table for name in METRICS},
+        metrics={
+            f"{one['setting']} {name}": one[name]["mean"] for one in table for name in METRICS
+        },
         pictures={PICTURE: _caption(spec.seeds)},
+    )
+
+
+def as_sweep(recipe: Recipe) -> Sweep:
+    """Return the comparison of a recipe as the engine takes it."""
+    spec = recipe.compare
+    return Sweep(
+        name="compare",
+        recipe=recipe.name,
+        arms=spec.arms,
+        seeds=spec.seeds,
+        num_cpus=spec.num_cpus,
+        num_gpus=spec.num_gpus,
     )
 
 
@@ -153,22 +124,48 @@ def outside(recipe: Recipe) -> str:
     )
 
 
-def _arm(recipe: Recipe, name: str, changes: Mapping[str, Any], tables: Sequence[Place]) -> Arm:
+def _inputs(work: Work) -> Inputs:
+    """The tables of the job as those of trials; the folder of a result is named by its key."""
+    tables = tuple(training_tables(work))
+    # Refused here, before anything is trained.
+    in_process.scored_sides(tables[0], lambda rows: np.zeros((rows, 1), np.float32))
+    keys = {name: place.name for name, place in work.inputs.items() if name != VARIANTS}
+    tested = storage.read(tables[0], [schema.OBSERVATION_ID], in_process.scored_rows(None))
+    return Inputs(
+        tables,
+        keys,
+        (),
+        frozenset(),
+        schema.observation_id(*tested[schema.OBSERVATION_ID].to_pylist()),
+        in_process.variants_table(work.inputs),
+        work.inputs[VARIANTS].name if VARIANTS in work.inputs else "",
+    )
+
+
+def _resolved(recipe: Recipe, setting: Setting, tables: Sequence[Place]) -> Recipe:
     """Resolve an arm, and find out here whatever would stop its training at the start."""
+    try:
+        _check_changes(setting.name, setting.changes)
+        changed = recipes.override(recipe, setting.changes)
+        check_network(changed.train)
+        num_batches(changed, tables, validation.left_out(changed, tables))
+    except ValueError as error:
+        raise ValueError(f"compare.arms: arm {setting.name!r}: {error}") from error
+    return changed
+
+
+def _counts(recipe: Recipe, tables: Sequence[Place]) -> dict[str, int]:
+    """Images and identities that an arm trains on, by origin."""
     from ray_reid.training import loader
 
-    try:
-        _check_changes(name, changes)
-        changed = recipes.override(recipe, changes)
-        check_network(changed.train)
-        held_out = validation.left_out(changed, tables)
-        batches = num_batches(changed, tables, held_out)
-        # Of the first stage, which sees the most.
-        _, first = stages_of(changed)[0]
-        counts = loader.labels(tables, first.train, held_out).counts()
-    except ValueError as error:
-        raise ValueError(f"compare.arms: arm {name!r}: {error}") from error
-    return Arm(name, changes, changed, counts, batches)
+    # The first stage sees the most.
+    _, first = stages_of(recipe)[0]
+    found = loader.labels(tables, first.train, validation.left_out(recipe, tables)).counts()
+    return {
+        f"{origin}_{kind}": counts[kind]
+        for kind in ("images", "identities")
+        for origin, counts in found.items()
+    }
 
 
 def _check_changes(name: str, changes: Mapping[str, Any]) -> None:
@@ -198,103 +195,10 @@ def _check_variants(recipe: Recipe, changed: Recipe) -> None:
         )
 
 
-def _perform(
-    trials: Sequence[ArmTrial],
-    tables: Sequence[Place],
-    variants: Place | None,
-    num_cpus: float,
-    num_gpus: float,
-) -> None:
-    """Run the trials that have no result yet, as many at once as Ray has room for."""
-    left = [trial for trial in trials if not trial.file.exists()]
-    if len(left) < len(trials):
-        log.info("%d of %d trials were done before", len(trials) - len(left), len(trials))
-    if not left:
-        return
-    total = sum(trial.arm.batches for trial in trials)
-    done = total - sum(trial.arm.batches for trial in left)
-    tally = beside_driver(Tally, done, total)
-    task: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=RETRIES)(_task)
-    paths = [str(path) for path in tables]
-    running = {
-        task.remote(
-            in_process.portable(trial.arm.recipe, trial.seed),
-            paths,
-            None if variants is None else str(variants),
-            num_cpus,
-            num_gpus > 0,
-            trial.name,
-            tally,
-        ): trial
-        for trial in left
-    }
-    # The bar's thread must not wait for an actor that has yet to start when all is over.
-    ray.get(tally.get.remote())
-    with watched("compare", "batch", lambda: ray.get(tally.get.remote())):
-        try:
-            while running:
-                (finished,), _ = ray.wait(list(running), num_returns=1)
-                _finish(finished, running.pop(finished))
-        finally:
-            for waiting in running:
-                ray.cancel(waiting, force=True)
-
-
-def _task(
-    recipe: Recipe,
-    tables: Sequence[str],
-    variants: str | None,
-    num_cpus: float,
-    use_gpu: bool,
-    name: str,
-    tally: Any,
-) -> dict[str, Any]:
-    """A trial as a Ray task."""
-    import torch
-
-    # Trials side by side must not fight for the cores.
-    torch.set_num_threads(max(1, int(num_cpus)))
-    device = torch.device("cuda" if use_gpu else "cpu")
-    started = time.monotonic()
-    found = in_process.run_trial(
-        recipe,
-        [places.place(table) for table in tables],
-        device,
-        lambda batches: tally.set.remote(name, batches),
-        variants=None if variants is None else places.place(variants),
-    )
-    return {"metrics": found, "seconds": round(time.monotonic() - started, 3)}
-
-
-def _finish(finished: Any, trial: ArmTrial) -> None:
-    """Write the result of a trial at once: a killed comparison does not lose it."""
-    try:
-        found = ray.get(finished)
-    except ray.exceptions.RayError as error:
-        raise ValueError(f"compare: {trial.name}: {stage.reason(error)}") from error
-    arm = trial.arm
-    values = {"arm": arm.name, "seed": trial.seed, "changes": arm.changes, "counts": arm.counts}
-    places.write_text(trial.file, json.dumps({**values, **found}, indent=2) + "\n")
-
-
-def _row(arm: Arm, trials: Sequence[ArmTrial]) -> dict[str, Any]:
-    """An arm's line of the table; the deviation is that of a sample, and null of one seed."""
-    results = [json.loads(trial.file.read_text())["metrics"] for trial in trials]
-    row: dict[str, Any] = {"arm": arm.name, "changes": dict(arm.changes)}
-    for kind in ("images", "identities"):
-        row |= {f"{origin}_{kind}": counts[kind] for origin, counts in arm.counts.items()}
-    row["seeds"] = [trial.seed for trial in trials]
-    for name in METRICS:
-        values = [result[name] for result in results]
-        deviation = statistics.stdev(values) if len(values) > 1 else None
-        row[name] = {"mean": statistics.fmean(values), "std": deviation, "values": values}
-    return row
-
-
 def _by_seed(
     table: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> dict[str, dict[str, list[float]]]:
-    return {row["arm"]: {name: row[name]["values"] for name in names} for row in table}
+    return {one["setting"]: {name: one[name]["values"] for name in names} for one in table}
 
 
 def _caption(seeds: Sequence[int]) -> str:
@@ -316,18 +220,18 @@ def crops_of_arms(recipe: Recipe) -> tuple[str, ...]:
 
 def section(facts: CompareFacts) -> Section:
     """Show the figures of each arm as mean and deviation over its seeds."""
-    names = [name for name in HEADLINE if any(name in row for row in facts.table)]
+    names = [name for name in HEADLINE if any(name in one for one in facts.table)]
     if not names:
         return Section()
     rows = tuple(
         (
-            str(row["arm"]),
-            str(row["real_images"]),
-            str(row["synthetic_images"]),
-            str(len(row["seeds"])),
-            *(spread(row.get(name)) for name in names),
+            str(one["setting"]),
+            str(one["real_images"]),
+            str(one["synthetic_images"]),
+            str(len(one["seeds"])),
+            *(spread(one.get(name)) for name in names),
         )
-        for row in facts.table
+        for one in facts.table
     )
     header = ("training", "real", "synthetic", "seeds", *names)
     note = "Mean over the seeds, and their standard deviation where there are several."
@@ -342,6 +246,7 @@ JOB = Job(
     also=crops_of_arms,
     check=check,
     outside=outside,
+    format=2,
     facts=CompareFacts,
     report=section,
 )

@@ -38,7 +38,7 @@ def result(
         name = resolved.setting.name
         left_out = [seed for seed in sweep.seeds if (name, seed) in failed]
         done = {seed: trials[name, seed].read() for seed in sweep.seeds if seed not in left_out}
-        rows.append(_row(sweep, resolved.setting, done, left_out))
+        rows.append(setting_row(sweep, resolved.setting, done, left_out))
     made = {pair for trial in trials.values() for pair in trial.inputs.keys.items()}
     return {
         "sweep": sweep.name,
@@ -77,12 +77,20 @@ def write(folder: Place, found: Mapping[str, Any]) -> None:
     places.write_text(folder / sweeps.TABLE, json.dumps(found, indent=2) + "\n")
 
 
-def _row(
-    sweep: Sweep, setting: Setting, done: Mapping[int, Mapping[str, Any]], failed: Sequence[int]
+def setting_row(
+    sweep: Sweep,
+    setting: Setting,
+    done: Mapping[int, Mapping[str, Any]],
+    failed: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """A setting's line of the table: figures of the trials that were trained to the end."""
+    """A setting's line of a table: figures of the trials that were trained to the end.
+
+    Args:
+        done: Results of its trials, by seed.
+        failed: Seeds of those that have none.
+    """
     whole = {seed: one for seed, one in done.items() if one["metrics"]}
-    row: dict[str, Any] = {
+    line: dict[str, Any] = {
         "setting": setting.name,
         "changes": dict(setting.changes),
         "seeds": list(whole),
@@ -90,11 +98,11 @@ def _row(
         "failed": list(failed),
     }
     for name in METRICS:
-        row[name] = _spread([one["metrics"][name] for one in whole.values()])
+        line[name] = _spread([one["metrics"][name] for one in whole.values()])
     if sweep.validation:
         last = f"{VALIDATION} {sweep.metric}"
-        row[VALIDATION] = _spread([one[HISTORY][-1][last] for one in whole.values()])
-    return row
+        line[VALIDATION] = _spread([one[HISTORY][-1][last] for one in whole.values()])
+    return line
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any] | None:

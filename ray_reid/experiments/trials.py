@@ -32,7 +32,7 @@ from ray_reid.training.train import outside as begins_with
 
 SCORED = ("train", "embed", "evaluate")
 """Jobs of a pipeline that a trial does in one process; what they need is made before."""
-TRIALS, MODELS = "trials", "models"
+MODELS = "models"
 FORMAT = 1
 """Of a trial's result: raised when it changes though the recipe and the tables do not."""
 VALIDATION, HISTORY = "validation", "history"
@@ -192,17 +192,16 @@ def expand(
     sweep: Sweep,
     found: Sequence[ResolvedSetting],
     made: Mapping[tuple[str, int], Inputs],
-    run: Place,
+    store: Place,
 ) -> dict[tuple[str, int], Trial]:
     """Every trial by setting and seed; checks each resolved setting against its tables.
 
-    Results are named by their content and lie in the run: its sweeps share them.
+    Results are named by their content and lie in the `store`, which the experiments of a run share.
 
     Raises:
         ValueError: If the rows of a resolved setting cannot fill its batches; the setting is named.
     """
-    folder = run / TRIALS
-    folder.mkdir(parents=True, exist_ok=True)
+    store.mkdir(parents=True, exist_ok=True)
     trials = {}
     trainings: dict[tuple[str, int], str] = {}
     judged = f"{sweep.scheduler!r} {sweep.metric}"
@@ -225,7 +224,7 @@ def expand(
             # Against which others a trial was stopped, a sweep alone knows.
             judged_by = {"scheduler": judged, "key": key, "sweep": sweep.name}
             rule = content_key("stop", FORMAT, seeded, (), judged_by)
-            stopped = folder / f"{rule}.stopped.json"
+            stopped = store / f"{rule}.stopped.json"
             place = resolved.setting.name, seed
             trainings[place] = training
             trials[place] = Trial(
@@ -233,11 +232,11 @@ def expand(
                 seed,
                 inputs,
                 batches,
-                folder / f"{key}.json",
+                store / f"{key}.json",
                 stopped,
                 None,
             )
-    return _sharing(trials, trainings, folder / MODELS)
+    return _sharing(trials, trainings, store / MODELS)
 
 
 def _sharing(

@@ -20,6 +20,6 @@ class Compare(Frozen):
     @field_validator("seeds")
     @classmethod
     def _differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if not seeds or len(set(seeds)) < len(seeds):
-            raise ValueError(f"seeds {list(seeds)} must be one or more different numbers")
+        if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            raise ValueError(f"seeds {list(seeds)} must be one or more different numbers from 0")
         return seeds

@@ -25,6 +25,8 @@ class Work:
     """Result of each job it needs."""
     facts: Mapping[str, Mapping[str, Any]]
     """What those jobs said of themselves, as their manifests hold it; see `facts_of`."""
+    trials: Place | None = None
+    """Where the run keeps finished trials by their content; null keeps them in `out`."""
 
     def facts_of(self, job: str, kind: type[Kind]) -> Kind:
         """Return what a job that this one needs said of itself."""

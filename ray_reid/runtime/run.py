@@ -37,6 +37,8 @@ from ray_reid.runtime.version import VERSION
 log = logging.getLogger(__name__)
 
 KEY_DIGITS = 12
+TRIALS = "trials"
+"""Folder of a run with finished trials, by their content: its experiments share them."""
 
 
 class Run:
@@ -177,6 +179,7 @@ class Run:
             out=out,
             inputs=folders,
             facts={name: manifest.facts for name, manifest in manifests.items()},
+            trials=self.path / TRIALS,
         )
         prints = [manifest.fingerprint for manifest in manifests.values()]
         read = [fingerprint for fingerprint in prints if fingerprint is not None]

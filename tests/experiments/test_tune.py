@@ -23,7 +23,7 @@ from ray_reid import cli, pipelines, places, schema, storage
 from ray_reid.datasets import ingest, sources
 from ray_reid.datasets.readers.miniature import MiniatureSource
 from ray_reid.evaluation import embed, evaluate
-from ray_reid.experiments import figures_tune, in_process, sweep_table, trials, tune
+from ray_reid.experiments import engine, figures_tune, in_process, sweep_table, trials, tune
 from ray_reid.miniature import street_observations
 from ray_reid.models import package
 from ray_reid.models.networks import ReidNetwork
@@ -329,7 +329,9 @@ def test_trials_that_are_trained_alike_share_the_model_and_come_after_it(tmp_pat
         assert found["plain", seed].shared == found["reranked", seed].shared is not None
         assert found["other", seed].shared is None
     assert found["plain", 0].shared != found["plain", 1].shared
-    order = [one.name for one in tune._trainings_first({t.key: t for t in found.values()}).values()]
+    order = [
+        one.name for one in engine._trainings_first({t.key: t for t in found.values()}).values()
+    ]
     assert [name.split("'")[1] for name in order[-2:]] == ["reranked", "reranked"]
     validated = _expanded(tmp_path / "r", _sweep(arms=arms, validation=0.25))
     assert {one.shared for one in validated.values()} == {None}
@@ -505,11 +507,11 @@ def test_halving_stops_the_worse_trial_and_keeps_what_it_was(
     assert _run(path, sweep)[1] == []
     # A later attempt knows how good the earlier trials were.
     left = {one.key: one for one in _expanded(path, sweep).values()}
-    scheduler: Any = tune._scheduler(sweep, left)
+    scheduler: Any = engine._scheduler(sweep, left)
     for rate, action in ((0.1, "STOP"), (0.9, "CONTINUE")):
         new = SimpleNamespace(trial_id=str(rate))
         scheduler.on_trial_add(None, new)
-        seen = {tune.EPOCH: 1, trials.VALIDATION: rate}
+        seen = {engine.EPOCH: 1, trials.VALIDATION: rate}
         assert scheduler.on_trial_result(None, new, seen) == action
     # Without the scheduler nothing has been trained to the end.
     alone = _sweep(parameters={RATE: [0.25]}, validation=0.25)

@@ -243,7 +243,7 @@ def test_generated_images_reach_the_training(run: Path) -> None:
     assert counts["synthetic"]["images"] == kept
     assert counts["synthetic"]["identities"] >= 2
     assert counts["real"]["identities"] == 10
-    arms = {row["arm"]: row for row in _facts(run, "compare")["table"]}
+    arms = {row["setting"]: row for row in _facts(run, "compare")["table"]}
     assert (arms["real"]["synthetic_images"], arms["D"]["synthetic_images"]) == (0, kept)
     # What is searched stays real.
     tested = storage.read(_at(run, "embed") / "embeddings", [schema.OBSERVATION_ID])
