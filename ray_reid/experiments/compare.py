@@ -15,6 +15,7 @@ from ray_reid.evaluation import embed
 from ray_reid.evaluation.headline import HEADLINE
 from ray_reid.experiments import engine, figures_compare, in_process, trials
 from ray_reid.experiments.in_process import METRICS
+from ray_reid.experiments.sweep_table import setting_row
 from ray_reid.experiments.trials import Inputs, ResolvedSetting
 from ray_reid.places import Place
 from ray_reid.recipe import recipes, sweeps

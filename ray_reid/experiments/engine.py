@@ -140,6 +140,7 @@ def train_task(
         task.source,
         places.place(task.shared) if task.shared else None,
         places.place(task.variants) if task.variants else None,
+        places.place(task.folder) if task.folder else None,
     )
 
 
@@ -171,7 +172,13 @@ def _fit(
     tuner = tune.Tuner(
         tune.with_resources(function, {"cpu": sweep.num_cpus, "gpu": sweep.num_gpus}),
         param_space={"trial": tune.grid_search(list(left))},
-        tune_config=tune.TuneConfig(scheduler=_scheduler(sweep, unique)),
+        tune_config=tune.TuneConfig(
+            scheduler=_scheduler(sweep, unique),
+            # Trials of several workers would start all at once and wait for each other's CPUs.
+            max_concurrent_trials=1 if _in_parallel(left) else None,
+            # A process imports torch for seconds.
+            reuse_actors=True,
+        ),
         run_config=tune.RunConfig(
             name=aside.name,
             storage_path=str(aside.parent),
@@ -184,6 +191,11 @@ def _fit(
     tuner.fit()
     for key, trial in record.broken.items():
         record.fail(key, stage.reason(trial.get_pickled_error()))
+
+
+def _in_parallel(left: Mapping[str, Trial]) -> bool:
+    """Whether a trial is trained by several workers of Ray Train."""
+    return any(trial.resolved.recipe.train.num_workers > 1 for trial in left.values())
 
 
 def _trainable(

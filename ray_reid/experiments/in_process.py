@@ -1,6 +1,7 @@
-"""A whole trial in one process: a training, then the test images embedded and scored.
+"""A whole trial: a training, then the test images embedded and scored in this process.
 
-What comparisons and sweeps do many times at once, each in a process of its own.
+What comparisons and sweeps do many times at once, each in a process of its own. A training of
+several workers runs on Ray Train, like that of a run; all others in this process too.
 """
 
 import os
@@ -20,7 +21,7 @@ from ray_reid.ranking import scoring
 from ray_reid.ranking.scoring import Side
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.facts import VARIANTS
-from ray_reid.training import validation
+from ray_reid.training import train, validation
 from ray_reid.training.train import num_batches, stages_of
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def run_trial(
     source: str | None = None,
     shared: Place | None = None,
     variants: Place | None = None,
+    folder: Place | None = None,
 ) -> dict[str, float]:
     """Train by a recipe, then embed and score the test images of the first table.
 
@@ -57,6 +59,7 @@ def run_trial(
         shared: Package of an equal training: taken if it is there, else left there. Nothing is
             validated then.
         variants: Table of the queries in other clothes, for a recipe that refines.
+        folder: Of this trial alone, for the checkpoints of several workers; it is removed.
 
     Returns:
         `METRICS` by name, each a share between 0 and 1.
@@ -68,7 +71,11 @@ def run_trial(
         model = package.load(shared, str(device))
         report(num_batches(recipe, tables, held_out))
     else:
-        made = _trained(recipe, tables, device, report, held_out, validate)
+        made = (
+            _trained(recipe, tables, device, report, held_out, validate)
+            if folder is None or recipe.train.num_workers == 1
+            else _trained_by_workers(recipe, tables, folder, held_out, validate)
+        )
         model = package.unsaved(*made, str(device))
         if shared is not None:
             _share(shared, *made)
@@ -122,6 +129,24 @@ def _trained(
         batches, epochs = batches + fit.batches_done, epochs + progress.epoch
     assert weights is not None, "every training has an epoch"
     return stage_recipe, rows.chosen.identities, weights
+
+
+def _trained_by_workers(
+    recipe: Recipe,
+    tables: Sequence[Place],
+    folder: Place,
+    held_out: Collection[str],
+    validate: Callable[[int, Mapping[str, float]], None] | None,
+) -> tuple[Recipe, list[str], "Weights"]:
+    """The same on Ray Train; its epochs are told when it has ended."""
+    own = validation.of_recipe(recipe, tables)
+    done = train.trained(recipe, tables, own.held_out if own else held_out, folder)
+    if validate is not None:
+        for entry in done.history:
+            found = {name: entry[f"{validation.PREFIX}{name}"] for name in METRICS}
+            validate(int(entry["epoch"]), found)
+    places.remove(folder)
+    return done.recipe, done.identities, done.weights
 
 
 def _share(path: Place, recipe: Recipe, identities: list[str], weights: "Weights") -> None:

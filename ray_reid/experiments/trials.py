@@ -32,7 +32,7 @@ from ray_reid.training.train import outside as begins_with
 
 SCORED = ("train", "embed", "evaluate")
 """Jobs of a pipeline that a trial does in one process; what they need is made before."""
-MODELS = "models"
+MODELS, TRAININGS = "models", ".trainings"
 FORMAT = 1
 """Of a trial's result: raised when it changes though the recipe and the tables do not."""
 VALIDATION, HISTORY = "validation", "history"
@@ -81,6 +81,8 @@ class Task:
     num_gpus: float
     variants: str | None = None
     """Table of the queries in other clothes, if there is one."""
+    folder: str | None = None
+    """For the checkpoints of several workers."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ def resolve(sweep: Sweep, recipe: Recipe, jobs: Sequence[Job]) -> list[ResolvedS
             embed.check(changed)
             _check_epochs(sweep, changed)
             _check_validation(sweep, changed)
+            _check_workers(sweep, changed)
         except ValueError as error:
             raise ValueError(f"sweep {sweep.name!r}: {setting.name!r}: {error}") from error
         found.append(ResolvedSetting(setting, changed))
@@ -271,6 +274,7 @@ def task(sweep: Sweep, trial: Trial) -> Task:
         num_cpus=sweep.num_cpus,
         num_gpus=sweep.num_gpus,
         variants=None if trial.inputs.variants is None else str(trial.inputs.variants),
+        folder=str((trial.file.parent / TRAININGS / trial.key).resolve()),
     )
 
 
@@ -300,6 +304,14 @@ def _check_epochs(sweep: Sweep, recipe: Recipe) -> None:
         raise ValueError(
             f"scheduler.grace {grace} must be less than train.epochs {epochs}: no trial could be "
             "stopped"
+        )
+
+
+def _check_workers(sweep: Sweep, recipe: Recipe) -> None:
+    if sweep.scheduler.kind == "asha" and recipe.train.num_workers > 1:
+        raise ValueError(
+            f"scheduler asha stops trials between epochs, of which train.num_workers "
+            f"{recipe.train.num_workers} tell only when they have ended; set it to 1"
         )
 
 

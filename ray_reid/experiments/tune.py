@@ -5,11 +5,11 @@ from typing import Any
 
 from ray_reid.experiments import engine, sweep_table, trials
 from ray_reid.experiments.engine import Train
-from ray_reid.experiments.trials import TRIALS, ResolvedSetting
+from ray_reid.experiments.trials import ResolvedSetting
 from ray_reid.recipe.sweeps import Sweep
 from ray_reid.runtime.cluster import check_capacity
 from ray_reid.runtime.job import Job
-from ray_reid.runtime.run import Run
+from ray_reid.runtime.run import TRIALS, Run
 
 
 def sweep_run(

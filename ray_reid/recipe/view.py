@@ -16,13 +16,16 @@ def restrict(recipe: Recipe, sections: Iterable[str], reader: str) -> Recipe:
     """Return a recipe that raises `UndeclaredError` where anything else is read.
 
     Args:
-        recipe: All of it.
+        recipe: All of it, or a view, which then shows what both allow.
         sections: What may be read: sections (`train`) or single entries (`generate.steps`).
             Entries that are resources may be read wherever an entry beside them may.
         reader: Who reads, for the message.
     """
     # It has every attribute of a recipe and raises where a recipe would answer.
-    return cast(Recipe, RecipeView(recipe, frozenset(sections), reader))
+    names = frozenset(sections)
+    if isinstance(recipe, RecipeView):
+        return cast(Recipe, recipe.narrowed(names, reader))
+    return cast(Recipe, RecipeView(recipe, names, reader))
 
 
 class RecipeView:
@@ -91,9 +94,21 @@ class RecipeView:
         """Return the same view of another recipe, in which some entries have been set."""
         return RecipeView(model, self._names.union(set_here), self._reader, self._place)
 
+    def narrowed(self, names: frozenset[str], reader: str) -> "RecipeView":
+        """Return a view for another reader that shows what both may read."""
+        shown = _covered(names, self._names) | _covered(self._names, names)
+        return RecipeView(self._model, shown, reader, self._place)
+
     def whole(self) -> Frozen:
         """Return the guarded model, to make another of it; reading it is what the view prevents."""
         return self._model
+
+
+def _covered(names: frozenset[str], by: frozenset[str]) -> frozenset[str]:
+    """Return the names that are among others or lie in one of them."""
+    return frozenset(
+        name for name in names if any(name == one or name.startswith(f"{one}.") for one in by)
+    )
 
 
 def _inside(names: Iterable[str], section: str) -> frozenset[str]:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ from ray_reid.training import worker
 
 # Ray Train's controller imports this module too; it has no use for torch and waits for it.
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ray_reid.training.loader import TrainingLabels
     from ray_reid.training.validation import Validation
 
@@ -76,6 +79,25 @@ class TrainFacts(Facts):
     precision: str = ""
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a training of all its stages has come to."""
+
+    recipe: Recipe
+    """Of the last stage."""
+    identities: list[str]
+    weights: Mapping[str, "Tensor"]
+    """Those of `train.keep`."""
+    history: tuple[dict[str, float], ...]
+    """Of all stages: one entry an epoch, counted on from stage to stage."""
+    kept: int
+    """Position in the history of the epoch whose weights these are."""
+    stages: tuple[TrainedStage, ...]
+    counts: RowCounts
+    """Of the last stage."""
+    precision: str
+
+
 def train_job(work: Work) -> TrainFacts:
     """Train on the ingested and the generated table and write the model package `model/`.
 
@@ -83,45 +105,71 @@ def train_job(work: Work) -> TrainFacts:
         ValueError: If a stage cannot be trained.
     """
     from ray_reid.models import package
-    from ray_reid.training import loader, remote_loader, validation
+    from ray_reid.training import validation
 
-    spec = work.recipe.train
-    check_network(spec)
     tables = training_tables(work)
     search = validation.of_recipe(work.recipe, tables)
     held_out = search.held_out if search else frozenset()
+    done = trained(work.recipe, tables, held_out, work.out.resolve() / RAY_RUN)
+    package.save(work.out / "model", done.recipe, done.identities, done.weights)
+    return TrainFacts(
+        history=done.history,
+        validation=_validated(search, done.history[done.kept], len(done.history))
+        if search
+        else None,
+        stages=done.stages if work.recipe.train.stages else (),
+        counts=done.counts,
+        metrics={f"final_{name}": done.history[-1][name] for name in ("loss", "accuracy")},
+        precision=done.precision,
+    )
+
+
+def trained(
+    recipe: Recipe, tables: Sequence[Place], held_out: Collection[str], folder: Place
+) -> Trained:
+    """Train all stages on Ray Train; a killed training goes on from its last checkpoint.
+
+    Args:
+        held_out: Identities that are not trained on.
+        folder: Of this training alone, which every node sees; holds its checkpoints.
+
+    Raises:
+        ValueError: If a stage cannot be trained, or Ray lacks the resources.
+    """
+    from ray_reid.training import loader, remote_loader, validation
+
+    spec = recipe.train
+    check_network(spec)
     stages = [
-        (name, recipe, loader.labels(tables, recipe.train, held_out))
-        for name, recipe in stages_of(work.recipe)
+        (name, own, loader.labels(tables, own.train, held_out)) for name, own in stages_of(recipe)
     ]
-    for _, recipe, chosen in stages:
-        check_plan(recipe, chosen, recipe.train.num_workers)
+    for _, own, chosen in stages:
+        check_plan(own, chosen, own.train.num_workers)
     check_capacity("train.num_workers", spec.num_workers, spec.cpus_per_worker, spec.use_gpu)
     if spec.loader == "ray_data":
         remote_loader.check_free(spec)
     history: list[dict[str, float]] = []
-    trained: list[TrainedStage] = []
+    ended: list[TrainedStage] = []
     state: dict[str, Any] = {}
     before: Place | None = None
-    for number, (name, recipe, chosen) in enumerate(stages):
-        place = work.out.resolve() / RAY_RUN / str(number)
-        state = _train(recipe, tables, held_out, place, name, before)
+    for number, (name, own, chosen) in enumerate(stages):
+        place = folder / str(number)
+        state = _train(own, tables, held_out, place, name, before)
         before = place / START
-        own = state["progress"]["history"]
+        epochs = state["progress"]["history"]
         # Epochs count on, so that one curve shows all stages.
-        history += [entry | {"epoch": len(history) + entry["epoch"]} for entry in own]
-        trained.append(TrainedStage(name=name, epochs=len(own), **_count(chosen)))
-    _, recipe, chosen = stages[-1]
+        history += [entry | {"epoch": len(history) + entry["epoch"]} for entry in epochs]
+        ended.append(TrainedStage(name=name, epochs=len(epochs), **_count(chosen)))
     assert before is not None, "every training has a stage"
-    package.save(work.out / "model", recipe, chosen.identities, worker.load(before))
-    taken = history[validation.kept(own, recipe.train.keep) - len(own)]
-    return TrainFacts(
-        history=tuple(history),
-        validation=_validated(search, taken, len(history)) if search else None,
-        stages=tuple(trained) if spec.stages else (),
-        counts=RowCounts(**_count(chosen)),
-        metrics={f"final_{name}": history[-1][name] for name in ("loss", "accuracy")},
-        precision=state["precision"],
+    return Trained(
+        own,
+        chosen.identities,
+        worker.load(before),
+        tuple(history),
+        len(history) - len(epochs) + validation.kept(epochs, own.train.keep),
+        tuple(ended),
+        RowCounts(**_count(chosen)),
+        state["precision"],
     )
 
 

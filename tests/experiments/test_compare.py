@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import pytest
 import torch
 
 from ray_reid import schema, storage
-from ray_reid.experiments import compare, figures_compare, in_process
+from ray_reid.experiments import compare, figures_compare, in_process, trials
 from ray_reid.miniature import street_observations
-from ray_reid.recipe import recipes
+from ray_reid.recipe import recipes, sweeps
 from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.sweeps import Sweep
 from ray_reid.runtime import figures
 from ray_reid.runtime.job import Work
 from ray_reid.runtime.run import TRIALS
@@ -97,6 +99,51 @@ def test_a_comparison_measures_every_arm_with_every_seed_and_resumes(
     times = {file: file.stat().st_mtime_ns for file in files if file.exists()}
     assert compare.compare_job(_work(inputs, out)) == facts
     assert {file: file.stat().st_mtime_ns for file in times} == times
+
+
+@pytest.mark.slow
+def test_a_trial_of_several_workers_is_trained_by_ray_train(
+    inputs: dict[str, Path], tmp_path: Path, ray_local: None
+) -> None:
+    arms = "{two: {train.num_workers: 2, train.cpus_per_worker: 0.5, train.validation: 0.25}}"
+    work = _work(
+        inputs,
+        tmp_path / "out",
+        f"compare.arms={arms}",
+        "compare.seeds=[3]",
+        "compare.num_cpus=0.5",
+    )
+    work = replace(work, trials=tmp_path / "shared")
+    (row,) = compare.compare_job(work).table
+    assert 0 < row["mAP"]["mean"] <= 1
+    (file,) = work.trials.glob("*.json")
+    # Another comparison of the run takes it.
+    before = file.stat().st_mtime_ns
+    (tmp_path / "again").mkdir()
+    (again,) = compare.compare_job(replace(work, out=tmp_path / "again")).table
+    assert again == row
+    assert file.stat().st_mtime_ns == before
+    assert not list((work.trials / trials.TRAININGS).glob("*"))
+
+
+def test_a_comparison_and_a_sweep_know_a_trial_by_the_same_key(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    work = _work(inputs, tmp_path / "out")
+    made = compare._inputs(work)
+    recipe = _recipe()
+
+    def keys(sweep: Sweep, own: Recipe) -> list[str]:
+        found = [
+            trials.ResolvedSetting(one, recipes.override(own, one.changes))
+            for one in sweeps.settings(sweep)
+        ]
+        each = {(one.setting.name, seed): made for one in found for seed in sweep.seeds}
+        return [one.key for one in trials.expand(sweep, found, each, tmp_path / "t").values()]
+
+    arms = {"both": {"train.mixing": "balanced"}, "half": {"train.real_fraction": 0.5}}
+    sweep = Sweep(name="mine", recipe="baseline", arms=arms, seeds=(0, 7))
+    assert sorted(keys(sweep, recipe)) == sorted(keys(compare.as_sweep(recipe), work.recipe))
 
 
 def test_a_trial_is_post_processed_as_its_recipe_says(inputs: dict[str, Path]) -> None:

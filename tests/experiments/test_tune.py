@@ -33,7 +33,7 @@ from ray_reid.recipe.sweeps import Sweep
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.results import RunState
-from ray_reid.runtime.run import Run, open_run
+from ray_reid.runtime.run import TRIALS, Run, open_run
 from ray_reid.runtime.sections import aligned
 from ray_reid.training import train
 
@@ -247,6 +247,14 @@ def test_a_grace_that_no_training_outlives_is_refused() -> None:
         trials.resolve(sweep, _recipe(), JOBS)
 
 
+def test_what_stops_trials_between_epochs_takes_no_trainings_of_several_workers() -> None:
+    arms = {"a": {}, "b": {"train.num_workers": 2}}
+    trials.resolve(_sweep(arms=arms, validation=0.2), _recipe("train.epochs=4"), JOBS)
+    halving = _sweep(arms=arms, validation=0.2, scheduler="asha")
+    with pytest.raises(ValueError, match=r"'b': scheduler asha .* train\.num_workers 2"):
+        trials.resolve(halving, _recipe("train.epochs=4"), JOBS)
+
+
 def test_identities_are_held_out_by_the_sweep_or_by_the_recipe() -> None:
     arms = {"a": {}, "b": {"train.validation": 0.25}}
     trials.resolve(_sweep(arms=arms), _recipe(), JOBS)
@@ -262,7 +270,7 @@ def _expanded(
     found = trials.resolve(sweep, recipe, jobs)
     with _held(path, recipe) as held:
         inputs = trials.make_inputs(held, sweep, found, jobs)
-    return trials.expand(sweep, found, inputs, path)
+    return trials.expand(sweep, found, inputs, path / TRIALS)
 
 
 def test_the_key_of_a_trial_is_what_it_is_made_from(tmp_path: Path) -> None:

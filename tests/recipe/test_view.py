@@ -73,3 +73,18 @@ def test_a_view_travels_to_workers() -> None:
     assert view.train.epochs == 12
     with pytest.raises(UndeclaredError):
         _ = view.seed
+
+
+def test_a_view_of_a_view_shows_what_both_readers_may_read() -> None:
+    job = restrict(recipes.load("baseline", None, []), ("seed", "train", "embed.flip"), "the job")
+    trial = restrict(job, ("train.epochs", "embed", "evaluate"), "the trial")
+    assert trial.train.epochs == job.train.epochs
+    assert trial.embed.flip == job.embed.flip
+    for read in (
+        lambda: trial.seed,
+        lambda: trial.train.backbone,
+        lambda: trial.embed.scales,
+        lambda: trial.evaluate,
+    ):
+        with pytest.raises(UndeclaredError, match="the trial reads"):
+            read()
