@@ -21,7 +21,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
 from pyarrow import fs
 
@@ -231,14 +231,14 @@ def place(text: str | Path | BucketPath) -> Place:
     if isinstance(text, (Path, BucketPath)):
         return text
     scheme, found, key = text.partition("://")
-    if found and scheme == "file":
-        return Path(urlsplit(text).path)
-    if not text or (
-        found and (scheme not in SCHEMES or not key.strip("/") or set(key) & set("?@"))
-    ):
+    if found and scheme == "file" and key.startswith("/"):
+        return Path(unquote(key))
+    bucket = key.strip("/").partition("/")[0]
+    wrong = scheme not in SCHEMES or not bucket or "?" in key or set(bucket) & set("@:")
+    if not text or (found and wrong):
         known = ", ".join(f"{one}://BUCKET/..." for one in SCHEMES)
         # Without the password that somebody may have put before an @.
-        told = re.sub(r"//[^/@]*@", "//", text)
+        told = re.sub(r"//.*@", "//", text)
         raise ValueError(
             f"{told!r} is not a place: give a path, or {known}; endpoint and credentials come "
             "from the environment"

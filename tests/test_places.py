@@ -160,7 +160,8 @@ def test_a_table_lives_in_a_bucket(root: Place) -> None:
 
 def test_places_are_named_by_paths_and_uris() -> None:
     assert places.place("runs/demo") == Path("runs/demo")
-    assert places.place("file:///runs/demo") == Path("/runs/demo")
+    assert places.place("file:///runs/my%20demo") == Path("/runs/my demo")
+    assert places.place("s3://bucket/run@2").name == "run@2"
     bucket = places.place("s3://bucket/runs/demo/")
     assert bucket == BucketPath("s3", "bucket/runs/demo")
     assert str(bucket) == "s3://bucket/runs/demo"
@@ -171,7 +172,16 @@ def test_places_are_named_by_paths_and_uris() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "ftp://host/run", "s3://", "s3://bucket/run?region=x", "s3://key:word@bucket/run"]
+    "text",
+    [
+        "",
+        "ftp://host/run",
+        "s3://",
+        "s3://bucket/run?region=x",
+        "s3://key:word@bucket/run",
+        "s3://key:wo/word@bucket",
+        "file://runs/demo",
+    ],
 )
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a place: give a path, or s3://BUCKET") as raised:

@@ -29,6 +29,7 @@ from ray_reid.runtime.run import TRIALS
 from ray_reid.runtime.sections import Section, Table, spread
 from ray_reid.training import validation
 from ray_reid.training.train import check_network, num_batches, stages_of, training_tables
+from ray_reid.training.train import outside as begins_with
 
 log = logging.getLogger(__name__)
 
@@ -118,10 +119,10 @@ def check(recipe: Recipe) -> None:
 
 
 def outside(recipe: Recipe) -> str:
-    """Fingerprint of the models that the arms embed with beside their own."""
-    arms = recipe.compare.arms.values()
+    """Fingerprint of what the arms begin with, and embed with beside their own models."""
+    arms = [recipes.override(recipe, changes) for changes in recipe.compare.arms.values()]
     return schema.observation_id(
-        *(embed.outside(recipes.override(recipe, changes)) for changes in arms)
+        *(part(arm) for arm in arms for part in (begins_with, embed.outside))
     )
 
 
@@ -247,7 +248,7 @@ JOB = Job(
     also=crops_of_arms,
     check=check,
     outside=outside,
-    format=2,
+    scratch=(".ray",),
     facts=CompareFacts,
     report=section,
 )

@@ -8,6 +8,7 @@ written late; and a restored function trainable counts its epochs from one again
 is a fresh experiment of what is left.
 """
 
+import gc
 import json
 import logging
 import os
@@ -33,6 +34,7 @@ from ray_reid.places import Place
 from ray_reid.recipe import sweeps
 from ray_reid.recipe.sweeps import Sweep
 from ray_reid.runtime import stage
+from ray_reid.runtime.cluster import alive_nodes
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.progress import beside_driver, watched
 from ray_reid.runtime.tracking import Tracker
@@ -49,6 +51,8 @@ SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # Recipes may name files by relative paths.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 
 
@@ -100,6 +104,7 @@ def perform(
         log.info("%d of %d trials were done before", len(unique) - len(left), len(unique))
     if not left:
         return {}
+    _check_room(sweep, left)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -112,9 +117,11 @@ def perform(
     aside = beside / ".ray"
     shutil.rmtree(aside, ignore_errors=True)
     record = TrialRecorder(sweep, left, tracker, tally)
-    with watched(title, "batch", lambda: ray.get(tally.get.remote())):
-        _fit(sweep, unique, left, train or train_task, record, aside)
-    shutil.rmtree(aside if isinstance(folder, Path) else beside, ignore_errors=True)
+    try:
+        with watched(title, "batch", lambda: ray.get(tally.get.remote())):
+            _fit(sweep, unique, left, train or train_task, record, aside)
+    finally:
+        shutil.rmtree(aside if isinstance(folder, Path) else beside, ignore_errors=True)
     return {
         place: record.failed[one.key] for place, one in every.items() if one.key in record.failed
     }
@@ -128,6 +135,9 @@ def train_task(
     """Train, embed and score in this process."""
     import torch
 
+    # An earlier trial of this process may have left more than the next one beside it can spare.
+    gc.collect()
+    torch.cuda.empty_cache()
     # Trials side by side must not fight for the cores.
     torch.set_num_threads(max(1, int(task.num_cpus)))
     return in_process.run_trial(
@@ -191,17 +201,41 @@ def _fit(
     tuner.fit()
     for key, trial in record.broken.items():
         record.fail(key, stage.reason(trial.get_pickled_error()))
+    for key, mine in left.items():
+        if not mine.is_over and key not in record.failed:
+            record.fail(key, "Ray Tune gave it up without a reason")
 
 
 def _in_parallel(left: Mapping[str, Trial]) -> bool:
     """Whether a trial is trained by several workers of Ray Train."""
-    return any(trial.resolved.recipe.train.num_workers > 1 for trial in left.values())
+    return any(trials.has_workers(trial.resolved.recipe) for trial in left.values())
+
+
+def _check_room(sweep: Sweep, left: Mapping[str, Trial]) -> None:
+    """Refuse trainings of several workers that one machine cannot hold beside their trial."""
+    nodes = alive_nodes()
+    for trial in left.values():
+        spec = trial.resolved.recipe.train
+        if len(nodes) > 1 or not trials.has_workers(trial.resolved.recipe):
+            continue
+        # Who decodes beside the workers takes a CPU more.
+        decoding = spec.loader == "ray_data"
+        cpus = spec.num_workers * spec.cpus_per_worker + sweep.num_cpus + decoding
+        gpus = spec.num_workers * spec.use_gpu + sweep.num_gpus
+        if cpus > nodes[0].num_cpus or gpus > nodes[0].num_gpus:
+            raise ValueError(
+                f"{trial.name}: train.num_workers {spec.num_workers} and the trial itself need "
+                f"{cpus:g} CPUs and {gpus:g} GPUs, more than the {nodes[0].num_cpus:g} and "
+                f"{nodes[0].num_gpus:g} that Ray has; lower num_workers, cpus_per_worker or num_cpus"
+            )
 
 
 def _trainable(
     chosen: Mapping[str, str], *, tasks: Mapping[str, Task], tally: Any, train: Train, metric: str
 ) -> None:
     """A trial as Ray Tune runs it: reports after every epoch that is validated, and at the end."""
+    # A training that is stopped within an epoch ends with it; the next one waits for that.
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
     task = tasks[chosen["trial"]]
     history: list[dict[str, float]] = []
     epochs = task.recipe.train.epochs
@@ -302,6 +336,7 @@ class TrialRecorder(tune.Callback):
         # First, so that a result that is kept is in MLflow.
         self._log(trial, kept)
         places.write_text(file, json.dumps({**values, **kept}, indent=2) + "\n")
+        places.remove(trial.folder)
 
     def _log(self, trial: Trial, kept: Mapping[str, Any], error: Exception | None = None) -> None:
         if self._tracker is None:

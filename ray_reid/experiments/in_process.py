@@ -59,7 +59,8 @@ def run_trial(
         shared: Package of an equal training: taken if it is there, else left there. Nothing is
             validated then.
         variants: Table of the queries in other clothes, for a recipe that refines.
-        folder: Of this trial alone, for the checkpoints of several workers; it is removed.
+        folder: Of this trial alone: its training has several workers, whose checkpoints lie there.
+            Nothing but the recipe holds identities out then.
 
     Returns:
         `METRICS` by name, each a share between 0 and 1.
@@ -73,8 +74,8 @@ def run_trial(
     else:
         made = (
             _trained(recipe, tables, device, report, held_out, validate)
-            if folder is None or recipe.train.num_workers == 1
-            else _trained_by_workers(recipe, tables, folder, held_out, validate)
+            if folder is None
+            else _trained_by_workers(recipe, tables, folder, report)
         )
         model = package.unsaved(*made, str(device))
         if shared is not None:
@@ -132,20 +133,13 @@ def _trained(
 
 
 def _trained_by_workers(
-    recipe: Recipe,
-    tables: Sequence[Place],
-    folder: Place,
-    held_out: Collection[str],
-    validate: Callable[[int, Mapping[str, float]], None] | None,
+    recipe: Recipe, tables: Sequence[Place], folder: Place, report: Callable[[int], None]
 ) -> tuple[Recipe, list[str], "Weights"]:
-    """The same on Ray Train; its epochs are told when it has ended."""
+    """The same on Ray Train; its batches are told when it has ended."""
     own = validation.of_recipe(recipe, tables)
-    done = train.trained(recipe, tables, own.held_out if own else held_out, folder)
-    if validate is not None:
-        for entry in done.history:
-            found = {name: entry[f"{validation.PREFIX}{name}"] for name in METRICS}
-            validate(int(entry["epoch"]), found)
-    places.remove(folder)
+    held_out = own.held_out if own else frozenset[str]()
+    done = train.trained(recipe, tables, held_out, folder)
+    report(num_batches(recipe, tables, held_out))
     return done.recipe, done.identities, done.weights
 
 

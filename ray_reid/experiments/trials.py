@@ -27,11 +27,11 @@ from ray_reid.runtime.results import Manifest
 from ray_reid.runtime.run import Run, content_key
 from ray_reid.storage import Fingerprint
 from ray_reid.training import validation
-from ray_reid.training.train import check_network, num_batches, training_tables
+from ray_reid.training.train import check_network, num_batches, stages_of, training_tables
 from ray_reid.training.train import outside as begins_with
 
 SCORED = ("train", "embed", "evaluate")
-"""Jobs of a pipeline that a trial does in one process; what they need is made before."""
+"""Jobs of a pipeline whose work a trial does itself; what they need is made before."""
 MODELS, TRAININGS = "models", ".trainings"
 FORMAT = 1
 """Of a trial's result: raised when it changes though the recipe and the tables do not."""
@@ -82,7 +82,7 @@ class Task:
     variants: str | None = None
     """Table of the queries in other clothes, if there is one."""
     folder: str | None = None
-    """For the checkpoints of several workers."""
+    """For the checkpoints of several workers, if its training has them."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,11 @@ class Trial:
     def key(self) -> str:
         """Hash of what its result is made from."""
         return self.file.stem
+
+    @property
+    def folder(self) -> Place:
+        """Where several workers keep the checkpoints of its training until it has a result."""
+        return self.file.parent / TRAININGS / self.key
 
     @property
     def name(self) -> str:
@@ -274,8 +279,13 @@ def task(sweep: Sweep, trial: Trial) -> Task:
         num_cpus=sweep.num_cpus,
         num_gpus=sweep.num_gpus,
         variants=None if trial.inputs.variants is None else str(trial.inputs.variants),
-        folder=str((trial.file.parent / TRAININGS / trial.key).resolve()),
+        folder=str(trial.folder.resolve()) if has_workers(trial.resolved.recipe) else None,
     )
+
+
+def has_workers(recipe: Recipe) -> bool:
+    """Return whether a training, or a stage of it, has several workers."""
+    return any(own.train.num_workers > 1 for _, own in stages_of(recipe))
 
 
 def _reads(recipe: Recipe) -> tuple[str, ...]:
@@ -308,10 +318,11 @@ def _check_epochs(sweep: Sweep, recipe: Recipe) -> None:
 
 
 def _check_workers(sweep: Sweep, recipe: Recipe) -> None:
-    if sweep.scheduler.kind == "asha" and recipe.train.num_workers > 1:
+    if sweep.validation and has_workers(recipe):
         raise ValueError(
-            f"scheduler asha stops trials between epochs, of which train.num_workers "
-            f"{recipe.train.num_workers} tell only when they have ended; set it to 1"
+            f"the sweep's validation {sweep.validation:g} follows trainings in one process, but "
+            f"train.num_workers is {recipe.train.num_workers}; set it to 1, or train.validation in "
+            "place of the sweep's"
         )
 
 

@@ -205,7 +205,7 @@ class Train(Frozen):
     """Processes that decode images beside each worker; 0 decodes in the worker."""
     loader: Literal["local", "ray_data"] = "local"
     """Who decodes the planned images: each worker's own cores, or any free CPUs of the cluster
-    through Ray Data. The batches are the same; `compare` is always local."""
+    through Ray Data. The batches are the same; trainings in one process are always local."""
     checkpoint_batches: int | None = Field(None, ge=1)
     """Also checkpoint every so many batches; null does at the end of each epoch only."""
     max_failures: int = Field(2, ge=0)

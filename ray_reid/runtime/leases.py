@@ -113,7 +113,8 @@ class _Lease:
             self._tag, self._written = tag, started
 
     def renew(self, over: threading.Event) -> None:
-        while not over.wait(RENEWAL_SECONDS) and not self._is_lost():
+        # Late is not too late: the store refuses what another driver has written meanwhile.
+        while not over.wait(RENEWAL_SECONDS) and not self._lost:
             try:
                 self._write()
             except Exception as error:  # noqa: BLE001

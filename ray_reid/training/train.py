@@ -210,7 +210,8 @@ def num_batches(recipe: Recipe, tables: Sequence[Place], held_out: Collection[st
     from ray_reid.training import loader
 
     return sum(
-        check_plan(own, loader.labels(tables, own.train, held_out)) * own.train.epochs
+        check_plan(own, loader.labels(tables, own.train, held_out), own.train.num_workers)
+        * own.train.epochs
         for _, own in stages_of(recipe)
     )
 

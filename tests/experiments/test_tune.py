@@ -247,12 +247,11 @@ def test_a_grace_that_no_training_outlives_is_refused() -> None:
         trials.resolve(sweep, _recipe(), JOBS)
 
 
-def test_what_stops_trials_between_epochs_takes_no_trainings_of_several_workers() -> None:
+def test_a_validated_sweep_takes_no_trainings_of_several_workers() -> None:
     arms = {"a": {}, "b": {"train.num_workers": 2}}
-    trials.resolve(_sweep(arms=arms, validation=0.2), _recipe("train.epochs=4"), JOBS)
-    halving = _sweep(arms=arms, validation=0.2, scheduler="asha")
-    with pytest.raises(ValueError, match=r"'b': scheduler asha .* train\.num_workers 2"):
-        trials.resolve(halving, _recipe("train.epochs=4"), JOBS)
+    trials.resolve(_sweep(arms=arms), _recipe(), JOBS)
+    with pytest.raises(ValueError, match=r"'b': the sweep's validation 0\.2 .* num_workers is 2"):
+        trials.resolve(_sweep(arms=arms, validation=0.2), _recipe(), JOBS)
 
 
 def test_identities_are_held_out_by_the_sweep_or_by_the_recipe() -> None:
