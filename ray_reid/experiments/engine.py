@@ -226,7 +226,7 @@ def _check_room(sweep: Sweep, left: Mapping[str, Trial]) -> None:
             raise ValueError(
                 f"{trial.name}: train.num_workers {spec.num_workers} and the trial itself need "
                 f"{cpus:g} CPUs and {gpus:g} GPUs, more than the {nodes[0].num_cpus:g} and "
-                f"{nodes[0].num_gpus:g} that Ray has; lower num_workers, cpus_per_worker or num_cpus"
+                f"{nodes[0].num_gpus:g} that Ray has; lower num_workers or cpus_per_worker"
             )
 
 
