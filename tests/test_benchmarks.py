@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,10 +44,14 @@ ON_RAY = {
     "streaming": ["--only", "sleepers", "--sleeper-rows", "32"],
     "training": [*TRAINING, "--ray", "--ray-batches", "3", "--only"],
 }
+# Replays a finished run; it imports Ray with the jobs, and does not start it.
+REPLAY = {"runs": ["--run", "run"]}
 
 
 def test_every_benchmark_is_tried_here() -> None:
-    assert {file.stem for file in BENCHMARKS.glob("*.py")} == set(SMALL) | set(SLOW) | set(ON_RAY)
+    assert {file.stem for file in BENCHMARKS.glob("*.py")} == set(SMALL) | set(SLOW) | set(
+        ON_RAY
+    ) | set(REPLAY)
 
 
 @pytest.mark.parametrize(
@@ -55,19 +60,25 @@ def test_every_benchmark_is_tried_here() -> None:
         *(pytest.param(name, SMALL[name], False, id=name) for name in sorted(SMALL)),
         *(
             pytest.param(name, asked, on_ray, marks=pytest.mark.slow, id=f"{name}-{kind}")
-            for kind, tried, on_ray in (("slow", SLOW, False), ("ray", ON_RAY, True))
+            for kind, tried, on_ray in (
+                ("slow", SLOW, False),
+                ("ray", ON_RAY, True),
+                ("run", REPLAY, True),
+            )
             for name, asked in tried.items()
         ),
     ],
 )
 def test_a_benchmark_prints_one_object_per_case_whatever_its_bars_say(
-    name: str, asked: list[str], on_ray: bool, tmp_path: Path
+    name: str, asked: list[str], on_ray: bool, tmp_path: Path, publish_job: Callable[..., Path]
 ) -> None:
     if name == "cloud_storage":
         pytest.importorskip("moto", reason="moto is the S3 double; the extra `dev` has it")
     if not on_ray:
         # No other may need Ray: its start would be measured too.
         (tmp_path / "ray.py").write_text("raise ModuleNotFoundError('a benchmark imports ray')")
+    if name in REPLAY:
+        asked = ["--run", str(_finished(tmp_path / "run", publish_job))]
     done = subprocess.run(
         [sys.executable, f"benchmarks/{name}.py", "--json", *asked],
         cwd=BENCHMARKS.parent,
@@ -109,3 +120,10 @@ def test_a_bar_limits_the_ratio_in_the_direction_of_its_unit(
     assert Figure("a", 79.0, "images/s", reference=100.0, bar=0.8).line()["holds"] is False
     assert Figure("a", 149.0, "images/s", bar=150.0).line()["holds"] is False
     assert Figure("a", 149.0, "images/s").line()["holds"] is None
+
+
+def _finished(run: Path, publish_job: Callable[..., Path]) -> Path:
+    """A run of two jobs, which say nothing of themselves."""
+    publish_job(run, "ingest", "a" * 12)
+    publish_job(run, "train", "b" * 12, inputs={"ingest": "a" * 12})
+    return run
