@@ -121,6 +121,7 @@ def perform(
         with watched(title, "batch", lambda: ray.get(tally.get.remote())):
             _fit(sweep, unique, left, train or train_task, record, aside)
     finally:
+        ray.kill(tally)
         shutil.rmtree(aside if isinstance(folder, Path) else beside, ignore_errors=True)
     return {
         place: record.failed[one.key] for place, one in every.items() if one.key in record.failed

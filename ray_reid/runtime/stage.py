@@ -4,6 +4,7 @@ A stage is `__init__(**params)`, which loads its model once per actor, and `__ca
 which maps a dict of column arrays to another (DESIGN: five ideas, 2).
 """
 
+import gc
 import inspect
 import logging
 import re
@@ -137,12 +138,18 @@ def _write(
     """Run a stream and write its rows beside those `before` it; returns the files, by name."""
     # A name of its own: workers of a killed driver may live on for a moment and write.
     attempt = out / f"attempt-{uuid.uuid4().hex[:8]}"
+    refusal = None
     with watched(name, "row", _progress(attempt, before, total)):
         try:
             filesystem, folder = places.opened(attempt.resolve())
             dataset.write_parquet(folder, filesystem=filesystem, **storage.PARQUET)
         except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
-            raise ValueError(f"{name}: {reason(error).removeprefix('ValueError: ')}") from error
+            refusal = f"{name}: {reason(error).removeprefix('ValueError: ')}"
+    if refusal is not None:
+        # Not from the error: its frames hold Ray Data's actors, and so their CPUs, for as long as
+        # anybody holds the exception.
+        gc.collect()
+        raise ValueError(refusal)
     return [f"{attempt.name}/{file.name}" for file in attempt.glob("*.parquet")]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from ray_reid import pipelines, schema, storage
 from ray_reid.experiments import compare
@@ -197,8 +198,13 @@ def test_what_a_stage_refuses_is_one_sentence_without_a_traceback(
             for n in range(3)]  # fmt: skip
     storage.write(tmp_path / "in", schema.observations(rows))
     step = stage.Step(Refuses, {"when": when}, StageSpec(num_cpus=0.5))
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=said) as raised:
         stage.stream(tmp_path / "in", schema.OBSERVATION.names, [step], tmp_path / "out", "paint")
+    # Whoever keeps the exception keeps no actor, and so no CPU, with it.
+    end = time.monotonic() + 30
+    while ray.available_resources()["CPU"] < 2.0:
+        assert time.monotonic() < end, f"after {raised.value} something still takes a CPU"
+        time.sleep(0.1)
     shown = capfd.readouterr()
     assert "Traceback" not in shown.out + shown.err
     assert logging.getLogger("ray.data").getEffectiveLevel() == logging.CRITICAL

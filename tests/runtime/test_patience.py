@@ -41,7 +41,7 @@ def take(ray_local: None) -> Iterator[Callable[[], None]]:
 
     def start() -> None:
         holders.append(ray.remote(num_cpus=2)(Holder).remote())
-        ray.get(holders[0].is_there.remote())
+        ray.get(holders[0].is_there.remote(), timeout=60)
 
     yield start
     ray.kill(holders[0])
