@@ -250,7 +250,9 @@ def test_a_grace_that_no_training_outlives_is_refused() -> None:
 def test_a_validated_sweep_takes_no_trainings_of_several_workers() -> None:
     arms = {"a": {}, "b": {"train.num_workers": 2}}
     trials.resolve(_sweep(arms=arms), _recipe(), JOBS)
-    with pytest.raises(ValueError, match=r"'b': the sweep's validation 0\.2 .* num_workers is 2"):
+    with pytest.raises(
+        ValueError, match=r"'b': the sweep's validation 0\.2 .* train\.num_workers is 2"
+    ):
         trials.resolve(_sweep(arms=arms, validation=0.2), _recipe(), JOBS)
 
 
