@@ -147,6 +147,7 @@ def test_a_network_that_fails_for_a_while_loses_nothing(
     over.set()
     thread.join()
     lease.check()
+    assert lease._tag == str(store.calls)
     lease.release()
 
 
