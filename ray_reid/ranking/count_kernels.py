@@ -30,10 +30,11 @@ class _Table(NamedTuple):
         low_bin: (M,) bins of both.
         high_bin: (M,)
         scaling: (2,) where the bins begin, and bins per unit of similarity.
-        reached: (BINS,) matches reached from a bin, -1 where a band touches it.
+        reached: (BINS,) matches reached from a bin; -1 - m where a band touches it and values in it
+            reach at least m.
+        tally: (BINS,) values of a row in each bin, where most of them are looked at.
         bins: (C,) bins of a row's values.
-        kept: (C,) columns of those values that may reach a match.
-        every: (C,) all columns.
+        kept: (C,) columns of those values that must be looked at.
     """
 
     low: Floats
@@ -42,9 +43,9 @@ class _Table(NamedTuple):
     high_bin: Numbers
     scaling: Floats
     reached: Numbers
+    tally: Numbers
     bins: Numbers
     kept: Numbers
-    every: Numbers
 
 
 @compiled
@@ -62,9 +63,9 @@ def _table(block: Floats, ends: Integers) -> _Table:
         np.empty(most, np.int32),
         np.empty(2, block.dtype),
         np.empty(BINS, np.int32),
+        np.empty(BINS, np.int32),
         np.empty(num_columns, np.int32),
         np.empty(num_columns, np.int32),
-        np.arange(num_columns).astype(np.int32),
     )
 
 
@@ -98,7 +99,7 @@ def _fill(table: _Table, grids: Integers, shift: float, error: float) -> None:
             table.reached[bin_] = k
         # Bands may overlap, and then begin in bins that are done.
         for bin_ in range(max(done, low_bin[k]), high_bin[k] + 1):
-            table.reached[bin_] = -1
+            table.reached[bin_] = -1 - k
         done = max(done, high_bin[k] + 1)
     table.reached[done:] = size
 
@@ -114,15 +115,31 @@ def _num_above(bins: Numbers) -> int:
 
 
 @compiled
-def _worth_a_look(bins: Numbers, kept: Numbers, every: Numbers) -> Numbers:
-    """The columns that are not in bin 0, or all if hardly any are in it."""
-    if _num_above(bins) >= MOST * len(bins):
-        return every[: len(bins)]
+def _reaching(bins: Numbers, kept: Numbers) -> Numbers:
+    """The columns that are not in bin 0."""
     size = 0
     for column in range(len(bins)):
         # Written always and kept by the count, for a branch would be mispredicted.
         kept[size] = column
         size += bins[column] > 0
+    return kept[:size]
+
+
+@compiled
+def _tallied(bins: Numbers, table: _Table, counts: Integers) -> Numbers:
+    """Count all values by their bins; return the columns in the bins that a band touches."""
+    tally, reached, kept = table.tally, table.reached, table.kept
+    tally[:] = 0
+    size = np.uint32(0)
+    for column in range(len(bins)):
+        # Unsigned, lest every index be tested for a sign.
+        bin_ = np.uint32(bins[column])
+        tally[bin_] += 1
+        kept[size] = column
+        size += np.uint32(reached[bin_] < 0)
+    for bin_ in range(BINS):
+        if reached[bin_] >= 0:
+            counts[reached[bin_]] += tally[bin_]
     return kept[:size]
 
 
@@ -158,11 +175,20 @@ def _count_values(
     bins, reached_by = table.bins[: len(values)], table.reached
     low, high = table.low[:size], table.high[:size]
     _write_bins(values, table.scaling, bins)
+    num_above = _num_above(bins)
+    if num_above >= MOST * len(bins):
+        columns = _tallied(bins, table, counts)
+    else:
+        counts[0] += len(bins) - num_above
+        columns = _reaching(bins, table.kept)
     num_doubts = 0
-    for column in _worth_a_look(bins, table.kept, table.every):
+    for column in columns:
         reached = reached_by[bins[column]]
         if reached < 0:
-            reached = _up_to(low, values[column])
+            # Hardly ever more than a step, where a search of all would mispredict every branch.
+            reached = -1 - reached
+            while reached < size and low[reached] <= values[column]:
+                reached += 1
             if reached > 0 and not high[reached - 1] < values[column]:
                 doubts[num_doubts] = column
                 num_doubts += 1
