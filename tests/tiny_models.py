@@ -13,6 +13,7 @@ from diffusers import (
     PNDMScheduler,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -175,10 +176,18 @@ def llama(path: Path) -> Path:
 
 
 def stable_diffusion_xl(path: Path) -> Path:
+    return _xl(path, StableDiffusionXLPipeline, in_channels=4)
+
+
+def inpainting_xl(path: Path) -> Path:
+    return _xl(path, StableDiffusionXLInpaintPipeline, in_channels=9)
+
+
+def _xl(path: Path, kind: type, in_channels: int) -> Path:
     torch.manual_seed(0)
     tokenizer = clip_tokenizer()
     config = text_config(len(tokenizer))
-    pipeline = StableDiffusionXLPipeline(
+    pipeline = kind(
         vae=vae(),
         text_encoder=CLIPTextModel(config),
         text_encoder_2=CLIPTextModelWithProjection(config),
@@ -189,6 +198,8 @@ def stable_diffusion_xl(path: Path) -> Path:
             addition_embed_type="text_time",
             addition_time_embed_dim=4,
             projection_class_embeddings_input_dim=WIDTH + 6 * 4,
+            in_channels=in_channels,
+            out_channels=4,
         ),
         scheduler=EulerDiscreteScheduler(),
     )

@@ -21,10 +21,11 @@ from ray_reid.generation.candidates import (
     CandidateFacts,
     candidate_names,
     named_trainings,
+    own_models,
     state_names,
 )
 from ray_reid.generation.generators import vehicle_prompts
-from ray_reid.models.pretrained import references
+from ray_reid.models.pretrained import references, roles
 from ray_reid.places import Place
 from ray_reid.recipe.adapt import Lora
 from ray_reid.recipe.recipe import Recipe
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 STATES = "states"
 """Folder of trainings that are not finished."""
 SHEET = "adapt_candidates.png"
+ROLES = ("text_to_image", "captioner", "image_text")
+"""Models that it needs."""
 
 
 class Caption:
@@ -70,7 +73,7 @@ def adapt_job(work: Work) -> AdaptFacts:
     chosen = _choose_images(work)
     _caption(work, chosen)
     _fit(work)
-    candidates = _candidates(out, candidate_names(recipe))
+    candidates = _candidates(out, recipe)
     best = max(candidates, key=lambda candidate: candidate.score).name
     captions = {SHEET: _sheet(out, candidates, best, recipe)}
     licences = sorted({licence for licence in chosen[schema.LICENCE].to_pylist() if licence})
@@ -95,13 +98,17 @@ def check(recipe: Recipe) -> None:
             "adapt.num_prompts 1 times images_per_prompt 1 leaves one image to judge a candidate "
             "by, and a Frechet distance needs 2"
         )
-    for role in ("text_to_image", "captioner", "image_text"):
-        references.resolve(getattr(recipe.models, role))
+    roles.check(recipe.models, *ROLES)
+    for place, lora in enumerate(recipe.adapt.trainings):
+        if lora.model is not None:
+            with references.refusing(f"adapt.trainings.{place}.model", lora.model):
+                references.locate(lora.model)
 
 
 def outside(recipe: Recipe) -> str:
     """Fingerprint of the models and of the prompts that judge."""
-    used = [getattr(recipe.models, role) for role in ("text_to_image", "captioner", "image_text")]
+    used = [getattr(recipe.models, role) for role in ROLES]
+    used += [lora.model for lora in recipe.adapt.trainings if lora.model is not None]
     wanted = vehicle_prompts.identities(recipe.prompts, recipe.seed)[: recipe.adapt.num_prompts]
     prompts = [one.prompt for one in wanted]
     return schema.observation_id(*(references.fingerprint(model) for model in used), *prompts)
@@ -181,17 +188,23 @@ def _worker(recipe: Recipe, out: Place, name: str, lora: Lora | None, meter: Any
     fit_and_judge(recipe, out, name, lora, meter)
 
 
-def _candidates(out: Place, names: Sequence[str]) -> tuple[CandidateFacts, ...]:
+def _candidates(out: Place, recipe: Recipe) -> tuple[CandidateFacts, ...]:
     """What was measured of each candidate, and its score.
 
     The score is the share of images in the asked colour minus the Frechet distance to the target
     images as a share of that of the model as it was: a good adapter lowers the distance and
     still does what the prompt says.
     """
+    names, models = candidate_names(recipe), own_models(recipe)
     found = [json.loads((out / "candidates" / name / "judged.json").read_text()) for name in names]
     base = max(found[0]["fid"], 1e-9)
     return tuple(
-        CandidateFacts(name=name, score=round(one["agreement"] - one["fid"] / base, 4), **one)
+        CandidateFacts(
+            name=name,
+            model=models.get(name),
+            score=round(one["agreement"] - one["fid"] / base, 4),
+            **one,
+        )
         for name, one in zip(names, found, strict=True)
     )
 
@@ -227,7 +240,7 @@ def section(facts: AdaptFacts) -> Section:
     """Show the candidates and which one scored best."""
     rows = tuple(
         (
-            candidate.name,
+            candidate.name if candidate.model is None else f"{candidate.name} of {candidate.model}",
             number(candidate.fid, 3),
             number(candidate.agreement, 3),
             number(candidate.score, 3),
@@ -261,6 +274,7 @@ JOB = Job(
     # The prompts that judge are hashed as they are: more identities leave the first ones.
     covered=("prompts",),
     outside=outside,
+    format=2,
     scratch=("images", STATES),
     facts=AdaptFacts,
     report=section,

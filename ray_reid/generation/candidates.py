@@ -20,6 +20,8 @@ class CandidateFacts(Frozen):
     agreement: float
     """Share of the images in the colour that was asked for."""
     score: float
+    model: str | None = None
+    """Text-to-image model that was fine-tuned; null is `models.text_to_image`."""
     loss: float | None = None
     """Of the last epoch; null for the model as it was."""
 
@@ -47,6 +49,22 @@ def named_trainings(trainings: Sequence[Lora]) -> dict[str, Lora]:
     if len(set(names)) < len(names):
         names = [f"{name}-{number}" for number, name in enumerate(names, start=1)]
     return dict(zip(names, trainings, strict=True))
+
+
+def own_models(recipe: Recipe) -> dict[str, str]:
+    """Model of every candidate that is not one of `models.text_to_image`."""
+    return {
+        state: lora.model
+        for name, lora in named_trainings(recipe.adapt.trainings).items()
+        if lora.model is not None
+        for state in state_names(name, lora)
+    }
+
+
+def model_of(recipe: Recipe, lora: Lora | None) -> str:
+    """Reference of the model that a training fine-tunes; without one, of the model as it was."""
+    own = None if lora is None else lora.model
+    return own or recipe.models.text_to_image
 
 
 def state_names(training: str, lora: Lora) -> list[str]:

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ray_reid import images, schema, storage
+from ray_reid.generation.generators import answers as reading
 from ray_reid.generation.generators import clothes, descriptions
-from ray_reid.generation.generators.descriptions import Answer, Description
-from ray_reid.models.pretrained import references
+from ray_reid.generation.generators.answers import Answer
+from ray_reid.generation.generators.descriptions import Description
+from ray_reid.models.pretrained import references, roles
 from ray_reid.places import Place
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import stage
@@ -131,11 +133,11 @@ def check(recipe: Recipe) -> None:
     if spec.file is not None:
         descriptions.read(Path(spec.file))
         return
-    references.resolve(recipe.models.describer)
+    roles.check(recipe.models, "describer")
     if spec.summary == "llm":
         if recipe.models.summariser is None:
             raise ValueError("describe.summary 'llm' needs a model: set models.summariser")
-        references.resolve(recipe.models.summariser)
+        roles.check(recipe.models, "summariser")
     if spec.backend == "vllm":
         from ray_reid.runtime import vllm
 
@@ -219,7 +221,7 @@ def _described(
         assert name is not None, "only images with clothes are asked about"
         own = counts.setdefault(name, {"images": 0, "unparsable": 0})
         own["images"] += 1
-        answer = descriptions.parse_answer(text)
+        answer = reading.parse_answer(text)
         if answer is None:
             own["unparsable"] += 1
             unreadable[text[:80]] += 1
@@ -228,8 +230,9 @@ def _described(
     if not read:
         sample = next(iter(unreadable), "")
         raise ValueError(
-            f"none of the {len(answers)} answers has the form 'upper | lower | footwear', such as "
-            f"{sample!r}; change describe.prompt or models.describer"
+            f"none of the {len(answers)} answers has the form 'upper | lower | footwear', or names "
+            f"the three parts otherwise, such as {sample!r}; change describe.prompt or "
+            "models.describer"
         )
     asked = read if work.recipe.describe.summary == "llm" else {}
     summaries = _summaries(work, asked) if asked else {}
@@ -271,7 +274,7 @@ def _summaries(work: Work, read: Mapping[str, Sequence[Answer]]) -> dict[str, An
     )
     told = storage.read(out, [schema.OBSERVATION_ID, ANSWER])
     texts = dict(zip(*(column.to_pylist() for column in told.columns), strict=True))
-    parsed = {name: descriptions.first_answer(text) for name, text in texts.items()}
+    parsed = {name: reading.first_answer(text) for name, text in texts.items()}
     unreadable = [name for name, answer in parsed.items() if answer is None]
     if unreadable:
         log.warning(
@@ -294,5 +297,6 @@ JOB = Job(
     ),
     check=check,
     outside=outside,
+    format=2,
     facts=DescribeFacts,
 )

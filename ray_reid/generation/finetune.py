@@ -1,28 +1,25 @@
-"""Fine-tune a UNet by low-rank adapters and judge what comes out: plain PyTorch, no Ray.
+"""Fine-tune a text-to-image model and judge what comes out: plain PyTorch, no Ray.
 
-Hu et al., 2022; text encoder and autoencoder stay frozen (Vehicle-Diff, section III-B).
+Vehicle-Diff, section III-B and C.
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
 from ray_reid import images, places, schema, storage
-from ray_reid.generation.candidates import kept_epochs, state_name
+from ray_reid.generation.candidates import kept_epochs, model_of, state_name
 from ray_reid.generation.filters.colour import COLOURS
 from ray_reid.generation.frechet import frechet_distance
 from ray_reid.generation.generators import vehicle_prompts
 from ray_reid.generation.generators.settings import pipeline_settings
+from ray_reid.generation.lora import Tuning
 from ray_reid.images import Pixels
-from ray_reid.models.pretrained import latents
 from ray_reid.models.pretrained.image_text import ImageText
-from ray_reid.models.pretrained.text_to_image import ADAPTER, generate, load_adapter, load_pipeline
+from ray_reid.models.pretrained.text_to_image import generate, load_adapter, load_pipeline
 from ray_reid.places import Place
 from ray_reid.recipe.adapt import Lora
 from ray_reid.recipe.recipe import Recipe
@@ -45,11 +42,12 @@ def fit_and_judge(recipe: Recipe, out: Place, name: str, lora: Lora | None, mete
     shown = storage.read(out / "images", columns)[schema.IMAGE].to_pylist()
     told = storage.read(out / "captions", [schema.CAPTION])[schema.CAPTION].to_pylist()
     pixels = [images.decode(encoded) for encoded in shown]
-    judge = Judge(recipe, pixels)
+    model = model_of(recipe, lora)
+    judge = Judge(recipe, pixels, model)
     if lora is None:
         judge.judge(out / "candidates" / name, adapted=False)
         return
-    pipeline = load_pipeline(recipe.models.text_to_image, "fp32")
+    pipeline = load_pipeline(model, "fp32")
     tuning = Tuning(pipeline, pixels, told, lora, recipe)
     file = out / "states" / f"{name}.pt"
     if file.exists():
@@ -73,156 +71,18 @@ def _write_state(state: dict[str, Any], file: Place) -> None:
         torch.save(state, sink)
 
 
-class Tuning:
-    """The training of one adapter: mean squared error of the predicted noise or velocity."""
-
-    def __init__(
-        self, pipeline: Any, pixels: list[Pixels], captions: list[str], lora: Lora, recipe: Recipe
-    ) -> None:
-        """Encode all images and captions once and add the adapter to the UNet."""
-        from diffusers import DDPMScheduler
-        from peft import LoraConfig
-
-        self.pipeline, self.lora, self.seed = pipeline, lora, recipe.seed
-        self.device = pipeline.unet.device
-        for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-            part.requires_grad_(False)
-        self.noise = DDPMScheduler.from_config(pipeline.scheduler.config)
-        size = recipe.generate.image_size
-        self.means, self.deviations = latents.encode(pipeline, pixels, size)
-        with torch.inference_mode():
-            self.conditions = self._conditions(captions, size)
-        torch.manual_seed(recipe.seed)
-        pipeline.unet.add_adapter(
-            LoraConfig(
-                r=lora.rank,
-                lora_alpha=lora.alpha or lora.rank,
-                init_lora_weights="gaussian",
-                target_modules=list(lora.target_modules),
-            ),
-            adapter_name="street",
-        )
-        pipeline.unet.train()
-        self.trained = [value for value in pipeline.unet.parameters() if value.requires_grad]
-        self.optimizer = torch.optim.Adam(self.trained, lr=lora.learning_rate)
-        self.batches = max(1, -(-len(pixels) // lora.batch_size))
-        self.steps, self.step, self.epoch = self.batches * lora.epochs, 0, 0
-        self.loss = 0.0
-        self.bf16 = self.device.type == "cuda"
-
-    def run_epoch(self) -> None:
-        """Pass over the images once, in an order of the epoch's own."""
-        rng = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.means), generator=rng)
-        total = 0.0
-        for start in range(0, len(order), self.lora.batch_size):
-            rows = order[start : start + self.lora.batch_size]
-            rate = self.lora.learning_rate * schedule(self.lora, self.step / self.batches)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            loss = self._loss(rows, rng)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-            self.optimizer.step()
-            self.step += 1
-            total += float(loss.detach()) * len(rows)
-        self.epoch += 1
-        self.loss = total / len(order)
-
-    def state(self) -> dict[str, Any]:
-        """All that the epochs so far have changed."""
-        return {
-            "adapter": [value.detach().cpu() for value in self.trained],
-            "optimizer": self.optimizer.state_dict(),
-            "progress": {"epoch": self.epoch, "step": self.step, "loss": self.loss},
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
-        with torch.no_grad():
-            for value, kept in zip(self.trained, state["adapter"], strict=True):
-                value.copy_(kept)
-        self.optimizer.load_state_dict(state["optimizer"])
-        vars(self).update(state["progress"])
-
-    def save(self, place: Path) -> None:
-        """Write the adapter in diffusers' own format."""
-        from diffusers.utils import convert_state_dict_to_diffusers
-        from peft.utils import get_peft_model_state_dict
-
-        state = get_peft_model_state_dict(self.pipeline.unet, adapter_name="street")
-        # The file knows no alpha: its readers take that of the rank, so the scale goes into B.
-        scale = (self.lora.alpha or self.lora.rank) / self.lora.rank
-        layers = {
-            name: (value * scale if ".up." in name else value).half().contiguous()
-            for name, value in convert_state_dict_to_diffusers(state).items()
-        }
-        assert any(".up." in name for name in layers), list(layers)[:2]
-        self.pipeline.save_lora_weights(
-            str(place), unet_lora_layers=layers, weight_name=ADAPTER, safe_serialization=True
-        )
-
-    def _loss(self, rows: Tensor, rng: torch.Generator) -> Tensor:
-        def normal() -> Tensor:
-            return torch.randn(self.means[rows].shape, generator=rng)
-
-        encoded = self.means[rows] + self.deviations[rows] * normal()
-        drawn = normal()
-        steps = self.noise.config.num_train_timesteps
-        times = torch.randint(0, steps, (len(rows),), generator=rng)
-        noisy = self.noise.add_noise(encoded, drawn, times)
-        if self.noise.config.prediction_type == "v_prediction":
-            target = self.noise.get_velocity(encoded, drawn, times)
-        else:
-            target = drawn
-        condition = {name: value[rows].to(self.device) for name, value in self.conditions.items()}
-        extra = {}
-        if "text_embeds" in condition:
-            extra["added_cond_kwargs"] = {
-                "text_embeds": condition["text_embeds"],
-                "time_ids": condition["time_ids"],
-            }
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            predicted = self.pipeline.unet(
-                noisy.to(self.device),
-                times.to(self.device),
-                encoder_hidden_states=condition["hidden"],
-                **extra,
-            ).sample
-        return F.mse_loss(predicted.float(), target.to(self.device))
-
-    def _conditions(self, captions: list[str], size: tuple[int, int]) -> dict[str, Tensor]:
-        """What the UNet is told of each caption; SDXL is also told sizes."""
-        pipeline = self.pipeline
-        is_xl = pipeline.unet.config.addition_embed_type == "text_time"
-        arguments: dict[str, Any] = {} if is_xl else {"num_images_per_prompt": 1}
-        found = pipeline.encode_prompt(
-            prompt=captions, device=self.device, do_classifier_free_guidance=False, **arguments
-        )
-        conditions = {"hidden": found[0].float().cpu().clone()}
-        if is_xl:
-            # Original size, crop corner and target size (Podell et al., 2023, section 2.2).
-            conditions["text_embeds"] = found[2].float().cpu().clone()
-            conditions["time_ids"] = torch.tensor([[*size, 0.0, 0.0, *size]] * len(captions))
-        return conditions
-
-
-def schedule(lora: Lora, epochs: float) -> float:
-    """Share of the learning rate: linear warm-up, then polynomial decay to zero at the end."""
-    if epochs < lora.warmup_epochs:
-        return min(1.0, (epochs + 1e-3) / lora.warmup_epochs)
-    left = (lora.epochs - epochs) / max(lora.epochs - lora.warmup_epochs, 1e-9)
-    return float(max(left, 0.0) ** lora.power)
-
-
 class Judge:
     """Measure a candidate: distance to the target images, and the share of the asked colour."""
 
-    def __init__(self, recipe: Recipe, target: list[Pixels]) -> None:
-        """Embed the target images and the colour prompts."""
+    def __init__(self, recipe: Recipe, target: list[Pixels], generator: str) -> None:
+        """Embed the target images and the colour prompts.
+
+        Args:
+            target: Images that were adapted to, (H, W, 3) uint8 each.
+            generator: Reference of the text-to-image model.
+        """
         spec = recipe.adapt
-        self.recipe = recipe
+        self.recipe, self.generator = recipe, generator
         self.model = ImageText(recipe.models.image_text, recipe.models.precision)
         self.target = self._embed(target)
         wanted = vehicle_prompts.identities(recipe.prompts, recipe.seed)[: spec.num_prompts]
@@ -238,29 +98,43 @@ class Judge:
         Args:
             place: Folder of the candidate, with its adapter if it is `adapted`.
             facts: To be written too.
+
+        Raises:
+            ValueError: If the model's safety checker refuses nearly all images.
         """
-        models = self.recipe.models
-        pipeline = load_pipeline(models.text_to_image, models.precision)
+        pipeline = load_pipeline(self.generator, self.recipe.models.precision)
         if adapted:
             load_adapter(pipeline, place)
         made = self._generate(pipeline)
-        found = self._embed(made)
+        shown = [number for number, image in enumerate(made) if image is not None]
+        if len(shown) < 2:
+            raise ValueError(
+                f"models.text_to_image {self.generator!r}: its safety checker refused "
+                f"{len(made) - len(shown)} of {len(made)} images that judge {place.name!r}, and a "
+                "Frechet distance needs 2; raise adapt.images_per_prompt or take another model"
+            )
+        found = self._embed([image for image in made if image is not None])
         nearest = (found @ self.texts.T).argmax(1)
-        right = [
-            self.names[int(best)] == own for best, own in zip(nearest, self.colours, strict=True)
-        ]
+        # What the pipeline itself refuses does not do what the prompt says.
+        right = sum(
+            self.names[int(best)] == self.colours[number]
+            for best, number in zip(nearest, shown, strict=True)
+        )
         result = {
             "fid": round(frechet_distance(found, self.target), 5),
-            "agreement": round(float(np.mean(right)), 4),
+            "agreement": round(right / len(made), 4),
             **facts,
         }
+        black = np.zeros((*self.recipe.generate.image_size, 3), np.uint8)
+        sheet = np.stack([black if image is None else image for image in made])
         place.mkdir(parents=True, exist_ok=True)
         with places.created(place / "images.npz") as sink:
-            np.savez_compressed(sink, images=np.stack(made), colours=self.colours)
+            np.savez_compressed(sink, images=sheet, colours=self.colours)
         places.write_text(place / "judged.json", json.dumps(result) + "\n")
 
-    def _generate(self, pipeline: Any) -> list[Pixels]:
-        spec, made = self.recipe.generate, []
+    def _generate(self, pipeline: Any) -> list[Pixels | None]:
+        spec = self.recipe.generate
+        made: list[Pixels | None] = []
         size = spec.stage.batch_size
         for start in range(0, len(self.prompts), size):
             seeds = list(range(start, start + len(self.prompts[start : start + size])))

@@ -12,13 +12,19 @@ import pyarrow as pa
 from ray_reid import places, schema, storage
 from ray_reid.generation.candidates import BASE, AdaptFacts, candidate_names
 from ray_reid.generation.filters.colour import COLOURS
-from ray_reid.generation.filters.steps import filter_entries, filter_models, filter_steps
+from ray_reid.generation.filters.steps import (
+    check_filters,
+    filter_entries,
+    filter_models,
+    filter_steps,
+)
 from ray_reid.generation.generators import vehicle_prompts
 from ray_reid.generation.generators.settings import pipeline_settings, settings_name
 from ray_reid.generation.generators.text_to_image import GenerateImages, encode
-from ray_reid.models.pretrained import references
+from ray_reid.models.pretrained import references, roles
 from ray_reid.models.pretrained.text_to_image import ADAPTER
 from ray_reid.places import Place
+from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import stage
 from ray_reid.runtime.facts import Facts
@@ -26,7 +32,7 @@ from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.sections import Section
 from ray_reid.runtime.stage import Step
 
-SOURCE = "vehicle_diff"
+SOURCE, MODEL = "vehicle_diff", "models.text_to_image"
 OBSERVATIONS, RAW, ADAPTED = "observations", "raw", "adapted"
 """The table, and two of a few whole images that no filter has seen, for comparison."""
 
@@ -49,7 +55,7 @@ def generate_job(work: Work) -> GenerateFacts:
     Raises:
         ValueError: If a filter is unknown, a prompt is impossible or a model cannot be loaded.
     """
-    recipe, adapted = work.recipe, work.facts_of("adapt", AdaptFacts)
+    recipe, adapted = _recipe(work), work.facts_of("adapt", AdaptFacts)
     adapter = _adapter(work)
     # Images of the model as it was owe nothing to those that others were adapted to.
     licence = recipe.generate.licence or (adapted.licence if adapter else None)
@@ -79,13 +85,13 @@ def check(recipe: Recipe) -> None:
         ValueError: If a filter, one of its parameters, a prompt, a candidate or a model is
             impossible.
     """
-    filter_steps(recipe)
+    check_filters(recipe)
     names, wanted_name = candidate_names(recipe), recipe.generate.candidate
     if wanted_name not in (None, *names):
         raise ValueError(
             f"generate.candidate is {wanted_name!r}, which is no candidate; choose from {names}"
         )
-    references.resolve(recipe.models.text_to_image)
+    roles.check(recipe.models, "text_to_image")
     wanted = vehicle_prompts.identities(recipe.prompts, recipe.seed)
     asked = {identity.attributes["colour"] for identity in wanted}
     for spec in recipe.filters:
@@ -164,6 +170,14 @@ def outside(recipe: Recipe) -> str:
     return schema.observation_id(*map(references.fingerprint, used), *prompts)
 
 
+def _recipe(work: Work) -> Recipe:
+    """The recipe with the text-to-image model of the candidate, which may have one of its own."""
+    name = _candidate(work)
+    found = work.facts_of("adapt", AdaptFacts).candidates
+    own = next((one.model for one in found if one.name == name), None)
+    return work.recipe if own is None else recipes.override(work.recipe, {MODEL: own})
+
+
 def _candidate(work: Work) -> str:
     return work.recipe.generate.candidate or work.facts_of("adapt", AdaptFacts).best
 
@@ -190,7 +204,7 @@ JOB = Job(
     needs=("adapt",),
     sections=(
         "seed",
-        "models.text_to_image",
+        MODEL,
         "models.precision",
         "prompts",
         "generate",
@@ -199,6 +213,7 @@ JOB = Job(
     also=filter_entries,
     check=check,
     outside=outside,
+    format=2,
     facts=GenerateFacts,
     report=section,
 )

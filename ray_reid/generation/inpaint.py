@@ -15,7 +15,12 @@ from pydantic import Field
 
 from ray_reid import images, places, schema, storage
 from ray_reid.generation import guidance, guidance_training
-from ray_reid.generation.filters.steps import filter_entries, filter_models, filter_steps
+from ray_reid.generation.filters.steps import (
+    check_filters,
+    filter_entries,
+    filter_models,
+    filter_steps,
+)
 from ray_reid.generation.generators import clothes
 from ray_reid.generation.outfits import (
     NUMBER,
@@ -99,7 +104,7 @@ def check(recipe: Recipe) -> None:
     Raises:
         ValueError: If a filter, one of its parameters, the size or a model is impossible.
     """
-    filter_steps(recipe)
+    check_filters(recipe)
     named = {spec.name for spec in recipe.filters}
     if "detection" in named:
         raise ValueError(
@@ -236,5 +241,6 @@ JOB = Job(
     also=filter_entries,
     check=check,
     outside=outside,
+    format=2,
     facts=InpaintFacts,
 )

@@ -13,7 +13,7 @@ from ray_reid import places, schema, storage
 from ray_reid.generation.generators import clothes, descriptions
 from ray_reid.generation.generators.descriptions import Description
 from ray_reid.generation.generators.settings import pipeline_settings, settings_name
-from ray_reid.models.pretrained import references
+from ray_reid.models.pretrained import references, roles
 from ray_reid.places import Place
 from ray_reid.recipe.recipe import Recipe
 
@@ -161,5 +161,4 @@ def check_models(recipe: Recipe) -> None:
     Raises:
         ValueError: Names the model.
     """
-    for model in model_references(recipe):
-        references.resolve(model)
+    roles.check(recipe.models, "parser", "inpainting")

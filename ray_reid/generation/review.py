@@ -20,7 +20,7 @@ from pydantic import Field
 from ray_reid import images, schema, storage
 from ray_reid.generation import frechet
 from ray_reid.generation.frechet import Extract
-from ray_reid.models.pretrained import references
+from ray_reid.models.pretrained import references, roles
 from ray_reid.places import Place
 from ray_reid.recipe.base import Frozen
 from ray_reid.recipe.recipe import Recipe
@@ -317,6 +317,17 @@ def _measured(row: Mapping[str, Any]) -> str:
     return "; ".join(part for part in (said.strip(), listed) if part) or _about(row)
 
 
+def check(recipe: Recipe) -> None:
+    """Refuse features that cannot be computed, before anything is generated for them.
+
+    Raises:
+        ValueError: If there is no such extractor, or its package, model or weights are missing.
+    """
+    frechet.check(recipe.frechet)
+    if recipe.frechet.extractor == frechet.IMAGE_TEXT:
+        roles.check(recipe.models, "image_text")
+
+
 def outside(recipe: Recipe) -> str:
     """Fingerprint of the model whose features are compared."""
     if recipe.frechet.extractor == frechet.IMAGE_TEXT:
@@ -371,7 +382,7 @@ JOB = Job(
     review_job,
     needs=("ingest", "adapt", "generate"),
     sections=("models.image_text", "models.precision", "frechet"),
-    check=lambda recipe: frechet.check(recipe.frechet),
+    check=check,
     outside=outside,
     uses_ray=False,
     facts=ReviewFacts,

@@ -164,5 +164,6 @@ JOB = Job(
     ),
     check=check,
     outside=outside,
+    format=2,
     facts=VariantsFacts,
 )

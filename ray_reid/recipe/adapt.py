@@ -1,5 +1,7 @@
 """The section `adapt`: how the text-to-image model is fine-tuned to the target cameras."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from ray_reid.recipe.base import Frozen
@@ -9,6 +11,9 @@ from ray_reid.recipe.resources import StageSpec
 class Lora(Frozen):
     """One fine-tuning of the UNet by low-rank adapters (Hu et al., 2022)."""
 
+    model: str | None = None
+    """Text-to-image model that is fine-tuned; null takes `models.text_to_image`. Images of a
+    candidate are generated with its own model."""
     rank: int = Field(8, ge=1)
     alpha: float | None = Field(None, gt=0)
     """Scale of the adapter; null takes the rank."""
@@ -18,8 +23,18 @@ class Lora(Frozen):
     epochs: int = Field(100, ge=1)
     warmup_epochs: float = Field(20.0, ge=0)
     batch_size: int = Field(8, ge=1)
+    """Images of one step of the optimiser."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Images that are in memory at once: the gradient of a step is summed over several of them.
+    Null takes the whole batch."""
+    gradient_checkpointing: bool = False
+    """Compute activations again on the way back in place of keeping them: a third more time."""
+    frozen: Literal["fp32", "bf16"] = "fp32"
+    """Number type of the UNet's own weights, which stay as they are; the adapter is fp32."""
     target_modules: tuple[str, ...] = ("to_k", "to_q", "to_v", "to_out.0")
     """Layers of the UNet, by the end of their names."""
+    blocks: tuple[Literal["down_blocks", "mid_block", "up_blocks"], ...] | None = None
+    """Parts of the UNet whose layers are adapted, `up_blocks` being its decoder; null takes all."""
     keep_epochs: tuple[int, ...] = ()
     """Epochs after which the adapter is kept as a candidate of its own, besides the last."""
 

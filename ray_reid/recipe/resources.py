@@ -6,7 +6,8 @@ from ray_reid.recipe.base import Frozen
 
 RESOURCES = frozenset({
     "resources", "stage", "caption_stage", "parse_stage", "num_cpus", "num_gpus", "loader",
-    "loader_processes", "max_failures", "checkpoint_batches",
+    "loader_processes", "max_failures", "checkpoint_batches", "micro_batch",
+    "gradient_checkpointing",
 })  # fmt: skip
 """Entries of a recipe that change how fast a result comes but not the result."""
 

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_reid.generation.generators import descriptions
-from ray_reid.generation.generators.descriptions import Description, parse_answer, summarise
+from ray_reid.generation.generators.answers import first_answer, parse_answer
+from ray_reid.generation.generators.descriptions import Description, summarise
 
 
 def _worn(number: int) -> list[Description]:
@@ -51,6 +52,40 @@ def test_an_answer_has_three_short_parts_or_is_refused(
     assert parse_answer(text) == answer
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Red hoodie | blue jeans | white sneakers",
+        "Upper: red hoodie, Lower: blue jeans, Footwear: white sneakers",
+        "Sure! **Upper body:** red hoodie. **Lower body:** blue jeans. **Shoes:** white sneakers.",
+        '{"upper": "red hoodie", "lower": "blue jeans", "footwear": "white sneakers"}',
+        "1. red hoodie 2. blue jeans 3. white sneakers",
+        "1) Upper: red hoodie 2) Lower: blue jeans 3) Footwear: white sneakers",
+        "- red hoodie - blue jeans - white sneakers",
+        "red hoodie; blue jeans; white sneakers",
+        "Red hoodie, blue jeans, and white sneakers.",
+        "The person in the image wears red hoodie with blue jeans and white sneakers. He runs.",
+    ],
+)
+def test_the_usual_forms_of_an_answer_are_read_alike(text: str) -> None:
+    assert parse_answer(text) == ("red hoodie", "blue jeans", "white sneakers")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Upper: red hoodie, Lower: blue jeans",
+        "Upper: coat. Lower: jeans. Shoes: boots. Footwear: sandals",
+        "a red hoodie, a long bag, white sneakers",
+        "red hoodie, blue hoodie, jeans, boots",
+        "1. red hoodie 2. blue jeans",
+        "red hoodie; blue jeans",
+    ],
+)
+def test_an_answer_that_leaves_a_part_open_is_refused_in_every_form(text: str) -> None:
+    assert parse_answer(text) is None
+
+
 def test_of_each_part_the_most_frequent_description_is_kept() -> None:
     answers = [
         ("red coat", "jeans", None),
@@ -68,6 +103,24 @@ def test_where_a_summary_leaves_several_the_most_frequent_answer_is_kept() -> No
         "red coat",
         "jeans",
         "brown boots",
+    )
+
+
+def test_the_same_words_in_another_order_are_the_same_description() -> None:
+    answers = [("coat in gray", "jeans", "boots"), ("a grey coat", "jeans", "boots")]
+    answers += [("grey coat", "jeans", "pair of boots")] * 2 + [("blue coat", "jeans", "boots")] * 3
+    # Two texts of four images; of the same words the most frequent text.
+    assert summarise(answers)[0] == "grey coat"
+
+
+def test_a_paraphrase_in_a_summary_is_as_frequent_as_the_answers_that_it_restates() -> None:
+    answers = [("blue denim jacket", "jeans", "boots")] * 3 + [("a red coat", "jeans", "boots")] * 2
+    assert summarise(answers, ("coat in red / denim jackets, blue", "jeans", "boots"))[0] == (
+        "denim jackets, blue"
+    )
+    # None has the same words: the words that they share with answers decide, not the alphabet.
+    assert summarise(answers, ("bright red coat / jacket of denim", "jeans", "boots"))[0] == (
+        "jacket of denim"
     )
 
 
@@ -91,8 +144,10 @@ def test_a_summary_that_ends_in_a_separator_leaves_nothing_empty() -> None:
 
 def test_a_summary_is_the_first_line_that_can_be_read() -> None:
     told = "Sure!\nIn the form upper | lower | footwear:\n\nred coat | jeans | boots\na | b | c"
-    assert descriptions.first_answer(told) == ("red coat", "jeans", "boots")
-    assert descriptions.first_answer("I am sorry.") is None
+    assert first_answer(told) == ("red coat", "jeans", "boots")
+    assert first_answer("I am sorry.") is None
+    told = "Here it is:\nUpper: red coat\nLower: jeans\nFootwear: boots\nAnything else?"
+    assert first_answer(told) == ("red coat", "jeans", "boots")
 
 
 def test_a_part_that_nobody_names_has_no_description() -> None:

@@ -15,9 +15,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ray_reid import schema, storage
-from ray_reid.generation.finetune import Judge, Tuning, fit_and_judge, schedule
+from ray_reid.generation import lora as training
+from ray_reid.generation.finetune import Judge, fit_and_judge
 from ray_reid.generation.frechet import frechet_distance
 from ray_reid.generation.generators import vehicle_prompts
+from ray_reid.generation.lora import Tuning, schedule
 from ray_reid.images import Pixels
 from ray_reid.models.pretrained.image_text import ImageText
 from ray_reid.models.pretrained.text_to_image import ADAPTER, generate, load_adapter, load_pipeline
@@ -102,7 +104,7 @@ def _measure(tuning: Tuning) -> float:
     with torch.no_grad():
         rng = torch.Generator().manual_seed(99)
         rows = torch.arange(len(tuning.means))
-        return float(np.mean([float(tuning._loss(rows, rng)) for _ in range(16)]))
+        return float(np.mean([float(sum(tuning.losses(rows, rng))) for _ in range(16)]))
 
 
 # The schedule
@@ -177,7 +179,8 @@ def test_the_target_is_the_noise_or_the_velocity_of_the_scheduler(home: Path) ->
 
         tuning.pipeline.unet = Silent()
         rows = torch.arange(3)
-        found = float(tuning._loss(rows, torch.Generator().manual_seed(5)))
+        (loss,) = tuning.losses(rows, torch.Generator().manual_seed(5))
+        found = float(loss)
         rng = torch.Generator().manual_seed(5)
         shape = tuning.means.shape
         latents = tuning.means + tuning.deviations * torch.randn(shape, generator=rng)
@@ -187,6 +190,80 @@ def test_the_target_is_the_noise_or_the_velocity_of_the_scheduler(home: Path) ->
         torch.testing.assert_close(noisy, share.sqrt() * latents + (1 - share).sqrt() * noise)
         target = share.sqrt() * noise - (1 - share).sqrt() * latents if model == "v" else noise
         assert found == pytest.approx(float(target.square().mean()), rel=1e-5)
+
+
+# What makes it fit a GPU
+
+
+@pytest.mark.parametrize("model", ["sd", "sdxl"])
+def test_the_gradient_of_a_step_is_the_same_however_few_images_are_in_memory(
+    home: Path, model: str
+) -> None:
+    found = []
+    for values in ({}, {"micro_batch": 2}, {"micro_batch": 1, "gradient_checkpointing": True}):
+        tuning = _tuning(home, model, _lora(batch_size=5, **values), num=5)
+        for value in tuning.trained:
+            # Gradients of the first factor are zero at the start, where the second one is.
+            torch.nn.init.normal_(value, generator=torch.Generator().manual_seed(value.numel()))
+        loss = tuning.backward(torch.arange(5), torch.Generator().manual_seed(7))
+        assert tuning.pipeline.unet.is_gradient_checkpointing == (len(values) == 2)
+        found.append((loss, [value.grad.clone() for value in tuning.trained]))
+    (whole, expected), *others = found
+    assert all(gradient.abs().max() > 0 for gradient in expected)
+    for loss, gradients in others:
+        assert loss == pytest.approx(whole, rel=1e-5)
+        for gradient, other in zip(expected, gradients, strict=True):
+            torch.testing.assert_close(other, gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_frozen_weights_may_be_bf16_and_the_adapter_stays_fp32(home: Path, tmp_path: Path) -> None:
+    lora = _lora(rank=8, epochs=40, learning_rate=0.1, batch_size=1, frozen="bf16")
+    tuning = _tuning(home, "sdxl", lora, num=1)
+    types = {name: value.dtype for name, value in tuning.pipeline.unet.named_parameters()}
+    own = {name for name, kind in types.items() if kind == torch.float32}
+    assert own == {name for name in types if "lora_" in name}
+    assert {kind for name, kind in types.items() if name not in own} == {torch.bfloat16}
+    first = _measure(tuning)
+    for _ in range(lora.epochs):
+        tuning.run_epoch()
+    assert _measure(tuning) < 0.97 * first
+    tuning.save(tmp_path)
+    load_adapter(load_pipeline(str(home / "sdxl"), "fp32"), tmp_path)
+
+
+def test_captions_are_encoded_a_few_at_a_time(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for model in ("sd", "sdxl"):
+        whole = _tuning(home, model, _lora(), num=5).conditions
+        monkeypatch.setattr(training, "CAPTIONS", 2)
+        pipeline = load_pipeline(str(home / model), "fp32")
+        encode, sizes = pipeline.encode_prompt, []
+
+        def watched(
+            prompt: list[str], encode: Any = encode, sizes: list[int] = sizes, **asked: Any
+        ) -> Any:
+            sizes.append(len(prompt))
+            return encode(prompt=prompt, **asked)
+
+        pipeline.encode_prompt = watched
+        captions = [f"a car {number}" for number in range(5)]
+        found = Tuning(pipeline, _pictures(5), captions, _lora(), _recipe(home, model)).conditions
+        assert sizes == [2, 2, 1]
+        assert found.keys() == whole.keys()
+        for name, value in whole.items():
+            torch.testing.assert_close(found[name], value)
+        monkeypatch.undo()
+
+
+def test_only_the_blocks_of_the_recipe_are_adapted(home: Path, tmp_path: Path) -> None:
+    parts = {}
+    for name, blocks in (("all", None), ("decoder", ("up_blocks",))):
+        tuning = _tuning(home, "sd", _lora(epochs=1, blocks=blocks))
+        tuning.save(tmp_path / name)
+        parts[name] = {key.split(".")[1] for key in load_file(tmp_path / name / ADAPTER)}
+        load_adapter(load_pipeline(str(home / "sd"), "fp32"), tmp_path / name)
+    assert parts == {"all": {"down_blocks", "mid_block", "up_blocks"}, "decoder": {"up_blocks"}}
+    with pytest.raises(ValueError, match=r"no layer in \['up_blocks'\] .* one of \['nothing'\]"):
+        _tuning(home, "sd", _lora(blocks=("up_blocks",), target_modules=("nothing",)))
 
 
 # The adapter on disk
@@ -256,7 +333,7 @@ def test_a_candidate_is_scored_by_distance_and_by_the_colour_that_was_asked_for(
     home: Path, tmp_path: Path
 ) -> None:
     recipe, target = _recipe(home), _pictures(5)
-    judge = Judge(recipe, target)
+    judge = Judge(recipe, target, recipe.models.text_to_image)
     wanted = vehicle_prompts.identities(recipe.prompts, recipe.seed)[:3]
     assert judge.prompts == [one.prompt for one in wanted] * 2
     judge.judge(tmp_path / "none", adapted=False, loss=0.5)
@@ -273,6 +350,53 @@ def test_a_candidate_is_scored_by_distance_and_by_the_colour_that_was_asked_for(
         said = {name: model.embed_texts([f"a {name} vehicle"])[0] for name in judge.names}
         right += max(said, key=lambda name, v=vector: float(v @ said[name])) == colour
     assert result["agreement"] == pytest.approx(right / 6, abs=1e-4)
+
+
+def test_images_that_the_safety_checker_refused_count_against_a_candidate(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Judge(_recipe(home), _pictures(5), str(home / "sd"))
+    judge.judge(tmp_path / "whole", adapted=False)
+    refused = {0, 4}
+    made = judge._generate
+    monkeypatch.setattr(
+        judge,
+        "_generate",
+        lambda pipeline: [None if n in refused else one for n, one in enumerate(made(pipeline))],
+    )
+    judge.judge(tmp_path / "some", adapted=False)
+    whole, some = (np.load(tmp_path / name / "images.npz")["images"] for name in ("whole", "some"))
+    assert not some[0].any()
+    np.testing.assert_array_equal(some[1], whole[1])
+    result = json.loads((tmp_path / "some" / "judged.json").read_text())
+    seen = [one for number, one in enumerate(whole) if number not in refused]
+    embed = ImageText(str(home / "clip")).embed_images
+    expected = frechet_distance(embed(seen), embed(_pictures(5)))
+    assert result["fid"] == pytest.approx(expected, abs=1e-5)
+    assert result["agreement"] <= 4 / 6
+    refused |= {1, 2, 3}
+    with pytest.raises(ValueError, match=r"safety checker refused 5 of 6 images .* 'none'"):
+        judge.judge(tmp_path / "none", adapted=False)
+
+
+def test_a_candidate_of_another_model_is_trained_and_judged_with_it(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr(
+        "ray_reid.generation.finetune.load_pipeline",
+        lambda model, precision: loaded.append(model) or load_pipeline(model, precision),
+    )
+    rows = [{"observation_id": str(n), "image": _encoded(image), "source": "s", "split": "train"}
+            for n, image in enumerate(_pictures(2))]  # fmt: skip
+    storage.write(
+        tmp_path / "images", schema.observations(rows).select(["observation_id", "image"])
+    )
+    told = {"observation_id": np.array(["0", "1"], object), "caption": np.array(["a", "b"], object)}
+    storage.write(tmp_path / "captions", schema.to_table(told))
+    other = str(home / "sdxl")
+    fit_and_judge(_recipe(home), tmp_path, "rank2", _lora(epochs=1, model=other), Progress())
+    assert loaded == [other, other]
 
 
 def test_every_kept_state_is_judged_and_the_bar_is_told(home: Path, tmp_path: Path) -> None:

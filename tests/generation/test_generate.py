@@ -1,19 +1,29 @@
 """Plans, names and refusals of generation, and its stages on plain arrays; no Ray."""
 
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ray_reid import cli, images, schema, storage
-from ray_reid.generation import adapt, generate
-from ray_reid.generation.candidates import candidate_names
+from ray_reid.generation import adapt, describe, generate, inpaint, review, variants
+from ray_reid.generation.candidates import (
+    AdaptFacts,
+    CandidateFacts,
+    candidate_names,
+    own_models,
+)
+from ray_reid.generation.filters.colour import ColourFilter
+from ray_reid.generation.generators.settings import UNSAFE
 from ray_reid.generation.generators.text_to_image import GenerateImages, encode
+from ray_reid.models.pretrained import references
 from ray_reid.models.pretrained.text_to_image import ADAPTER
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime.job import Work
 from ray_reid.schema import Batch
 
 LIBRARY = "brand,model,body_style,years,colours\n"
@@ -41,15 +51,23 @@ def _recipe(home: Path, *overrides: str) -> Recipe:
         "vehicle_diff",
         "paper",
         [
-            f"models.text_to_image={home / 'sd'}",
-            f"models.detector={home / 'yolos'}",
-            f"models.image_text={home / 'clip'}",
-            f"models.captioner={home / 'clip'}",
+            *_models(home),
             "prompts.num_identities=6",
             "prompts.images_per_identity=3",
             *overrides,
         ],
     )
+
+
+def _models(home: Path) -> list[str]:
+    """Overrides that name models of this machine alone."""
+    return [
+        f"models.text_to_image={home / 'sd'}",
+        f"models.detector={home / 'yolos'}",
+        f"models.image_text={home / 'clip'}",
+        f"models.captioner={home / 'clip'}",
+        "adapt.trainings=[{rank: 8, keep_epochs: [50]}]",
+    ]
 
 
 def _plan(recipe: Recipe, generator: str = "painter") -> list[dict[str, Any]]:
@@ -198,8 +216,28 @@ def test_a_recipe_that_can_be_generated_is_not_refused(home: Path) -> None:
     adapt.check(_recipe(home))
 
 
-def test_a_hub_id_is_not_looked_for_before_it_is_needed(home: Path) -> None:
-    generate.check(_recipe(home, "models.text_to_image=nobody/nothing"))
+@pytest.mark.parametrize(
+    ("key", "check"),
+    [
+        ("models.text_to_image", generate.check),
+        ("models.detector", generate.check),
+        ("models.captioner", adapt.check),
+        ("models.image_text", review.check),
+        ("adapt.trainings.0.model", adapt.check),
+        ("models.describer", describe.check),
+        ("models.parser", inpaint.check),
+        ("models.inpainting", variants.check),
+    ],
+)
+def test_a_model_that_the_hub_does_not_give_is_refused_before_anything_runs(
+    home: Path, key: str, check: Callable[[Recipe], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(references.constants, "HF_HUB_OFFLINE", True)
+    override = f"{key}=nobody/nothing"
+    dlcr = check in (describe.check, inpaint.check, variants.check)
+    recipe = recipes.load("dlcr", "miniature", [override]) if dlcr else _recipe(home, override)
+    with pytest.raises(ValueError, match=rf"^{key} 'nobody/nothing': .*; without a network, give"):
+        check(recipe)
 
 
 @pytest.mark.parametrize(
@@ -244,19 +282,21 @@ def test_a_bad_prompt_library_is_one_sentence_on_the_command_line(
     said: str,
 ) -> None:
     (tmp_path / "own.csv").write_text(f"{columns}\n{row}\n")
-    own = (f"prompts.library={tmp_path / 'own.csv'}", f"models.detector={home / 'yolos'}")
-    error = _fails(capsys, tmp_path, *own)
+    own = f"prompts.library={tmp_path / 'own.csv'}"
+    error = _fails(capsys, tmp_path, *_models(home), own)
     assert "own.csv, line" in error
     assert said in error
 
 
 def test_a_missing_model_is_one_sentence_on_the_command_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    own = _models(home)
     for role in ("text_to_image", "captioner", "detector", "image_text"):
-        error = _fails(capsys, tmp_path, f"models.{role}={tmp_path / 'none'}")
+        error = _fails(capsys, tmp_path, *own, f"models.{role}={tmp_path / 'none'}")
         assert f"model {str(tmp_path / 'none')!r} is not there" in error
-    assert "'yolov5x6u.pt' is not there" in _fails(capsys, tmp_path)
+    error = _fails(capsys, tmp_path, *own, "models.detector=yolov5x6u.pt")
+    assert "'yolov5x6u.pt' is not there" in error
 
 
 def _fails(capsys: pytest.CaptureFixture[str], home: Path, *overrides: str) -> str:
@@ -269,6 +309,24 @@ def _fails(capsys: pytest.CaptureFixture[str], home: Path, *overrides: str) -> s
     assert error.count("\n") == 1
     assert not (home / "run").exists()
     return error
+
+
+def test_images_of_a_candidate_are_made_by_the_model_that_it_adapts(home: Path) -> None:
+    trainings = f"[{{rank: 4, epochs: 2}}, {{rank: 8, epochs: 3, model: {home / 'other'}}}]"
+    recipe = _recipe(home, f"adapt.trainings={trainings}")
+    models = own_models(recipe)
+    assert models == {"rank8-epoch3": str(home / "other")}
+    facts = AdaptFacts(
+        candidates=tuple(
+            CandidateFacts(name=name, model=models.get(name), fid=1.0, agreement=1.0, score=place)
+            for place, name in enumerate(candidate_names(recipe))
+        ),
+        best="rank8-epoch3",
+    ).model_dump()
+    for candidate, model in ((None, "other"), ("none", "sd"), ("rank4-epoch2", "sd")):
+        chosen = recipes.override(recipe, {"generate.candidate": candidate})
+        work = Work(generate.JOB.view(chosen), home, {}, {"adapt": facts})
+        assert generate._recipe(work).models.text_to_image == str(home / model)
 
 
 # The stages
@@ -296,6 +354,27 @@ def test_a_row_with_another_seed_is_another_image_and_with_the_same_the_same(hom
     first, second, third = stage(rows)["pixels"]
     assert first == third
     assert first != second
+
+
+def test_what_the_safety_checker_refuses_is_dropped_and_no_filter_looks_at_it(home: Path) -> None:
+    stage = GenerateImages(str(home / "sd"), **SETTINGS)
+    pipeline = stage.pipeline
+
+    def checked(*asked: Any, **settings: Any) -> SimpleNamespace:
+        found = pipeline(*asked, **settings)
+        return SimpleNamespace(images=found.images, nsfw_content_detected=[False, True, False])
+
+    stage.pipeline = checked
+    made = stage(_batch(home, slice(0, 3)))
+    assert made["drop_reason"].tolist() == [None, UNSAFE, None]
+    assert not images.unpack(made["pixels"][1]).any()
+    assert images.unpack(made["pixels"][0]).any()
+    looked: list[int] = []
+    judge = ColourFilter(str(home / "clip"))
+    embed = judge.model.embed_images
+    judge.model.embed_images = lambda pixels: looked.append(len(pixels)) or embed(pixels)
+    assert judge(made)["drop_reason"][1] == UNSAFE
+    assert looked == [2]
 
 
 def test_encoding_gives_whole_records_of_what_the_filters_left(home: Path, tmp_path: Path) -> None:

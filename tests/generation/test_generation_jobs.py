@@ -1,5 +1,6 @@
 """What the generation jobs depend on, what they refuse first, and work handed to Ray."""
 
+import json
 import logging
 import time
 from dataclasses import replace
@@ -13,7 +14,7 @@ import ray
 from ray_reid import pipelines, schema, storage
 from ray_reid.experiments import compare
 from ray_reid.generation import adapt, generate, review
-from ray_reid.recipe import recipes
+from ray_reid.recipe import recipes, sweeps
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.resources import StageSpec
 from ray_reid.runtime import run, stage
@@ -89,6 +90,8 @@ def test_resources_within_lists_and_beside_results_do_not_redo_a_job() -> None:
         "adapt.num_gpus=0",
         "compare.num_cpus=3",
         "resources.num_cpus=1",
+        "adapt.trainings.0.micro_batch=4",
+        "adapt.trainings.0.gradient_checkpointing=false",
     )
     for job in pipelines.PIPELINES["vehicle_diff"]:
         assert _key(job, *faster) == _key(job), job.name
@@ -220,3 +223,37 @@ def test_gpus_that_no_machine_has_are_refused_at_once(ray_local: None, tmp_path:
     ):
         stage.stream(tmp_path / "in", ["observation_id"], steps, tmp_path / "out", "paint")
     assert time.monotonic() - started < 30
+
+
+def test_the_arms_of_table_six_share_the_adaptation_and_generate_each_their_own() -> None:
+    sweep = sweeps.load("vehicle_diff")
+    common = [f"{key}={json.dumps(value)}" for key, value in sweep.overrides.items()]
+    for profile in ("miniature", "paper"):
+        recipe = recipes.load("vehicle_diff", profile, common)
+        arms = [recipes.override(recipe, one.changes) for one in sweeps.settings(sweep)]
+        assert [one.name for one in sweeps.settings(sweep)] == ["raw", "adapted", "filtered"]
+        keys = {
+            job.name: {run.content_key(job.name, job.format, arm, job.declared(arm), {})
+                       for arm in arms}
+            for job in (adapt.JOB, generate.JOB)
+        }  # fmt: skip
+        assert (len(keys["adapt"]), len(keys["generate"])) == (1, 3)
+        assert {arm.train.mixing for arm in arms} == {"synthetic"}
+        assert {arm.train.synthetic_fraction for arm in arms} == {1.0}
+        raw, adapted, filtered = arms
+        assert (raw.generate.candidate, adapted.generate.candidate) == ("none", None)
+        assert raw.filters == adapted.filters == ()
+        assert [one.name for one in filtered.filters] == ["detection", "colour"]
+
+
+def test_the_profiles_of_the_papers_say_what_the_papers_count() -> None:
+    vehicles, people = _recipe(), recipes.load("dlcr", "paper")
+    # Table VII: 45,338 of the 149,472 images that pass the filters.
+    assert round(vehicles.train.synthetic_fraction * 149_472) == pytest.approx(45_338, abs=10)
+    (size,) = {spec.params["min_side"] for spec in vehicles.filters if "min_side" in spec.params}
+    assert size * 1024 == 250
+    models = {lora.model or vehicles.models.text_to_image for lora in vehicles.adapt.trainings}
+    assert len(models) == len(vehicles.adapt.trainings) > 1
+    assert {lora.blocks for lora in vehicles.adapt.trainings} == {("up_blocks",)}
+    # Table 1 counts K images for every source image.
+    assert (people.filters, people.outfits.num_outfits) == ((), 10)

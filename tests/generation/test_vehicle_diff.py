@@ -296,7 +296,7 @@ def test_a_hub_id_without_a_network_is_one_sentence_and_publishes_nothing(
 ) -> None:
     path = copy_run(run, tmp_path / "run", "ingest")
     error = _fails(capfd, home, path, "models.captioner=nobody/nothing")
-    assert "ray-reid: caption: models.captioner 'nobody/nothing' cannot be loaded" in error
+    assert "ray-reid: models.captioner 'nobody/nothing': it is n" in error
     assert "without a network, give a local folder" in error
     assert "adapt" not in RunState.read(path)
 

@@ -1,21 +1,28 @@
 """Every role through models of the real classes, tiny and untrained, and the refusals."""
 
+import re
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from ray_reid.images import Pixels
-from ray_reid.models.pretrained import detector, references
+from ray_reid.models.networks.encoders import load_encoder
+from ray_reid.models.pretrained import clip_models, detector, inpainting, references, roles
 from ray_reid.models.pretrained.captioner import Captioner
 from ray_reid.models.pretrained.image_text import ImageText
 from ray_reid.models.pretrained.text_to_image import ADAPTER, generate, load_adapter, load_pipeline
+from ray_reid.recipe import recipes
+from ray_reid.recipe.models import Models
+from ray_reid.recipe.shipped import RECIPES
 
-SMALL = {"guidance_scale": 3.0, "steps": 2, "image_size": (16, 24)}
+SMALL: dict[str, Any] = {"guidance_scale": 3.0, "steps": 2, "image_size": (16, 24)}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +50,51 @@ def test_an_image_depends_on_its_prompt_and_seed_alone(home: Path, name: str) ->
     assert both[0].shape == (16, 24, 3)
     np.testing.assert_array_equal(both[1], alone[0])
     assert (alone[0] != other[0]).any()
+
+
+def test_without_a_negative_prompt_a_pipeline_takes_its_own_in_place_of_an_empty_text(
+    home: Path, tiny_models: ModuleType, tmp_path: Path
+) -> None:
+    """SDXL was trained with zeros there; an empty text has an embedding, and Stable Diffusion 1
+    embeds one either way."""
+    pipeline = load_pipeline(str(home / "sdxl"))
+    told: list[dict[str, Any]] = []
+
+    def watched(pipeline: Any) -> None:
+        encode = pipeline.encode_prompt
+
+        def encoding(*args: Any, **kwargs: Any) -> Any:
+            told.append({"found": encode(*args, **kwargs)})
+            return told[-1]["found"]
+
+        pipeline.encode_prompt = encoding
+
+    watched(pipeline)
+    generate(pipeline, ["a red car", "a bus"], [1, 2], **SMALL)
+    assert [float(abs(told[0]["found"][place]).max()) for place in (1, 3)] == [0.0, 0.0]
+    generate(pipeline, ["a red car", "a bus"], [1, 2], negative_prompt="blurred", **SMALL)
+    assert float(abs(told[1]["found"][1]).max()) > 0.1
+    painter = tiny_models.inpainting_xl(tmp_path / "inpainting_xl")
+    pipeline = inpainting.load_pipeline(str(painter), "fp32")
+    watched(pipeline)
+    pictures, masks = _pictures(1), [np.ones((30, 40), np.bool_)]
+    inpainting.inpaint(pipeline, pictures, masks, ["a coat"], [1], **SMALL)
+    assert float(abs(told[2]["found"][1]).max()) == 0.0
+
+
+def test_an_image_that_the_safety_checker_refused_is_none(home: Path) -> None:
+    pipeline = load_pipeline(str(home / "sd"))
+    both = generate(pipeline, ["a red car", "a bus"], [1, 2], **SMALL)
+
+    def checked(**asked: Any) -> SimpleNamespace:
+        found = pipeline(**asked)
+        found.images[0] = 0.0
+        return SimpleNamespace(images=found.images, nsfw_content_detected=[True, False])
+
+    made = generate(lambda prompts, **asked: checked(prompt=prompts, **asked),
+                    ["a red car", "a bus"], [1, 2], **SMALL)  # fmt: skip
+    assert made[0] is None
+    np.testing.assert_array_equal(made[1], both[1])
 
 
 def test_a_blip2_goes_on_from_the_prefix(home: Path) -> None:
@@ -92,7 +144,7 @@ def test_a_hub_id_without_a_network_is_one_sentence(
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=r"'nobody/nothing' .* the hub: without a network"):
+    with pytest.raises(ValueError, match=r"'nobody/nothing': .* HF_HUB_OFFLINE .*local folder"):
         load("nobody/nothing")  # type: ignore[operator]
 
 
@@ -106,9 +158,106 @@ def test_a_hub_that_does_not_answer_is_asked_once(
     closed = partial(references.HfApi, endpoint="http://127.0.0.1:9")
     monkeypatch.setattr(references, "HfApi", closed)
     started = time.monotonic()
-    with pytest.raises(ValueError, match=r"'nobody/nothing' .*: the hub does not answer .*folder"):
+    with pytest.raises(ValueError, match=r"'nobody/nothing': .*the hub does not answer .*folder"):
         load("nobody/nothing")  # type: ignore[operator]
     assert time.monotonic() - started < 20
+
+
+@pytest.fixture
+def silent_hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A hub that takes connections and never answers; the models that it was asked for."""
+    asked: list[str] = []
+
+    class Hub:
+        def model_info(self, name: str, timeout: float) -> None:
+            asked.append(name)
+            time.sleep(60)
+
+    monkeypatch.setattr(references, "HfApi", Hub)
+    monkeypatch.setattr(references, "HUB_SECONDS", 0.2)
+    monkeypatch.setattr(references.constants, "HF_HUB_OFFLINE", False)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("role", "reference", "asked"),
+    [
+        ("text_to_image", "nobody/nothing", "nobody/nothing"),
+        ("image_text", "hf-hub:nobody/nothing", "nobody/nothing"),
+        ("image_text", "ViT-B-32/laion2b_s34b_b79k", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"),
+    ],
+)
+def test_a_model_that_is_not_there_is_refused_with_its_key_before_anything_runs(
+    silent_hub: list[str], role: str, reference: str, asked: str
+) -> None:
+    started = time.monotonic()
+    with pytest.raises(
+        ValueError, match=rf"^models\.{role} '{reference}': .*within 0\.2 s.*give a"
+    ):
+        roles.check(Models(**{role: reference}), role)
+    assert time.monotonic() - started < 5
+    assert silent_hub == [asked]
+
+
+def test_a_cached_model_is_taken_from_the_cache_where_the_hub_is_silent(
+    silent_hub: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(references, "_cached", lambda name: "config.json")
+    # Every file of both would else be asked for, and waited for.
+    roles.check(Models(captioner="some/captioner", parser="some/parser"), "captioner", "parser")
+    assert silent_hub == ["some/captioner"]
+    assert references.constants.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize("load", [ImageText, load_encoder], ids=lambda one: one.__name__)
+def test_weights_of_another_activation_than_the_model_has_are_refused_with_the_right_name(
+    load: Callable[[str], object],
+) -> None:
+    for reference, rule, choice in (
+        ("ViT-L-14/openai", "with QuickGELU, but .* 'ViT-L-14' with GELU",
+         "'ViT-L-14-quickgelu/openai'"),
+        ("ViT-B-32-quickgelu/laion2b_s34b_b79k", "no weights", "'openai'"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"'{reference}': .*{rule}.*choose .*{choice}"):
+            load(reference)
+
+
+def test_every_pair_of_open_clips_list_is_built_right_or_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import open_clip
+
+    monkeypatch.setattr(references, "knock", lambda found: None)
+    refused = offered = 0
+    for name, tag in open_clip.list_pretrained():
+        settings = (open_clip.get_pretrained_cfg(name, tag), open_clip.get_model_config(name))
+        trained, built = (bool(one.get("quick_gelu")) for one in settings)
+        if trained == built:
+            clip_models.check(f"{name}/{tag}")
+            continue
+        refused += 1
+        with pytest.raises(
+            ValueError, match=r"trained with .*; (choose '|choose from \[|give a)"
+        ) as said:
+            clip_models.check(f"{name}/{tag}")
+        # What is offered in its place is not refused in turn.
+        for other in re.findall("'([^']+/[^']+)'", str(said.value)):
+            offered += 1
+            clip_models.check(other)
+    assert refused > 0
+    assert offered > 0
+
+
+def test_the_shipped_recipes_name_no_weights_that_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(references, "knock", lambda found: None)
+    for file in RECIPES.glob("*.yaml"):
+        for profile in recipes.read_yaml(file)["profiles"]:
+            recipe = recipes.load(file.stem, profile)
+            for reference in (recipe.models.image_text, recipe.train.semantic.encoder):
+                if reference is not None:
+                    clip_models.check(reference)
 
 
 def test_a_fingerprint_follows_the_content(

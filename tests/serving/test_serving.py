@@ -562,7 +562,7 @@ def test_a_run_without_what_paints_is_served_without(run: Path, tmp_path: Path) 
     assert searching.max_ongoing_requests == app.AT_ONCE + waiting
     bare = changed(run, tmp_path / "bare", "miniature:inpainting", "/no/model")
     assert app._lacking(RunState.read(bare), Serve()) == (
-        "model '/no/model' is not there; give a local path or a hub id"
+        "models.inpainting: model '/no/model' is not there; give a local path or a hub id"
     )
     few = changed(run, tmp_path / "few", '"num_variants": 2', '"num_variants": 9')
     assert "refine.num_variants: 9 outfits" in str(app._lacking(RunState.read(few), Serve()))

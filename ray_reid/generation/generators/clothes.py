@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ray_reid import images, places, schema, storage
+from ray_reid.generation.generators.settings import UNSAFE
 from ray_reid.images import Pixels
 from ray_reid.recipe.models import Models
 from ray_reid.recipe.outfits import Outfits
@@ -16,7 +17,6 @@ from ray_reid.schema import Batch
 
 NO_CLOTHES, ALL_CLOTHES, NO_IMAGE = "no_clothes", "all_clothes", "unreadable"
 """Begin the reasons why an image has no outfits."""
-UNSAFE = "unsafe: the pipeline's safety checker refused what was painted"
 ROW, MASK = "row", "mask"
 """Columns of a plan and of the stream: number of the source, and where it is painted."""
 

@@ -1,4 +1,4 @@
-"""Descriptions of clothes: answers of a model to one line per clothes id, and whose to wear.
+"""Descriptions of clothes: answers of a model to one per clothes id, and whose to wear.
 
 DLCR, section 3.1: an answer for every image, a summary of those of one clothes id, and of each
 part of the body the most frequent description where several are left.
@@ -7,7 +7,7 @@ part of the body the most frequent description where several are left.
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
@@ -15,25 +15,18 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ray_reid import places, schema
+from ray_reid.generation.generators.answers import Answer, is_seen, plain
 from ray_reid.places import Place
 from ray_reid.recipe.outfits import PARTS
 
 FILE = "descriptions.parquet"
-Answer = tuple[str | None, str | None, str | None]
-"""Upper, lower and footwear as one answer names them; null where it does not see them."""
-
-MAX_WORDS = 8
-SEPARATORS = "/;,&"
-"""What may stand between several garments for one part."""
-_LABEL = re.compile(r"^(upper|lower|footwear|shoes|top|bottom)( body| clothes| clothing)? ?[:=] ?")
-# A tokenizer may put spaces around the hyphen of a t-shirt.
-_HYPHEN = re.compile(r"\s*-\s*")
 _OTHERS = re.compile(r"[/;]| or ")
-_GARMENT = re.compile(rf"[^\W\d_](?:[^\W_]|[ '{SEPARATORS}-])*")
-_NOTHING = re.compile(
-    r"|(none|nothing|unknown|unclear)\b.*|n/?a|(.*\b)?not\b.*"
-    r"|no (\w+|.*\b(visible|shown|seen)\b.*)"
-)
+_WORD = re.compile(r"[^\W_]+")
+_FILLERS = frozenset({
+    "a", "an", "the", "in", "of", "with", "and", "pair", "pairs", "coloured", "colored", "color",
+    "colour",
+})  # fmt: skip
+"""Words that do not tell clothes apart."""
 
 _COLOURS = (
     "white", "grey", "black", "red", "orange", "yellow", "green", "blue", "purple", "brown",
@@ -60,47 +53,12 @@ class Description:
         return template.format(upper=self.upper, lower=self.lower, footwear=self.footwear)
 
 
-def parse_answer(text: str) -> Answer | None:
-    """Read an answer of the form `upper | lower | footwear`, strictly.
-
-    Returns:
-        None if it has not three parts, a part is no short phrase, or no part is seen at all.
-    """
-    parts = [_plain(part) for part in text.split("|")]
-    if len(parts) != len(PARTS):
-        return None
-    seen = [part if _seen(part) else None for part in parts]
-    if not any(seen):
-        return None
-    for part in seen:
-        if part is not None and not (
-            _GARMENT.fullmatch(part)
-            and len(part.split()) <= MAX_WORDS
-            # The form that was asked for, repeated.
-            and part not in PARTS
-        ):
-            return None
-    upper, lower, footwear = seen
-    return upper, lower, footwear
-
-
-def first_answer(text: str) -> Answer | None:
-    """The first line of a text that `parse_answer` can read: chat models say more than asked."""
-    parsed = (parse_answer(line) for line in text.splitlines())
-    return next((answer for answer in parsed if answer is not None), None)
-
-
-def _seen(part: str) -> bool:
-    return not _NOTHING.fullmatch(part)
-
-
-def _plain(part: str) -> str:
-    plain = " ".join(part.lower().split()).strip(f" .\"'{SEPARATORS}")
-    return _HYPHEN.sub("-", _LABEL.sub("", plain))
-
-
 def summarise(answers: Sequence[Answer], summary: Answer | None = None) -> Answer:
     """One description of each part: of those that a summary leaves, the most frequent one.
+
+    Descriptions of the same words, in whatever order, count together: "a coat in grey" is a "gray
+    coat". A garment of a summary that no answer has in the same words is as frequent as the words
+    that it shares with them.
 
     Args:
         answers: Of the images of one clothes id.
@@ -115,21 +73,53 @@ def summarise(answers: Sequence[Answer], summary: Answer | None = None) -> Answe
     for number in range(len(PARTS)):
         counts = Counter(part for answer in answers if (part := answer[number]) is not None)
         named = summary[number] if summary is not None else None
-        left = _several(named or "", counts) or list(counts)
-        found.append(min(left, key=lambda one: (-counts[one], one)) if left else None)
+        left = _several(named or "", counts)
+        order = _likeness(counts) if left else _frequency(counts)
+        found.append(min(left or list(counts), key=order, default=None))
     upper, lower, footwear = found
     return upper, lower, footwear
 
 
-def _several(named: str, answered: Mapping[str, int]) -> list[str]:
+def words(part: str) -> frozenset[str]:
+    """The words of a description that tell it from others, in one spelling and number."""
+    spelt = part.lower().replace("gray", "grey").replace("t shirt", "tshirt").replace("-", "")
+    named = (word for word in _WORD.findall(spelt) if word not in _FILLERS)
+    return frozenset(word.removesuffix("s") for word in named)
+
+
+def _frequency(counts: Mapping[str, int]) -> Callable[[str], tuple[float, float, str]]:
+    """Order answers: the same words most often, then the same text, then by name."""
+    same: Counter[frozenset[str]] = Counter()
+    for part, count in counts.items():
+        same[words(part)] += count
+    return lambda part: (-same[words(part)], -counts[part], part)
+
+
+def _likeness(counts: Mapping[str, int]) -> Callable[[str], tuple[float, float, str]]:
+    """Order garments of a summary: answers in the same words, then those that share words."""
+    told = [(words(part), count) for part, count in counts.items()]
+
+    def order(part: str) -> tuple[float, float, str]:
+        own = words(part)
+        same = sum(count for other, count in told if other == own)
+        shared = sum(
+            count * len(own & other) / len(own | other) for other, count in told if own | other
+        )
+        return -same, -shared, part
+
+    return order
+
+
+def _several(named: str, answered: Iterable[str]) -> list[str]:
     """The garments that a part of a summary names."""
+    known = {words(part) for part in answered}
     pieces: list[str] = []
-    for piece in map(_plain, _OTHERS.split(named)):
-        among = [_plain(one) for one in piece.split(",")]
+    for piece in map(plain, _OTHERS.split(named)):
+        among = [plain(one) for one in piece.split(",")]
         # A comma may also part the adjectives of one garment.
-        apart = piece not in answered and any(one in answered for one in among)
+        apart = words(piece) not in known and any(words(one) in known for one in among)
         pieces += among if apart else [piece]
-    return [piece for piece in pieces if _seen(piece)]
+    return [piece for piece in pieces if is_seen(piece)]
 
 
 def read(path: Place) -> list[Description]:

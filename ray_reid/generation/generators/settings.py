@@ -4,6 +4,9 @@ from typing import Any
 
 from ray_reid.recipe.generate import Generate
 
+UNSAFE = "unsafe: the pipeline's safety checker refused what was painted"
+"""Why an image is dropped in whose place a pipeline leaves black."""
+
 
 def pipeline_settings(spec: Generate) -> dict[str, Any]:
     """Settings of a pipeline, by the names of the arguments that take them."""

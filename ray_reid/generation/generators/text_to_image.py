@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_reid import images, places, schema
+from ray_reid.generation.generators.settings import UNSAFE
 from ray_reid.schema import Batch
 
 
@@ -36,14 +37,17 @@ class GenerateImages:
         }
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
-        """Generate a batch."""
+        """Generate a batch; drop what the pipeline itself refuses."""
         from ray_reid.models.pretrained.text_to_image import generate
 
         prompts, seeds = list(batch[schema.PROMPT]), [int(seed) for seed in batch[schema.SEED]]
         made = generate(self.pipeline, prompts, seeds, **self.settings)
+        black = np.zeros((*self.settings["image_size"], 3), np.uint8)
         pixels = np.empty(len(made), dtype=object)
-        pixels[:] = [images.pack(image) for image in made]
-        return {**batch, schema.PIXELS: pixels}
+        pixels[:] = [images.pack(black if image is None else image) for image in made]
+        reason = np.array(batch[schema.DROP_REASON], dtype=object)
+        reason[[image is None for image in made]] = UNSAFE
+        return {**batch, schema.PIXELS: pixels, schema.DROP_REASON: reason}
 
 
 def encode(batch: Batch, quality: int) -> dict[str, NDArray[Any]]:

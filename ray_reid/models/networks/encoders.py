@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
 from ray_reid.models.networks.facts import packed
-from ray_reid.models.pretrained import references
+from ray_reid.models.pretrained import clip_models, references
 
 Description = Mapping[str, Any]
 """library, model (arguments of its constructor), mean, std and size of its input in pixels."""
@@ -64,29 +63,13 @@ def load_encoder(reference: str) -> ImageEncoder:
     Raises:
         ValueError: If there is no such model, or it is neither library's.
     """
-    try:
-        return _load(reference)
-    except (OSError, RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(
-            f"train.semantic.encoder {reference!r} cannot be loaded: {lines[0]}"
-        ) from error
-
-
-def _load(reference: str) -> ImageEncoder:
-    import open_clip
-
-    name, slash, pretrained = reference.partition("/")
-    if slash and name in open_clip.list_models():
-        return _load_named(name, pretrained)
-    found = references.resolve(reference.removeprefix(references.HUB))
-    references.knock(found)
-    library = OPEN_CLIP if reference.startswith(references.HUB) else TRANSFORMERS
-    if Path(found).is_dir():
-        library = _library(Path(found))
-    if library == TRANSFORMERS:
+    with references.refusing("train.semantic.encoder", reference):
+        if reference.startswith(references.HUB) or clip_models.split(reference) is not None:
+            return _load_open_clip(reference)
+        found = references.locate(reference)
+        if Path(found).is_dir() and _library(Path(found)) == OPEN_CLIP:
+            return _load_open_clip(reference)
         return _load_transformers(found)
-    return _load_open_clip(found)
 
 
 def _library(folder: Path) -> str:
@@ -96,36 +79,14 @@ def _library(folder: Path) -> str:
     raise ValueError(f"the folder has none of {list(CONFIGS)}")
 
 
-def _load_named(name: str, pretrained: str) -> ImageEncoder:
-    """A model of open_clip's own list."""
+def _load_open_clip(reference: str) -> ImageEncoder:
+    """A folder or a repository of open_clip, or a model of its own list."""
     import open_clip
 
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained not in tags and not Path(pretrained).is_file():
-        raise ValueError(f"open_clip has no weights {pretrained!r} of {name!r}; choose from {tags}")
-    preprocess = open_clip.get_pretrained_cfg(name, pretrained)
-    model = open_clip.get_model_config(name)
-    # Weights of one activation can be published under the name of the other.
-    quick = bool(model.get("quick_gelu") or preprocess.get("quick_gelu"))
-    built = open_clip.create_model(
-        name, pretrained=pretrained, force_quick_gelu=quick, require_pretrained=True
+    built, _, name = clip_models.load(reference)
+    encoder = ImageEncoder(
+        _described(open_clip.get_model_config(name), built.visual.preprocess_cfg)
     )
-    encoder = ImageEncoder(_described(model | {"quick_gelu": quick}, preprocess))
-    encoder.tower.load_state_dict(built.visual.state_dict())
-    return encoder
-
-
-def _load_open_clip(found: str) -> ImageEncoder:
-    """A folder or a repository of open_clip."""
-    import open_clip
-
-    folder = Path(found).is_dir()
-    file = "open_clip_config.json"
-    path = Path(found) / file if folder else Path(hf_hub_download(found, file))
-    stored = json.loads(path.read_text())
-    name = f"local-dir:{found}" if folder else f"{references.HUB}{found}"
-    built = open_clip.create_model(name, require_pretrained=True)
-    encoder = ImageEncoder(_described(stored["model_cfg"], stored.get("preprocess_cfg", {})))
     encoder.tower.load_state_dict(built.visual.state_dict())
     return encoder
 

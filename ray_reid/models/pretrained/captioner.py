@@ -18,9 +18,8 @@ class Captioner:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         references.quiet()
-        found = references.resolve(reference)
-        with references.refusing("captioner", reference):
-            references.knock(found)
+        with references.refusing("models.captioner", reference):
+            found = references.locate(reference)
             self.processor: Any = AutoProcessor.from_pretrained(found)
             self.model: Any = AutoModelForImageTextToText.from_pretrained(
                 found, dtype=references.dtype(precision), use_safetensors=True

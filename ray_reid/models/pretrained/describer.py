@@ -19,9 +19,8 @@ class Describer:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         references.quiet()
-        found = references.resolve(reference)
-        with references.refusing("describer", reference):
-            references.knock(found)
+        with references.refusing("models.describer", reference):
+            found = references.locate(reference)
             self.processor: Any = AutoProcessor.from_pretrained(found)
             tokenizer = self.processor.tokenizer
             # Images of several sizes are asked with prompts of several lengths, and an answer

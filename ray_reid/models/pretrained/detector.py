@@ -45,11 +45,10 @@ def load(reference: str, precision: str = "auto") -> Detector:
         ValueError: If there is none, or the package ultralytics is needed and missing.
     """
     references.quiet()
-    found = references.resolve(reference)
-    with references.refusing("detector", reference):
+    with references.refusing("models.detector", reference):
+        found = references.locate(reference)
         if found.endswith(".pt") or (Path(found) / "model.yaml").is_file():
             return _Yolo(found)
-        references.knock(found)
         return _Transformers(found, references.dtype(precision))
 
 
@@ -102,8 +101,6 @@ class _Yolo(Detector):
             self._image_size = described["image_size"]
             self._model.model.names = dict(enumerate(described["names"]))
         else:
-            if not folder.is_file():
-                raise ValueError("there is no such file")
             self._model = YOLO(found)
 
     def labels(self) -> list[str]:

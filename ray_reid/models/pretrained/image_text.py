@@ -1,18 +1,16 @@
 """Image-text models of open_clip: images and sentences in one space."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
 from ray_reid.images import Pixels
-from ray_reid.models.pretrained import references
+from ray_reid.models.pretrained import clip_models, references
 
 
 class ImageText:
@@ -20,14 +18,13 @@ class ImageText:
 
     def __init__(self, reference: str, precision: str = "auto") -> None:
         """Load `miniature:NAME`, a folder, a hub id, or `NAME/PRETRAINED` of open_clip."""
-        with references.refusing("image_text", reference):
-            name, pretrained = _names(reference)
-            self.model: Any
-            self.model, self.preprocess = open_clip.create_model_from_pretrained(
-                name, pretrained=pretrained, device=references.device()
-            )
-            self.tokenizer = open_clip.get_tokenizer(name)
-        self.model.eval().to(references.dtype(precision))
+        from open_clip import get_tokenizer
+
+        self.model: Any
+        with references.refusing("models.image_text", reference):
+            self.model, self.preprocess, name = clip_models.load(reference)
+            self.tokenizer = get_tokenizer(name)
+        self.model.eval().to(references.device(), references.dtype(precision))
 
     def embed_images(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
         """Embed (H, W, 3) uint8 images: (N, D) float32, unit norm."""
@@ -48,14 +45,3 @@ class ImageText:
 def _unit(found: torch.Tensor) -> NDArray[np.float32]:
     unit: NDArray[np.float32] = F.normalize(found.float(), dim=1).cpu().numpy()
     return unit
-
-
-def _names(reference: str) -> tuple[str, str | None]:
-    name, slash, pretrained = reference.partition("/")
-    if slash and name in open_clip.list_models():
-        return name, pretrained
-    found = references.resolve(reference.removeprefix(references.HUB))
-    if Path(found).is_dir():
-        return f"local-dir:{found}", None
-    references.knock(found)
-    return f"{references.HUB}{found}", None

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ray_reid.images import Pixels
-from ray_reid.models.pretrained import references
+from ray_reid.models.pretrained import diffusion
 
 Mask = NDArray[np.bool_]
 
@@ -23,7 +23,8 @@ def load_pipeline(reference: str, precision: str = "auto") -> Any:
     # Here, because it takes seconds, and most commands never load such a model.
     from diffusers import AutoPipelineForInpainting
 
-    return references.load_pipeline(AutoPipelineForInpainting, "inpainting", reference, precision)
+    kind = AutoPipelineForInpainting
+    return diffusion.load_pipeline(kind, "models.inpainting", reference, precision)
 
 
 def inpaint(
@@ -51,6 +52,7 @@ def inpaint(
         seeds: One an image; the noise is drawn on the CPU, so it is the same everywhere.
         guidance_scale: Scale of classifier-free guidance; 1 is none.
         image_size: Height and width in pixels at which the model works.
+        negative_prompt: What guidance leads away from; empty is what the model does without one.
         strength: Share of the denoising that is done, from noise of that share over the image.
 
     Returns:
@@ -64,7 +66,7 @@ def inpaint(
         image=[Image.fromarray(image).resize(size, Image.Resampling.BICUBIC) for image in images],
         # A pixel of the model's size is painted where any part of it is masked.
         mask_image=[_resized(mask, size) for mask in masks],
-        negative_prompt=[negative_prompt] * len(prompts) if guidance_scale > 1 else None,
+        negative_prompt=diffusion.repeated(negative_prompt, len(prompts)),
         generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
         guidance_scale=guidance_scale,
         num_inference_steps=steps,
@@ -73,10 +75,10 @@ def inpaint(
         width=width,
         output_type="pil",
     )
-    refused = getattr(found, "nsfw_content_detected", None) or [False] * len(prompts)
+    told = zip(images, found.images, masks, diffusion.refused(found), strict=True)
     return [
         None if unsafe else composite(image, np.asarray(painted), mask)
-        for image, painted, mask, unsafe in zip(images, found.images, masks, refused, strict=True)
+        for image, painted, mask, unsafe in told
     ]
 
 

@@ -54,9 +54,8 @@ class Parser:
         from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
         references.quiet()
-        found = references.resolve(reference)
-        with references.refusing("parser", reference):
-            references.knock(found)
+        with references.refusing("models.parser", reference):
+            found = references.locate(reference)
             self.processor: Any = AutoImageProcessor.from_pretrained(found)
             self.model: Any = AutoModelForSemanticSegmentation.from_pretrained(
                 found, dtype=references.dtype(precision), use_safetensors=True

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from queue import Empty, SimpleQueue
+from threading import Thread
 
 import torch
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
@@ -18,21 +19,38 @@ log = logging.getLogger(__name__)
 MINIATURE = "miniature:"
 HUB = "hf-hub:"
 """Begins the hub ids of open_clip."""
-HUB_SECONDS = 10.0
+HUB_SECONDS = 6.0
+"""How long the hub may take to answer, whatever it is that takes the time."""
+WITHOUT_NETWORK = "without a network, give a local folder, or fetch the model into the hub's cache"
 WEIGHTS = Path(__file__).resolve().parent.parent.parent / "miniature" / "weights"
+
+
+CACHED = (
+    "model_index.json", "config.json", "open_clip_config.json", "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)  # fmt: skip
+"""Files of which the hub's cache holds one if it holds a model."""
+
+
+class UnfitReferenceError(ValueError):
+    """A reference is refused with a whole sentence; nothing needs to be said of its loading."""
+
+
+class HubSilentError(UnfitReferenceError):
+    """The hub does not answer."""
 
 
 def resolve(reference: str) -> str:
     """The local folder of a reference, or the hub id as it is.
 
     Raises:
-        ValueError: If a miniature model or a folder is named that does not exist.
+        UnfitReferenceError: If a miniature model or a folder is named that does not exist.
     """
     if reference.startswith(MINIATURE):
         name = reference.removeprefix(MINIATURE)
         names = sorted(path.name for path in WEIGHTS.iterdir() if path.is_dir())
         if name not in names:
-            raise ValueError(
+            raise UnfitReferenceError(
                 f"unknown model {reference!r}; choose from {[MINIATURE + n for n in names]}"
             )
         return str(WEIGHTS / name)
@@ -41,62 +59,124 @@ def resolve(reference: str) -> str:
         return str(path.resolve())
     is_path = reference.startswith(("/", "./", "../", "~")) or reference.count("/") > 1
     # Weights of ultralytics are a file that a person fetched; the hub has folders only.
-    if is_path or (reference.endswith(".pt") and "/" not in reference):
-        raise ValueError(f"model {reference!r} is not there; give a local path or a hub id")
+    if is_path or reference.endswith(".pt"):
+        raise UnfitReferenceError(
+            f"model {reference!r} is not there; give a local path or a hub id"
+        )
     return reference
 
 
 @contextmanager
-def refusing(role: str, reference: str) -> Iterator[None]:
+def refusing(key: str, reference: str) -> Iterator[None]:
     """Turn what loaders raise for a wrong or unreachable model into one sentence.
+
+    Args:
+        key: Of the recipe, which names the model.
 
     Raises:
         ValueError: In place of whatever the loader raised.
     """
     try:
         yield
+    except UnfitReferenceError as error:
+        named = "" if repr(reference) in str(error) else f" {reference!r}"
+        raise ValueError(f"{key}{named}: {error}") from error
     except (OSError, RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         where = "" if Path(resolve(reference)).exists() else (
-            "; it is no local folder, so it was looked for on the hub: without a network, give a "
-            "local folder"
+            f"; it is no local folder, so it was looked for on the hub: {WITHOUT_NETWORK}"
         )  # fmt: skip
-        raise ValueError(
-            f"models.{role} {reference!r} cannot be loaded: {lines[0]}{where}"
-        ) from error
+        raise ValueError(f"{key} {reference!r} cannot be loaded: {_said(error)}{where}") from error
+
+
+def _said(error: BaseException) -> str:
+    """The first line of an error; some of the system's say nothing but the name of a file."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.strerror or type(error).__name__}: {error.filename}"
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def locate(reference: str) -> str:
+    """The local folder of a reference, or a hub id that the cache or the hub gives.
+
+    Raises:
+        UnfitReferenceError: See `resolve` and `knock`.
+    """
+    found = resolve(reference)
+    knock(found)
+    return found
 
 
 def knock(found: str) -> None:
-    """Ask the hub once for a model that is neither here nor cached: loaders ask for minutes.
+    """Ask the hub once for a model that does not lie here: loaders ask for minutes.
+
+    A model in the hub's cache is taken from there by the rest of this process if the hub does not
+    answer.
 
     Args:
         found: What `resolve` gave.
 
     Raises:
-        ValueError: If the hub does not answer. What it answers is for the loader to say.
+        UnfitReferenceError: If the model is not in the cache, and the hub does not give it.
     """
-    if not Path(found).exists() and not constants.HF_HUB_OFFLINE and _cached(found) is None:
-        _ask(found)
+    if Path(found).exists():
+        return
+    cached = _cached(found) is not None
+    if constants.HF_HUB_OFFLINE:
+        if not cached:
+            raise UnfitReferenceError(
+                "it is neither a local folder nor in the hub's cache on this machine, and "
+                f"HF_HUB_OFFLINE is set; {WITHOUT_NETWORK}"
+            )
+        return
+    try:
+        given = _ask(found) is not None
+    except HubSilentError as error:
+        if not cached:
+            raise
+        log.warning("%s: %s; it is taken from the hub's cache", found, error)
+        constants.HF_HUB_OFFLINE = True
+        return
+    if not given and not cached:
+        raise UnfitReferenceError(
+            "it is no local folder, and the hub has no such model, or not for this user; give a "
+            "local folder or another hub id, or log in with 'hf auth login'"
+        )
 
 
 def _ask(hub_id: str) -> str | None:
     """The commit that the hub would give now; null if it answers that it gives none.
 
     Raises:
-        ValueError: If it does not answer.
+        HubSilentError: If it does not answer.
     """
-    try:
-        return HfApi().model_info(hub_id, timeout=HUB_SECONDS).sha
-    except HfHubHTTPError:
-        return None
-    except Exception as error:
+    answers: SimpleQueue[str | Exception | None] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(HfApi().model_info(hub_id, timeout=HUB_SECONDS).sha)
+        except HfHubHTTPError:
+            answers.put(None)
         # Of the HTTP library that the client uses, which changes with its version.
-        raise ValueError(f"the hub does not answer ({error})") from error
+        except Exception as error:  # noqa: BLE001
+            answers.put(error)
+
+    # Its own limit is one of each address, and none of looking these up.
+    Thread(target=ask, daemon=True).start()
+    try:
+        found = answers.get(timeout=HUB_SECONDS)
+    except Empty:
+        found = TimeoutError(f"nothing within {HUB_SECONDS:g} s")
+    if isinstance(found, Exception):
+        raise HubSilentError(
+            f"it is no local folder, and the hub does not answer ({found}); {WITHOUT_NETWORK}"
+        ) from found
+    return found
 
 
 def _cached(hub_id: str) -> str | None:
     """A file of a model in the hub's cache on this machine."""
-    for name in ("model_index.json", "config.json", "open_clip_config.json"):
+    for name in CACHED:
         cached = try_to_load_from_cache(hub_id, name)
         if isinstance(cached, str):
             return cached
@@ -154,25 +234,6 @@ def dtype(precision: str) -> torch.dtype:
     if precision in named:
         return named[precision]
     return torch.bfloat16 if torch.cuda.is_available() else torch.float32
-
-
-def load_pipeline(kind: Any, role: str, reference: str, precision: str) -> Any:
-    """Load a pipeline of diffusers onto this process's device.
-
-    Args:
-        kind: The automatic class that knows pipelines for a task.
-        role: What the recipe calls the model.
-
-    Raises:
-        ValueError: If there is no such model, or it does not do the task.
-    """
-    quiet()
-    found = resolve(reference)
-    with refusing(role, reference):
-        knock(found)
-        pipeline = kind.from_pretrained(found, dtype=dtype(precision), use_safetensors=True)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device())
 
 
 def quiet() -> None:

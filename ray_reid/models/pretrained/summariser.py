@@ -28,9 +28,8 @@ class Summariser:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         references.quiet()
-        found = references.resolve(reference)
-        with references.refusing("summariser", reference):
-            references.knock(found)
+        with references.refusing("models.summariser", reference):
+            found = references.locate(reference)
             self.tokenizer: Any = AutoTokenizer.from_pretrained(found)
             self.model: Any = AutoModelForCausalLM.from_pretrained(
                 found, dtype=references.dtype(precision), use_safetensors=True

@@ -7,14 +7,16 @@ import torch
 
 from ray_reid import places
 from ray_reid.images import Pixels
-from ray_reid.models.pretrained import references
+from ray_reid.models.pretrained import diffusion
 from ray_reid.places import Place
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 
 
-def load_pipeline(reference: str, precision: str = "auto") -> Any:
-    """Load a pipeline onto this process's device.
+def load_pipeline(
+    reference: str, precision: str = "auto", key: str = "models.text_to_image"
+) -> Any:
+    """Load a pipeline onto this process's device; `key` of the recipe names it.
 
     Raises:
         ValueError: If there is no such model, or it makes no images from text.
@@ -22,9 +24,7 @@ def load_pipeline(reference: str, precision: str = "auto") -> Any:
     # Here, because it takes seconds, and most commands never load such a model.
     from diffusers import AutoPipelineForText2Image
 
-    return references.load_pipeline(
-        AutoPipelineForText2Image, "text_to_image", reference, precision
-    )
+    return diffusion.load_pipeline(AutoPipelineForText2Image, key, reference, precision)
 
 
 def load_adapter(pipeline: Any, adapter: Place) -> None:
@@ -58,7 +58,7 @@ def generate(
     steps: int,
     image_size: tuple[int, int],
     negative_prompt: str = "",
-) -> list[Pixels]:
+) -> list[Pixels | None]:
     """Generate one image a prompt; it depends on its own prompt and seed alone.
 
     Args:
@@ -66,19 +66,24 @@ def generate(
         seeds: One a prompt; the noise is drawn on the CPU, so it is the same everywhere.
         guidance_scale: Scale of classifier-free guidance; 1 is none.
         image_size: Height and width in pixels.
+        negative_prompt: What guidance leads away from; empty is what the model does without one.
 
     Returns:
-        (H, W, 3) uint8 each.
+        (H, W, 3) uint8 each; null where the safety checker that some pipelines bring refused the
+        image, in whose place it leaves black.
     """
     height, width = image_size
-    made = pipeline(
+    found = pipeline(
         list(prompts),
-        negative_prompt=[negative_prompt] * len(prompts) if guidance_scale > 1 else None,
+        negative_prompt=diffusion.repeated(negative_prompt, len(prompts)),
         generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
         guidance_scale=guidance_scale,
         num_inference_steps=steps,
         height=height,
         width=width,
         output_type="np",
-    ).images
-    return [(image * 255.0).round().clip(0, 255).astype("uint8") for image in made]
+    )
+    return [
+        None if unsafe else (image * 255.0).round().clip(0, 255).astype("uint8")
+        for image, unsafe in zip(found.images, diffusion.refused(found), strict=True)
+    ]
