@@ -3,11 +3,11 @@
 loop: `ray_reid.training.fit` beside a plain PyTorch loop on the same network, images, precision and
 threads, whose images come from a DataLoader with PIL and torchvision; beside the network alone on
 one batch that never leaves memory; and the parts that explain the difference. The networks are
-that of the drawn world and the field's standard one, a ResNet-50 on 256 x 128 pixels. peer: the
-standard one beside torchreid, its own engine where PYTHONPATH leads to it (the wheel on PyPI also
-wants gdown and tensorboard), else its step reproduced. start: seconds until the first batch, and
-memory. workers: two processes beside one on the same batch. --ray: the train job on Ray Train
-beside the loop written by hand.
+that of the drawn world and the field's standard one, a ResNet-50 on 256 x 128 pixels. augment: what
+RandAugment takes of a step of 512 images. peer: the standard one beside torchreid, its own engine
+where PYTHONPATH leads to it (the wheel on PyPI also wants gdown and tensorboard), else its step
+reproduced. start: seconds until the first batch, and memory. workers: two processes beside one on
+the same batch. --ray: the train job on Ray Train beside the loop written by hand.
 
 Takes a GPU where there is one. On a busy machine idle OpenMP threads must not spin, hence PASSIVE.
 """
@@ -33,11 +33,14 @@ if TYPE_CHECKING:
     from ray_reid.recipe.recipe import Recipe
     from ray_reid.training.fit import Fit
 
-SECTIONS = ("loop", "peer", "start", "workers")
+SECTIONS = ("loop", "augment", "peer", "start", "workers")
 # Set before measuring. Nobody should lose by leaving a loop of their own, ...
 LOOP_BAR = 0.95
 # ... and who leaves torchreid should notice.
 PEER_BAR = 2.0
+# RandAugment is to be hidden behind the network, at the batch of Diffusion-ReID's pre-training.
+AUGMENT_BAR = 0.15
+LARGE_BATCH = 512
 # Of the processes that are started to look at memory, beyond the first batch.
 STEPS = 3
 RAY_EPOCHS = 2
@@ -91,6 +94,33 @@ class Measurement:
             for part, took in seconds_per_step(parts(fit), 0.2 * self.seconds).items():
                 case_ = f"{case}, {part}, a batch of {batch}; reference loop"
                 yield Figure(case_, took * 1000, "ms", whole)
+
+    def augment(self) -> Iterator[Figure]:
+        """What RandAugment takes of a step of many images, with all that comes after it."""
+        identities = min(LARGE_BATCH, self.options.num_images) // 4
+        changes = [
+            *self.changes,
+            "train.augment.rand_augment=2",
+            f"train.sampler={{num_identities: {identities}, num_instances: 4}}",
+            # A step of so many images must fit the memory; it changes nothing of what is measured.
+            f"train.accumulate={max(1, identities // 8)}",
+        ]
+        for case in (self.miniature, self.standard):
+            fit = cases.fit_of(case.recipe(*changes), self.table(case))
+            stored, _ = cases.opened(fit)[fit.plan(0)[0, 0]]
+            steps: dict[str, Step] = {
+                "step": partial(next, fit.run()),
+                "augment": partial(augmented, fit, stored),
+            }
+            mean = seconds_per_step(steps, self.seconds)
+            batch = fit.plan(0).shape[2]
+            yield Figure(
+                f"{_name(case, fit.dtype)}, RandAugment, a batch of {batch}; reference loop",
+                mean["augment"] * 1000,
+                "ms",
+                mean["step"] * 1000,
+                AUGMENT_BAR,
+            )
 
     def peer(self) -> Iterator[Figure]:
         """The standard network against torchreid, in the recipe's precision and in float32."""
@@ -212,11 +242,17 @@ def fixed_batch(fit: "Fit") -> "tuple[torch.Tensor, torch.Tensor]":
     return images, labels.to(fit.device)
 
 
+def augmented(fit: "Fit", stored: "torch.Tensor") -> float:
+    """Augment a batch of bytes as the recipe has it."""
+    from ray_reid.training.augment import augment
+
+    # One number read back waits for the device.
+    return float(augment(stored.to(fit.device), fit.spec.augment, (0, 0))[0, 0, 0, 0])
+
+
 def parts(fit: "Fit") -> dict[str, Step]:
     """What the loop does beside the network, each on the same batch."""
     import torch
-
-    from ray_reid.training.augment import augment
 
     rows, planned = cases.opened(fit), fit.plan(0)[0, 0]
     stored, labels = rows[planned]
@@ -225,16 +261,16 @@ def parts(fit: "Fit") -> dict[str, Step]:
         outputs = [output.requires_grad_() for output in fit.network(images)]
     labels = labels.to(fit.device)
 
-    def augmented() -> float:
-        # One number read back waits for the device.
-        return float(augment(stored.to(fit.device), fit.spec.augment, (0, 0))[0, 0, 0, 0])
-
     def losses() -> float:
         loss = fit.loss(*outputs, labels)["loss"]
         torch.autograd.backward(loss)
         return float(loss.detach())
 
-    return {"decode": lambda: rows[planned], "augment": augmented, "losses": losses}
+    return {
+        "decode": lambda: rows[planned],
+        "augment": partial(augmented, fit, stored),
+        "losses": losses,
+    }
 
 
 def measure(options: argparse.Namespace) -> Iterator[Figure]:

@@ -37,7 +37,7 @@ SLOW = {
     "cloud_storage": ["--rows", "256"],
     "diffusion": ["--size", "miniature", "--runs", "1", "--batches", "2"],
     "progressive": ["--people", "8", "--outfits", "2"],
-    "training": [*TRAINING, "--only", "loop", "peer", "start", "workers"],
+    "training": [*TRAINING, "--only", "loop", "augment", "peer", "start", "workers"],
 }
 # Measures Ray Data or Ray Train itself, so it starts Ray.
 ON_RAY = {

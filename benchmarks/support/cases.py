@@ -74,11 +74,8 @@ def standard(backbone: str, size: Size) -> Case:
 
     Losses and augmentation are the strong baseline's (Luo et al., TMM 2019).
     """
-    augment = dict.fromkeys(Augment.model_fields, 0) | {
-        "flip": 0.5,
-        "pad": 10,
-        "erase": 0.5,
-    }
+    numbers = Augment.model_fields.keys() - {"erase_area", "erase_colour"}
+    augment = dict.fromkeys(sorted(numbers), 0) | {"flip": 0.5, "pad": 10, "erase": 0.5}
     changes = (
         "train.sampler={num_identities: 8, num_instances: 4}",
         f"train.augment={augment}",

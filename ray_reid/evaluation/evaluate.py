@@ -290,6 +290,8 @@ JOB = Job(
         "evaluate",
         "refine",
     ),
+    # 2: rank-k over subjects; query expansion by the other queries of a cluster.
+    format=2,
     facts=EvaluateFacts,
     report=section,
 )

@@ -1,6 +1,6 @@
 """What the evaluate job says of itself, and its headline: the figures and what they stand on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -8,13 +8,18 @@ from pydantic import Field
 from ray_reid.evaluation import refinement
 from ray_reid.evaluation.refinement import RefinementFacts
 from ray_reid.ranking.open_set import Level
+from ray_reid.ranking.protocol_scores import RANKS, SUBJECT_RANKS
 from ray_reid.ranking.scoring import UNREFINED
 from ray_reid.recipe.base import Frozen
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.sections import Section, Table, flat
 
-RANKS = (1, 5, 10)
-HEADLINE = ("mAP", *(f"rank-{k}" for k in RANKS), "mINP")
+HEADLINE = (
+    "mAP",
+    *(f"rank-{k}" for k in RANKS),
+    *(f"subject-rank-{k}" for k in SUBJECT_RANKS),
+    "mINP",
+)
 REFERENCE = "reference_"
 """Begins the names of what the colour histogram scores: the floor, with no learning in it."""
 MODEL, FLOOR = "model", "colour histogram (no learning)"
@@ -45,7 +50,10 @@ class EvaluateFacts(Facts):
 
 def section(facts: EvaluateFacts) -> Section:
     """Show the headline figures, what they were measured on, and what came after the ranking."""
-    table = Table("Results", ("", *HEADLINE), _rows(facts), _sentence(facts.stamp), measured=True)
+    # A run of an earlier release may lack some.
+    names = tuple(name for name in HEADLINE if name in facts.metrics)
+    rows = _rows(facts, names)
+    table = Table("Results", ("", *names), rows, _sentence(facts.stamp), measured=True)
     refined = refinement.table(facts.refinement)
     return Section(
         tables=(table, *(() if refined is None else (refined,))),
@@ -54,22 +62,22 @@ def section(facts: EvaluateFacts) -> Section:
     )
 
 
-def _rows(facts: EvaluateFacts) -> tuple[tuple[str, ...], ...]:
+def _rows(facts: EvaluateFacts, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Name and percentages of each line of the headline table, the model's cases first."""
     cases, both = facts.stamp["cases"], facts.stamp["both_directions"]
     # The headline is the first case, or the mean of both directions.
     named = {"": "mean" if both else cases[0], **{f"{c}_": c for c in cases[0 if both else 1 :]}}
     rows = []
     for prefix, case in named.items() if len(cases) > 1 else (("", ""),):
-        rows.append((f"{MODEL}, {case}" if case else MODEL, *_cells(facts.metrics, prefix)))
+        rows.append((f"{MODEL}, {case}" if case else MODEL, *_cells(facts.metrics, names, prefix)))
     if facts.refinement is not None:
-        rows.insert(1, (f"{MODEL}, without variants", *_cells(facts.metrics, UNREFINED)))
-    return (*rows, (FLOOR, *_cells(facts.metrics, REFERENCE)))
+        rows.insert(1, (f"{MODEL}, without variants", *_cells(facts.metrics, names, UNREFINED)))
+    return (*rows, (FLOOR, *_cells(facts.metrics, names, REFERENCE)))
 
 
-def _cells(values: Mapping[str, float], prefix: str) -> tuple[str, ...]:
+def _cells(values: Mapping[str, float], names: Sequence[str], prefix: str) -> tuple[str, ...]:
     """Percentages; of several draws with their standard deviation."""
-    spread = {name: values.get(f"{prefix}{name}_std") for name in HEADLINE}
+    spread = {name: values.get(f"{prefix}{name}_std") for name in names}
     return tuple(
         f"{100 * values[prefix + name]:.1f} " + ("%" if std is None else f"+- {100 * std:.1f} %")
         for name, std in spread.items()

@@ -248,6 +248,7 @@ JOB = Job(
     also=crops_of_arms,
     check=check,
     outside=outside,
+    format=2,
     scratch=(".ray",),
     facts=CompareFacts,
     report=section,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     Weights = Mapping[str, Tensor]
 
-METRICS = ("mAP", "rank-1", "rank-5", "mINP")
+METRICS = ("mAP", "rank-1", "rank-5", "subject-rank-5", "mINP")
 TESTED = pc.field(schema.SPLIT).isin(["query", "gallery"])
 
 

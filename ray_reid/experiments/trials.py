@@ -33,7 +33,7 @@ from ray_reid.training.train import outside as begins_with
 SCORED = ("train", "embed", "evaluate")
 """Jobs of a pipeline whose work a trial does itself; what they need is made before."""
 MODELS, TRAININGS = "models", ".trainings"
-FORMAT = 1
+FORMAT = 2
 """Of a trial's result: raised when it changes though the recipe and the tables do not."""
 VALIDATION, HISTORY = "validation", "history"
 """Entries of a trial's result: begins the names of what was validated; one mapping per epoch."""

@@ -237,6 +237,9 @@ def _described(
     asked = read if work.recipe.describe.summary == "llm" else {}
     summaries = _summaries(work, asked) if asked else {}
     found = []
+    if work.recipe.describe.summary == "one":
+        whole = {name: [one for one in own if None not in one] for name, own in read.items()}
+        read = {name: (whole[name] or own)[:1] for name, own in read.items()}
     for name, own_answers in sorted(read.items()):
         upper, lower, footwear = descriptions.summarise(own_answers, summaries.get(name))
         if upper is not None and lower is not None and footwear is not None:

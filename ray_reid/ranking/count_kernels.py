@@ -48,6 +48,37 @@ class _Table(NamedTuple):
     kept: Numbers
 
 
+class Ahead(NamedTuple):
+    """Subjects that come before a query's own: one image as similar as its best match is enough.
+
+    A null identity is a subject of its own.
+
+    Attributes:
+        count: (R,) of each row.
+        known: (R, B) bits of the identities that are counted.
+    """
+
+    count: Integers
+    known: NDArray[np.uint8]
+
+
+def nobody(rows: int, subject: Integers) -> Ahead:
+    """No subject before any of the rows; `subject` is that of every item."""
+    bits = max(1, int(subject.max(initial=-1)) // 8 + 1)
+    return Ahead(np.zeros(rows, np.int64), np.zeros((rows, bits), np.uint8))
+
+
+@compiled
+def _put_ahead(ahead: Any, row: int, subject: int) -> None:
+    """Count a subject before that of a row, once."""
+    if subject >= 0:
+        bit = np.uint8(1 << (subject % 8))
+        if ahead.known[row, subject // 8] & bit:
+            return
+        ahead.known[row, subject // 8] |= bit
+    ahead.count[row] += 1
+
+
 @compiled
 def _table(block: Floats, ends: Integers) -> _Table:
     """An empty table for every row of a block."""
@@ -158,15 +189,25 @@ def _up_to(values: Any, key: Any) -> int:
 
 @compiled
 def _count_values(
-    values: Floats, table: _Table, size: int, counts: Integers, doubts: Numbers
+    values: Floats,
+    subjects: Integers,
+    table: _Table,
+    size: int,
+    counts: Integers,
+    ahead: Ahead,
+    row: int,
+    doubts: Numbers,
 ) -> int:
     """Count the values that the table decides; write the columns of the others to `doubts`.
 
     Args:
         values: (C,) of a row.
+        subjects: (C,) of its columns.
         table: Filled for it.
         size: Matches of the row.
         counts: (size + 1,) values that reach 0, 1, ... of them.
+        ahead: Of all rows.
+        row: This one.
         doubts: Room for C columns.
 
     Returns:
@@ -194,6 +235,8 @@ def _count_values(
                 num_doubts += 1
                 continue
         counts[reached] += 1
+        if reached == size:
+            _put_ahead(ahead, row, subjects[column])
     return num_doubts
 
 
@@ -209,6 +252,7 @@ def count(
     ends: Integers,
     budget: int,
     counts: Integers,
+    ahead: Ahead,
 ) -> int:
     """Count the wrong items of a block by how many matches of the query they reach.
 
@@ -223,6 +267,7 @@ def count(
         ends: (R + 1,) where those of each row begin.
         budget: Pairs that may be recomputed before giving up.
         counts: Those of row r begin at `ends[r] + r`: items that reach 0, 1, ... of its matches.
+        ahead: Of the rows; gets the subjects whose items reach all matches.
 
     Returns:
         The number of rows that were counted.
@@ -240,7 +285,16 @@ def count(
         for side in range(2):
             start, stop = wrong_columns(inputs.own[query + row], item, num_columns, side)
             doubts = doubt_column[num_doubts:]
-            more = _count_values(block[row, start:stop], table, len(thresholds), row_counts, doubts)
+            more = _count_values(
+                block[row, start:stop],
+                inputs.subject[item + start : item + stop],
+                table,
+                len(thresholds),
+                row_counts,
+                ahead,
+                row,
+                doubts,
+            )
             doubt_row[num_doubts : num_doubts + more] = row
             doubts[:more] += np.int32(start)
             num_doubts += more
@@ -248,7 +302,7 @@ def count(
             num_rows = row + 1
             break
     rows, columns = doubt_row[:num_doubts], doubt_column[:num_doubts]
-    _settle(inputs, rows, columns, num_columns, query, item, grids, ends, counts)
+    _settle(inputs, rows, columns, num_columns, query, item, grids, ends, counts, ahead)
     return num_rows
 
 
@@ -263,6 +317,7 @@ def _settle(
     grids: Integers,
     ends: Integers,
     counts: Integers,
+    ahead: Ahead,
 ) -> None:
     """Count the pairs in doubt by definition; see `count`."""
     gallery, gallery_norm = inputs.gallery, inputs.gallery_norm
@@ -284,11 +339,13 @@ def _settle(
         similarity = exact(own_row, own_norm, gallery, gallery_norm, images)
         reached = _up_to(grids[ends[row] : ends[row + 1]], similarity)
         counts[ends[row] + row + reached] += 1
+        if reached == ends[row + 1] - ends[row]:
+            _put_ahead(ahead, row, inputs.subject[number])
 
 
 @compiled
 def count_given(
-    inputs: Any, rule: int, similarity: Floats, ends: Integers, counts: Integers
+    inputs: Any, rule: int, similarity: Floats, ends: Integers, counts: Integers, ahead: Ahead
 ) -> None:
     """Count the wrong items of given similarities by how many matches of the query they reach.
 
@@ -298,6 +355,7 @@ def count_given(
         similarity: (Q, I) any values, compared as they are.
         ends: (Q + 1,) where the matches of each query begin.
         counts: Those of query q begin at `ends[q] + q`: items that reach 0, 1, ... of its matches.
+        ahead: Of the queries, as in `count`.
     """
     own, labels, items = inputs.own, inputs.query_labels, inputs.item_labels
     is_match = np.empty(items.shape[1], dtype=np.bool_)
@@ -314,7 +372,10 @@ def count_given(
         for side in range(2):
             start, stop = wrong_columns(own[query], 0, len(row), side)
             for item in range(start, stop):
-                counts[ends[query] + query + _up_to(thresholds, row[item])] += 1
+                reached = _up_to(thresholds, row[item])
+                counts[ends[query] + query + reached] += 1
+                if reached == size:
+                    _put_ahead(ahead, query, inputs.subject[item])
 
 
 @compiled

@@ -29,6 +29,7 @@ class RankingInput(NamedTuple):
         own: (Q, 2) first item of the query's identity, and the one after its last.
         query_labels: (Q, 3) camera, clothes and identity; -1 is null.
         item_labels: (2, I) camera and clothes.
+        subject: (I,) number of each item's identity, -1 for a null one.
     """
 
     query: Floats
@@ -40,6 +41,7 @@ class RankingInput(NamedTuple):
     own: Numbers
     query_labels: Numbers
     item_labels: Numbers
+    subject: Numbers
 
     @property
     def num_items(self) -> int:
@@ -101,6 +103,7 @@ def prepare(
         own,
         np.stack([camera[0], worn[0], identity[0]], axis=1),
         np.stack([camera[1][order], worn[1][order]]),
+        in_order,
     )
 
 

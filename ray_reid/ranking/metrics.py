@@ -3,7 +3,8 @@
 AP is the rectangle, the mean of the precisions at the true matches, or the trapezoid of the
 data set's own code, which averages each with the precision just before it: half a point to three
 apart. mINP is the mean share of true matches among the images down to the last of them (Ye et al.,
-TPAMI 2021).
+TPAMI 2021). Rank-k counts images; rank-k over subjects counts whom they show, each once, which is
+what a refinement that ranks subjects is to be judged by.
 
 Nothing is sorted, for all these figures need is the rank of each true match, and a rank is a count:
 1 + the true matches above + the wrong images as similar or more similar. A table of the query's
@@ -58,12 +59,22 @@ class Metrics:
     """(Q,) inverse negative penalty of each query, likewise."""
     first: NDArray[np.int64]
     """(Q,) rank of its first true match, from 1; 0 where it was skipped."""
+    place: NDArray[np.int64]
+    """(Q,) rank of its subject among subjects, likewise."""
     changes: tuple[Mapping[str, str | int], ...] = ()
     """What each step of a post-processing before it changed."""
 
     def rank(self, k: int) -> float:
         """CMC at rank k; in a gallery of fewer images, at its last rank."""
         return float(self.cmc[min(k, len(self.cmc)) - 1])
+
+    def subject_rank(self, k: int) -> float:
+        """Share of queries whose subject is among the first k subjects.
+
+        A subject is where its most similar image is that is not junk; a null identity is a subject
+        of its own. At k = 1 it is `rank(1)`.
+        """
+        return int(((self.place > 0) & (self.place <= k)).sum()) / self.num_queries
 
 
 def evaluate(
@@ -178,12 +189,13 @@ def chosen(first: Metrics, second: Metrics, where: NDArray[np.bool_]) -> Metrics
 
     Both are of the same queries and the same gallery.
     """
-    ap, inp, rank = (
+    ap, inp, rank, place = (
         np.where(where, getattr(second, name), getattr(first, name))
-        for name in ("ap", "inp", "first")
+        for name in ("ap", "inp", "first", "place")
     )
     valid = np.flatnonzero(rank)
-    return _summary((ap[valid], inp[valid], rank[valid]), valid, len(ap), len(first.cmc))
+    scored = ap[valid], inp[valid], rank[valid], place[valid]
+    return _summary(scored, valid, len(ap), len(first.cmc))
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,15 +288,15 @@ def _is_trapezoid(average_precision: str) -> bool:
 
 
 def _summary(
-    scored: tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]],
+    scored: tuple[NDArray[Any], NDArray[Any], NDArray[np.int64], NDArray[np.int64]],
     valid: NDArray[np.int64],
     num_all: int,
     num_items: int,
 ) -> Metrics:
-    """Figures of AP, INP and first rank of the queries `valid` among all."""
+    """Figures of AP, INP, first rank and place of the queries `valid` among all."""
     ap, inp = np.full(num_all, np.nan), np.full(num_all, np.nan)
-    rank = np.zeros(num_all, np.int64)
-    ap[valid], inp[valid], rank[valid] = scored
+    rank, place = np.zeros((2, num_all), np.int64)
+    ap[valid], inp[valid], rank[valid], place[valid] = scored
     first = np.bincount(scored[2] - 1, minlength=num_items)
     return Metrics(
         # Rounded once, so that the order of the queries does not matter.
@@ -296,6 +308,7 @@ def _summary(
         ap=ap,
         inp=inp,
         first=rank,
+        place=place,
     )
 
 

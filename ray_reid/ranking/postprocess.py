@@ -126,7 +126,7 @@ def _expand(step: QueryExpansion, state: Retrieval) -> tuple[Retrieval, Counts]:
 def _mean_of_clusters(
     query: NDArray[np.float64], eps: float, min_samples: int
 ) -> tuple[NDArray[np.float64], Counts]:
-    """Every query becomes the mean of its cluster, itself included; one in no cluster stays."""
+    """Every query becomes the mean of the others of its cluster; one that is alone stays."""
     group = _dbscan(query, eps, min_samples)
     num_clusters = int(group.max(initial=-1)) + 1
     total = np.zeros((num_clusters, query.shape[1]))
@@ -134,7 +134,10 @@ def _mean_of_clusters(
     np.add.at(total, group[clustered], query[clustered])
     sizes = np.bincount(group[clustered], minlength=num_clusters)
     expanded = query.copy()
-    expanded[clustered] = (total / sizes[:, None])[group[clustered]]
+    # A mean keeps its direction without the division.
+    together = clustered.copy()
+    together[clustered] = sizes[group[clustered]] > 1
+    expanded[together] = total[group[together]] - query[together]
     return expanded, {"clusters": num_clusters, "changed": int(sizes[sizes > 1].sum())}
 
 

@@ -19,6 +19,8 @@ from ray_reid.ranking.refine import Rule, refine
 from ray_reid.recipe.postprocess import Step
 
 RANKS = (1, 5, 10)
+# Over subjects rank-1 is that over images.
+SUBJECT_RANKS = (5, 10)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +110,9 @@ def figures(scores: Mapping[str, Sequence[Metrics]]) -> dict[str, float]:
     for position, (name, draws) in enumerate(scores.items()):
         columns: dict[str, list[float]] = {"mAP": [draw.mAP for draw in draws]}
         columns |= {f"rank-{k}": [draw.rank(k) for draw in draws] for k in RANKS}
+        columns |= {
+            f"subject-rank-{k}": [draw.subject_rank(k) for draw in draws] for k in SUBJECT_RANKS
+        }
         columns["mINP"] = [draw.mINP for draw in draws]
         prefix = f"{name}_" if position else ""
         for figure, values in columns.items():

@@ -9,14 +9,14 @@ model, to which all images are alike), the rest of the blocks are products in do
 import numpy as np
 
 from ray_reid.ranking.cores import every_core
-from ray_reid.ranking.count_kernels import UNLIMITED, count, count_given, score
+from ray_reid.ranking.count_kernels import UNLIMITED, Ahead, count, count_given, nobody, score
 from ray_reid.ranking.inputs import RankingInput
 from ray_reid.ranking.match_kernels import match_similarities
 from ray_reid.ranking.proxies import TOO_MANY, Precision, Proxies
 from ray_reid.ranking.similarity_kernels import Floats, Integers
 
-Scores = tuple[Floats, Floats, Integers]
-"""AP, INP and first rank of every query."""
+Scores = tuple[Floats, Floats, Integers, Integers]
+"""AP, INP, first rank among items and rank among subjects of every query."""
 
 
 def rank(
@@ -31,7 +31,7 @@ def rank(
         trapezoid: Which average precision.
         size: Similarities in memory at a time.
     """
-    ap, inp, first = _empty_scores(len(num_matches))
+    ap, inp, first, place = scores = _empty_scores(len(num_matches))
     with every_core() as cores:
         proxies = Proxies(inputs, size, cores)
 
@@ -39,40 +39,51 @@ def rank(
             ends = np.r_[0, np.cumsum(num_matches[rows])]
             grids = match_similarities(inputs, rule, rows.start, rows.stop, ends)
             counts = np.zeros(len(grids) + len(ends) - 1, dtype=np.int64)
+            ahead = nobody(len(ends) - 1, inputs.subject)
             for tile in range(len(proxies.tiles)):
-                _count_tile(proxies, rows, tile, grids, ends, counts)
+                _count_tile(proxies, rows, tile, grids, ends, counts, ahead)
             score(counts, ends, trapezoid, ap[rows], inp[rows], first[rows])
+            place[rows] = 1 + ahead.count
 
         cores.map(score_stripe, proxies.stripes())
-    return ap, inp, first
+    return scores
 
 
 def rank_given(
     inputs: RankingInput, rule: int, num_matches: Integers, trapezoid: bool, similarity: Floats
 ) -> Scores:
     """Score given similarities (Q, I), compared as they are; otherwise see `rank`."""
-    scores = _empty_scores(len(num_matches))
+    ap, inp, first, place = scores = _empty_scores(len(num_matches))
     ends = np.append(0, np.cumsum(num_matches))
     counts = np.zeros(ends[-1] + len(num_matches), dtype=np.int64)
-    count_given(inputs, rule, similarity, ends, counts)
-    score(counts, ends, trapezoid, *scores)
+    ahead = nobody(len(num_matches), inputs.subject)
+    count_given(inputs, rule, similarity, ends, counts, ahead)
+    score(counts, ends, trapezoid, ap, inp, first)
+    place[:] = 1 + ahead.count
     return scores
 
 
 def _empty_scores(size: int) -> Scores:
-    return np.empty(size), np.empty(size), np.empty(size, dtype=np.int64)
+    first, place = np.empty((2, size), dtype=np.int64)
+    return np.empty(size), np.empty(size), first, place
 
 
 def _count_tile(
-    proxies: Proxies, rows: slice, tile: int, grids: Integers, ends: Integers, counts: Integers
+    proxies: Proxies,
+    rows: slice,
+    tile: int,
+    grids: Integers,
+    ends: Integers,
+    counts: Integers,
+    ahead: Ahead,
 ) -> None:
     """Count a stripe's block in single precision as far as that goes, the rest in double."""
     done = 0
     if not proxies.single_is_vain:
-        done = _count(proxies, rows, 0, tile, np.float32, grids, ends, counts)
+        done = _count(proxies, rows, 0, tile, np.float32, grids, ends, counts, ahead)
     if done < len(ends) - 1:
         proxies.single_is_vain = True
-        _count(proxies, rows, done, tile, np.float64, grids, ends, counts)
+        _count(proxies, rows, done, tile, np.float64, grids, ends, counts, ahead)
 
 
 def _count(
@@ -84,6 +95,7 @@ def _count(
     grids: Integers,
     ends: Integers,
     counts: Integers,
+    ahead: Ahead,
 ) -> int:
     """Count one block after its first `done` rows; return the number of its rows then done."""
     left = slice(rows.start + done, rows.stop)
@@ -100,4 +112,5 @@ def _count(
         UNLIMITED if kind is np.float64 else int(TOO_MANY * block.size),
         # Each row has one count more than it has matches.
         counts[done:],
+        Ahead(ahead.count[done:], ahead.known[done:]),
     )

@@ -17,9 +17,10 @@ class Describe(Frozen):
     """Most tokens of an answer."""
     backend: Literal["transformers", "vllm"] = "transformers"
     """`vllm` answers through Ray Data's LLM support; for GPU clusters that have it installed."""
-    summary: Literal["majority", "llm"] = "majority"
+    summary: Literal["majority", "llm", "one"] = "majority"
     """How the answers for one set of clothes become one: by the most frequent of each part, or by
-    `models.summariser` first; where that leaves several, the most frequent."""
+    `models.summariser` first; where that leaves several, the most frequent. `one` takes that of a
+    single image, the first that names all parts (DLCR, Table A3)."""
     file: str | None = None
     """A `descriptions.parquet` of an earlier run, perhaps edited, in place of asking a model."""
     stage: StageSpec = StageSpec(batch_size=16)

@@ -13,8 +13,8 @@ class QueryExpansion(Frozen):
 
     name: Literal["query_expansion"] = "query_expansion"
     kind: Literal["dbscan", "aqe", "alpha_qe"] = "dbscan"
-    """`dbscan`: the mean of the queries in its cluster (VehicleNet, section IV-C). `aqe`: the sum
-    of itself and its nearest gallery images (Chum et al., 2007). `alpha_qe`: likewise, each
+    """`dbscan`: the mean of the other queries of its cluster (VehicleNet, section IV-C). `aqe`: the
+    sum of itself and its nearest gallery images (Chum et al., 2007). `alpha_qe`: likewise, each
     weighted by a power of its similarity (Radenovic et al., 2019)."""
     eps: float = Field(0.1, gt=0, lt=2)
     """Cosine distance within which DBSCAN joins two queries; where it is too large, chains of them

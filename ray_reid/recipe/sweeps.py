@@ -21,7 +21,7 @@ from ray_reid.recipe.shipped import SWEEPS
 
 TABLE, CSV, PICTURE = "table.json", "table.csv", "sweep.png"
 """What a sweep leaves in its folder `tune-NAME` of the run directory."""
-Metric = Literal["mAP", "rank-1", "rank-5", "mINP"]
+Metric = Literal["mAP", "rank-1", "rank-5", "subject-rank-5", "mINP"]
 
 
 class Draw(Frozen):

@@ -1,12 +1,14 @@
 """The part of a recipe that says what is trained and how."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from ray_reid.recipe import keys
 from ray_reid.recipe.base import Frozen, ImageSide
 from ray_reid.recipe.sampler import Sampler
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Augment(Frozen):
@@ -27,9 +29,15 @@ class Augment(Frozen):
     hue: float = Field(0.0, ge=0, le=0.5)
     """Largest rotation of the colour circle; 0.5 is half of it."""
     erase: float = Field(0.3, ge=0, le=1)
-    """Probability of Random Erasing (Zhong et al., 2017): 2 to 25 % of the area."""
+    """Probability of Random Erasing (Zhong et al., 2017) of a part of the area, 2 % at least."""
+    erase_area: float = Field(0.25, ge=0.02, le=1)
+    """Largest part that is erased; 0.4 in CAL (Gu et al., CVPR 2022)."""
+    erase_colour: tuple[Share, Share, Share] | None = None
+    """Red, green and blue of what is erased; null draws a colour for each image."""
     pad: int = Field(0, ge=0)
     """Black pixels put around the image before a random crop of its own size."""
+    enlarge: float = Field(0.0, ge=0, le=1)
+    """Probability that an image is enlarged by an eighth and cropped to its own size (CAL)."""
     rand_augment: int = Field(0, ge=0)
     """Operations of RandAugment (Cubuk et al., 2020) on every image, before all else."""
     rand_augment_magnitude: int = Field(9, ge=0, le=30)
@@ -90,9 +98,11 @@ class Semantic(Frozen):
     groups: int | None = Field(32, ge=1)
     """Groups of the adaptive fine-grained enhancement (AFEM), a divisor of the encoder's width;
     null leaves it out."""
-    group_weights: Literal["element", "group"] = "element"
-    """What AFEM learns: a weight for each element of every group, which makes any number of groups
-    the same network, or one for a whole group."""
+    group_weights: Literal["group", "element"] = "group"
+    """What AFEM learns: one weight for a whole group, or one for each of its elements, which makes
+    any number of groups the same network."""
+    join: Literal["add", "concatenate"] = "add"
+    """How AFEM's output meets f_fuse: projected to its width and added, or put beside it."""
 
 
 class TrainStage(Frozen):
@@ -139,6 +149,8 @@ class Train(Frozen):
     head: Literal["bnneck", "vehiclenet"] = "bnneck"
     """What makes embeddings of features: the strong baseline's BNNeck (Luo et al., 2019), or a
     fully connected layer with a batch norm (VehicleNet, section IV-A)."""
+    neck_bias: bool = False
+    """Whether BNNeck's shift is learned, as in CAL's network; the strong baseline holds it at 0."""
     embedding_dim: int | None = Field(None, ge=8)
     """Width of the embedding; null keeps the backbone's, or with `vehiclenet` takes 512."""
     side_weight: float = Field(0.0, ge=0)
@@ -179,6 +191,9 @@ class Train(Frozen):
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of SGD."""
     weight_decay: float = Field(5e-4, ge=0)
+    decay_biases: bool = False
+    """Whether the weight decay takes biases and norms too, as PyTorch's optimisers do by themselves
+    and so CAL; else matrices and kernels alone."""
     warmup_epochs: float = Field(1.0, ge=0)
     """Linear warm-up, stepped every batch; then the schedule."""
     schedule: Literal["cosine", "multistep"] = "cosine"
@@ -320,6 +335,6 @@ class Train(Frozen):
 # What makes the network: the same in all stages.
 NETWORK = frozenset({
     "stages", "backbone", "backbone_params", "ibn", "ibn_weights", "pretrained", "pooling",
-    "semantic", "head", "embedding_dim", "side_weight", "image_size", "last_stride", "stem_pool",
-    "window_pad",
+    "semantic", "head", "neck_bias", "embedding_dim", "side_weight", "image_size", "last_stride",
+    "stem_pool", "window_pad",
 })  # fmt: skip

@@ -1,8 +1,8 @@
 """Random changes of a batch of training images, drawn from its place in the plan.
 
-One affine warp does flip, zoom, shift and rotation; all but RandAugment, which is torchvision's,
-runs on the device that holds the batch. What a recipe switches off costs nothing, but its numbers
-are drawn all the same: switching one change off leaves the others as they were.
+One affine warp does flip, zoom, shift and rotation; everything runs on the device that holds the
+batch. What a recipe switches off costs nothing, but its numbers are drawn all the same: switching
+one change off leaves the others as they were.
 """
 
 import math
@@ -13,6 +13,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from ray_reid.recipe.train import Augment
+from ray_reid.training.rand_augment import rand_augment
+
+ENLARGED = 1.125
 
 
 def augment(images: Tensor, spec: Augment, seed: tuple[int, ...]) -> Tensor:
@@ -29,9 +32,12 @@ def augment(images: Tensor, spec: Augment, seed: tuple[int, ...]) -> Tensor:
     # Drawn on the CPU so that a GPU gives the same augmentation.
     generator = torch.Generator().manual_seed(mix(seed))
     if spec.rand_augment:
-        images = _rand_augment(images, spec, mix((*seed, 1)))
+        magnitude, own = spec.rand_augment_magnitude, mix((*seed, 1))
+        images = rand_augment(images, spec.rand_augment, magnitude, own)
     if spec.pad:
         images = _pad_and_crop(images, spec.pad, generator)
+    if spec.enlarge:
+        images = _enlarge_and_crop(images, spec.enlarge, mix((*seed, 3)))
     images = _warp(images, spec, generator)
     images = _colour(images, spec, generator)
     return _erase(images, spec, generator)
@@ -65,15 +71,6 @@ def mix(seed: tuple[int, ...]) -> int:
     return mixed
 
 
-def _rand_augment(images: Tensor, spec: Augment, seed: int) -> Tensor:
-    transform = v2.RandAugment(spec.rand_augment, spec.rand_augment_magnitude)
-    if images.dtype != torch.uint8:
-        images = (images * 255).round().to(torch.uint8)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return torch.stack([transform(image) for image in images])
-
-
 def _pad_and_crop(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
     count, _, height, width = images.shape
     shifts = (torch.randint(0, 2 * pad + 1, (count, 2), generator=generator) - pad).tolist()
@@ -82,6 +79,25 @@ def _pad_and_crop(images: Tensor, pad: int, generator: torch.Generator) -> Tenso
         (to_y, from_y), (to_x, from_x) = _overlap(down, height), _overlap(right, width)
         crop[:, to_y, to_x] = image[:, from_y, from_x]
     return cropped
+
+
+def _enlarge_and_crop(images: Tensor, probability: float, seed: int) -> Tensor:
+    # Numbers of its own, so that no other change depends on it.
+    generator = torch.Generator().manual_seed(seed)
+    count, _, height, width = images.shape
+    chosen = torch.rand(count, generator=generator) < probability
+    places = torch.rand(count, 2, generator=generator)
+    images = _floats(images)
+    rows = chosen.nonzero().flatten().tolist()
+    if not rows:
+        return images
+    size = [round(side * ENLARGED) for side in (height, width)]
+    larger = F.interpolate(images[rows], size, mode="bilinear", align_corners=False)
+    room = torch.tensor([size[0] - height, size[1] - width])
+    corners = (places[rows] * room).round().int().tolist()
+    for row, image, (top, left) in zip(rows, larger, corners, strict=True):
+        images[row] = image[:, top : top + height, left : left + width]
+    return images
 
 
 def _overlap(shift: int, length: int) -> tuple[slice, slice]:
@@ -164,13 +180,15 @@ def _hue_rotation(angle: Tensor) -> Tensor:
 def _erase(images: Tensor, spec: Augment, generator: torch.Generator) -> Tensor:
     count, _, height, width = images.shape
     chosen = torch.rand(count, generator=generator) < spec.erase
-    area = torch.empty(count).uniform_(0.02, 0.25, generator=generator) * height * width
+    area = torch.empty(count).uniform_(0.02, spec.erase_area, generator=generator) * height * width
     ratio = torch.empty(count).uniform_(math.log(0.3), math.log(3.3), generator=generator).exp()
     tall = (area * ratio).sqrt().clamp(1, height)
     wide = (area / ratio).sqrt().clamp(1, width)
     top = torch.rand(count, generator=generator) * (height - tall)
     left = torch.rand(count, generator=generator) * (width - wide)
     fill = torch.rand(count, 3, generator=generator).to(images)
+    if spec.erase_colour is not None:
+        fill[:] = fill.new_tensor(spec.erase_colour)
     boxes = torch.stack([top, top + tall, left, left + wide], dim=1).ceil().int().tolist()
     for number in chosen.nonzero().flatten().tolist():
         first, last, left_, right = boxes[number]

@@ -341,7 +341,7 @@ def schedule(spec: Train, epochs: float) -> float:
 
 
 def _optimizer(spec: Train, network: ReidNetwork) -> torch.optim.Optimizer:
-    """Weight decay on matrices and kernels only, not on biases and norms.
+    """Weight decay on matrices and kernels only, unless `decay_biases` has it on biases and norms.
 
     Each group has its `share` of the learning rate.
     """
@@ -354,7 +354,7 @@ def _optimizer(spec: Train, network: ReidNetwork) -> torch.optim.Optimizer:
                 for parameter in network.parameters()
                 if parameter.requires_grad
                 and (id(parameter) in backbone) == inside
-                and (parameter.ndim > 1) == matrix
+                and (parameter.ndim > 1 or spec.decay_biases) == matrix
             ]
             groups.append({"params": chosen, "weight_decay": decay, "share": share})
     return _descent(spec, [group for group in groups if group["params"]])

@@ -389,6 +389,8 @@ JOB = Job(
     sections=("name", "seed", "train"),
     also=validates_with,
     outside=outside,
+    # 2: RandAugment by batches; CLIP-SENet's network.
+    format=2,
     scratch=("ray",),
     facts=TrainFacts,
     report=section,

@@ -248,6 +248,10 @@ def test_the_test_size_of_vehicleid_is_a_list(tmp_path: Path) -> None:
     official = vehicleid.LAYOUT.official
     assert official(VehicleIDSource(root="x", test_size=2400))["query"] == (17377, 2400)
     assert official(VehicleIDSource(root="x", test_size=6000)) == {"train": (113346, 13164)}
+    # The train list and this one are all 221,567 images of 26,328 vehicles.
+    whole = official(VehicleIDSource(root="x", test_size=13164))
+    assert sum(images for images, _ in whole.values()) == 221567
+    assert whole["train"][1] + whole["gallery"][1] == 26328
 
 
 def test_lists_of_vehicleid_that_do_not_fit_are_named(tmp_path: Path) -> None:
@@ -458,6 +462,32 @@ def test_held_out_vehicles_of_cityflow_replace_the_test_images(tmp_path: Path) -
     assert read_city(root, hold_out=0.3, seed=1).rows == found.rows
     with pytest.raises(ValueError, match=r"lacks \['image_query', 'image_test'\]"):
         read_city(root)
+
+
+def test_the_validation_of_vehiclenet_is_a_number_of_vehicles_among_all(tmp_path: Path) -> None:
+    root = city_flow(tmp_path, vehicles=20)
+    plain = read_city(root, hold_out=5)
+    assert len(_tested(plain)) == 5
+    assert counts(plain.rows) == {"train": 60, "query": 10, "gallery": 10}
+    found = read_city(root, hold_out=5, gallery="all")
+    assert _tested(found) == _tested(plain)
+    # Every image answers: the gallery's, those trained on as distractors, and the queries.
+    assert counts(found.rows) == {"train": 60, "query": 10, "gallery": 80}
+    assert found.rows[: len(plain.rows)] == plain.rows
+    more = found.rows[len(plain.rows) :]
+    assert Counter((row.get("role"), row["identity"]) for row in more)["distractor", None] == 60
+    assert {row["identity"] for row in more if row["identity"]} == _tested(plain)
+    assert len({row["observation_id"] for row in found.rows}) == len(found.rows)
+    for options, rule in (
+        ({"hold_out": 19}, r"hold_out 19 leaves 1 of 20 vehicles .* at most 18"),
+        (
+            {"hold_out": 2.5},
+            r"hold_out 2\.5 must be a share below 1 or a number of vehicles from 2",
+        ),
+        ({"gallery": "all"}, r"gallery 'all' needs hold_out above 0"),
+    ):
+        with pytest.raises(ValueError, match=rule):
+            read_city(root, **options)
 
 
 def _tested(found: Reading) -> set[str]:

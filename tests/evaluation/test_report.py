@@ -8,6 +8,7 @@ import pytest
 
 from ray_reid import pipelines
 from ray_reid.evaluation import report
+from ray_reid.evaluation.headline import HEADLINE
 from ray_reid.runtime.results import RunState
 
 pytestmark = pytest.mark.usefixtures("fake_model")
@@ -67,7 +68,7 @@ def test_the_console_table_has_a_line_for_the_model_and_one_for_the_floor(
 ):
     work = make_run(tmp_path, num_maps=0, max_tsne=0, both_directions=both)
     lines = pipelines.write_report(publish_evaluation(tmp_path, work)).splitlines()
-    assert lines[0].split() == ["mAP", "rank-1", "rank-5", "rank-10", "mINP"]
+    assert lines[0].split() == [*HEADLINE]
     assert len(lines) == (6 if both else 4)
     assert lines[1].startswith("model")
     assert lines[-2].startswith("colour histogram")

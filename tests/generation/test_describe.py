@@ -168,3 +168,15 @@ def test_vllm_is_given_what_a_reference_stands_for(
     with pytest.raises(ValueError, match="asked"):
         describe.describe_job(work)
     assert given[4:6] == [str(references.WEIGHTS / "describer"), "fp16"]
+
+
+def test_one_image_can_speak_for_its_clothes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = _work(tmp_path, ["a", "a", "a"], "describe.summary=one")
+    _answering(monkeypatch, ["green coat | none | boots", OTHER, GOOD])
+    describe.describe_job(work)
+    # The first that names all parts; what others say of them does not count.
+    assert descriptions.read(work.out / descriptions.FILE) == [
+        Description("a", "blue coat", "jeans", "boots")
+    ]

@@ -131,8 +131,13 @@ def test_ibn_where_there_are_no_residual_blocks_is_refused(backbone: str) -> Non
         add_ibn(timm.create_model(backbone), backbone)
 
 
-def _published(width: int = 64, excited: bool = False) -> dict[str, torch.Tensor]:
-    """Names and shapes as IBN-Net publishes them, of one bottleneck in each stage."""
+def _published(
+    width: int = 64, excited: bool = False, grouped: bool = False
+) -> dict[str, torch.Tensor]:
+    """Names and shapes as IBN-Net publishes them, of one bottleneck in each stage.
+
+    `grouped` is its ResNeXt of 32 groups of 4 channels.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def norm(name: str, size: int) -> dict[str, tuple[int, ...]]:
@@ -143,13 +148,14 @@ def _published(width: int = 64, excited: bool = False) -> dict[str, torch.Tensor
     before = width
     for stage in range(1, 5):
         inner, after, block = width * 2 ** (stage - 1), width * 2 ** (stage + 1), f"layer{stage}.0"
+        inner *= 2 if grouped else 1
         shapes[f"{block}.conv1.weight"] = (inner, before, 1, 1)
         if stage < 4:
             shapes |= {f"{block}.bn1.IN.{part}": (inner // 2,) for part in ("weight", "bias")}
             shapes |= norm(f"{block}.bn1.BN", inner // 2)
         else:
             shapes |= norm(f"{block}.bn1", inner)
-        shapes[f"{block}.conv2.weight"] = (inner, inner, 3, 3)
+        shapes[f"{block}.conv2.weight"] = (inner, inner // 32 if grouped else inner, 3, 3)
         shapes[f"{block}.conv3.weight"] = (after, inner, 1, 1)
         shapes |= norm(f"{block}.bn2", inner) | norm(f"{block}.bn3", after)
         shapes[f"{block}.downsample.0.weight"] = (after, before, 1, 1)
@@ -162,12 +168,14 @@ def _published(width: int = 64, excited: bool = False) -> dict[str, torch.Tensor
     return {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_weights_of_ibn_net_are_taken_by_name(tmp_path: Path, suffix: str) -> None:
-    given = _published()
+@pytest.mark.parametrize(
+    ("backbone", "suffix"), [("resnet50", ".pth"), ("resnext101_32x4d", ".safetensors")]
+)
+def test_weights_of_ibn_net_are_taken_by_name(tmp_path: Path, backbone: str, suffix: str) -> None:
+    given = _published(grouped=backbone != "resnet50")
     path = tmp_path / f"weights{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(given, path)
-    spec = _spec("resnet50", backbone_params=SHALLOW, ibn="a", ibn_weights=str(path))
+    spec = _spec(backbone, backbone_params=SHALLOW, ibn="a", ibn_weights=str(path))
     found = ReidNetwork(spec, 2).backbone.state_dict()
     compared = {name for name in given if not name.startswith("fc.")}
     assert {name for name in found if not name.endswith("num_batches_tracked")} == compared
@@ -215,6 +223,13 @@ def test_weights_that_are_not_those_of_the_backbone_are_refused(tmp_path: Path) 
 def test_weights_of_ibn_net_are_for_an_ibn_without_others(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"ibn_weights 'x\.pth' need ibn 'a' and pretrained false"):
         _spec("resnet50", ibn_weights="x.pth", **changes)
+
+
+def test_the_shift_of_the_neck_is_learned_where_the_recipe_says_so() -> None:
+    for learned in (False, True):
+        network = ReidNetwork(_spec(neck_bias=learned), 2).train()
+        network(torch.rand(4, 3, 64, 64))[1].square().sum().backward()
+        assert (network.neck.bias.grad is not None) == learned
 
 
 def test_the_head_of_vehiclenet_is_a_layer_with_a_norm_before_the_classifier() -> None:

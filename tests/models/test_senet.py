@@ -47,7 +47,7 @@ def _spec(folder: Path | str, **changes: Any) -> Train:
 
 
 @pytest.mark.parametrize("weights", ["element", "group"])
-def test_afem_is_a_loop_over_groups(weights: str) -> None:
+def test_afem_adds_weighted_groups_of_phi_to_phi(weights: str) -> None:
     torch.manual_seed(0)
     module = FineGrainedEnhancement(12, 3, weights).train()
     semantics = torch.randn(5, 12)
@@ -61,8 +61,11 @@ def test_afem_is_a_loop_over_groups(weights: str) -> None:
         active = (scaled * norm.weight[column] + norm.bias[column]).clamp(min=0)
         group, place = divmod(column, 12 // 3)
         weight = module.weights[group, place if weights == "element" else 0]
-        expected[:, column] = weight * active + semantics[:, column]
+        expected[:, column] = weight * active + active
     assert torch.allclose(found, expected, atol=1e-5)
+    # The feature itself is no branch: what phi shuts off comes to nothing.
+    nn.init.constant_(norm.bias, -9.0)
+    assert not module(semantics).any()
 
 
 def test_the_number_of_groups_matters_only_where_a_group_shares_a_weight() -> None:
@@ -77,12 +80,13 @@ def test_the_number_of_groups_matters_only_where_a_group_shares_a_weight() -> No
     assert not torch.allclose(enhanced(3, "group"), enhanced(6, "group"))
 
 
-def test_weights_of_afem_begin_as_a_normal_distribution() -> None:
+def test_afem_begins_with_one_weight_a_group_of_a_normal_distribution() -> None:
     torch.manual_seed(0)
-    weights = FineGrainedEnhancement(512, 32).weights
-    assert weights.shape == (32, 16)
+    weights = FineGrainedEnhancement(1024, 512).weights
+    assert weights.shape == (512, 1)
     assert abs(weights.mean().item()) < 0.15
     assert weights.std().item() == pytest.approx(1, abs=0.1)
+    assert FineGrainedEnhancement(1024, 512, "element").weights.shape == (512, 2)
 
 
 def test_groups_that_do_not_divide_the_width_are_refused_with_those_that_do(folder: Path) -> None:
@@ -165,9 +169,10 @@ def test_models_that_are_no_encoders_are_refused(tmp_path: Path) -> None:
             load_encoder(reference)
 
 
-def test_features_are_fused_and_refined_semantics_side_by_side(folder: Path) -> None:
+@pytest.mark.parametrize("join", ["add", "concatenate"])
+def test_features_are_the_fused_feature_and_the_enhanced_semantics(folder: Path, join: str) -> None:
     torch.manual_seed(0)
-    network = ReidNetwork(_spec(folder), 3).train()
+    network = ReidNetwork(_spec(folder, semantic={"join": join}), 3).train()
     images = torch.rand(4, 3, 32, 32)
     semantic = network.semantic
     assert semantic is not None
@@ -176,14 +181,54 @@ def test_features_are_fused_and_refined_semantics_side_by_side(folder: Path) -> 
     assert logits.shape == (4, 3)
     appearance = network.feature_map(images).mean(dim=(2, 3))
     semantics = semantic.encoder(images)
+    semantics = (semantics - semantics.mean(1, keepdim=True)) / (
+        semantics.var(1, correction=0, keepdim=True) + 1e-5
+    ).sqrt()
     fused = torch.cat([appearance, semantics], 1) @ semantic.fuse.weight.T + semantic.fuse.bias
     assert fused.shape == (4, 24)
-    expected = torch.cat([fused, semantic.enhance(semantics)], dim=1)
+    enhanced = semantic.enhance(semantics)
+    if join == "concatenate":
+        expected = torch.cat([fused, enhanced], dim=1)
+    else:
+        expected = fused + enhanced @ semantic.project.weight.T
     assert torch.allclose(features, expected, atol=1e-4)
-    # A width of the recipe's own projects what was put side by side.
-    narrow = ReidNetwork(_spec(folder, embedding_dim=16), 3).eval()
-    assert narrow.project.weight.shape == (16, 24 + 8)
+    # A width of the recipe's own projects what both make.
+    changes = {"embedding_dim": 16, "semantic": {"join": join}}
+    narrow = ReidNetwork(_spec(folder, **changes), 3).eval()
+    assert narrow.project.weight.shape == (16, 24 if join == "add" else 24 + 8)
     assert narrow.embed(images).shape == (4, 16)
+
+
+def test_semantics_of_the_width_of_the_fused_feature_are_added_as_they_are(folder: Path) -> None:
+    network = ReidNetwork(_spec(folder, semantic={"width": 8}), 3)
+    assert network.semantic is not None
+    assert isinstance(network.semantic.project, nn.Identity)
+    assert network.semantic.width == 8
+
+
+def test_long_semantics_do_not_starve_the_appearance(folder: Path) -> None:
+    torch.manual_seed(0)
+    network = ReidNetwork(_spec(folder), 3).eval()
+    semantic = network.semantic
+    assert semantic is not None
+    images, appearance = torch.rand(4, 3, 32, 32), torch.rand(4, 512)
+    before = semantic(images, appearance)
+    for scale in (10.0, 100.0):
+        lengthened = semantic.encoder.register_forward_hook(lambda _, __, out, by=scale: out * by)
+        # Only the epsilon of the norm tells features of any length apart.
+        assert torch.allclose(semantic(images, appearance), before, atol=1e-2)
+        lengthened.remove()
+
+
+def test_a_package_of_the_former_network_is_refused_in_one_sentence(
+    folder: Path, tmp_path: Path
+) -> None:
+    recipe = recipes.validate({"name": "x", "train": _spec(folder).model_dump(mode="json")})
+    weights = ReidNetwork(recipe.train, 2).state_dict()
+    former = {name: part for name, part in weights.items() if "semantic.norm" not in name}
+    package.save(tmp_path / "package", recipe, ["a", "b"], former)
+    with pytest.raises(ValueError, match=r"former reading of CLIP-SENet, .* train it again"):
+        ray_reid.load(tmp_path / "package", "cpu")
 
 
 def test_without_groups_the_fused_feature_is_all(folder: Path) -> None:

@@ -19,7 +19,7 @@ def by_loop(
     trapezoid=False,
 ):
     """One ranking at a time: remove junk, sort with wrong images first in ties, walk down."""
-    aps, inps, firsts, skipped = [], [], [], 0
+    aps, inps, firsts, places, skipped = [], [], [], [], 0
     for q in range(len(query)):
         ranking = []
         for g in range(len(gallery)):
@@ -29,9 +29,9 @@ def by_loop(
                 continue
             cosine = float(np.dot(query[q], gallery[g]))
             cosine /= float(np.linalg.norm(query[q]) * np.linalg.norm(gallery[g]))
-            ranking.append((-round(cosine, 7), same))
+            ranking.append((-round(cosine, 7), same, gallery_identity[g] or f"nobody {g}"))
         ranking.sort()
-        positions = [at for at, (_, same) in enumerate(ranking, start=1) if same]
+        positions = [at for at, (_, same, _) in enumerate(ranking, start=1) if same]
         if not positions:
             skipped += 1
             continue
@@ -42,8 +42,9 @@ def by_loop(
         aps.append(np.mean(precisions))
         inps.append(len(positions) / positions[-1])
         firsts.append(positions[0])
+        places.append(len({subject for *_, subject in ranking[: positions[0]]}))
     cmc = [np.mean([first <= k for first in firsts]) for k in range(1, len(gallery) + 1)]
-    return np.mean(aps), cmc, np.mean(inps), skipped
+    return np.mean(aps), cmc, np.mean(inps), skipped, places
 
 
 def clothes_junk(q, g, query_clothes, gallery_clothes, protocol):
@@ -79,13 +80,19 @@ def test_metrics_match_a_loop_with_ties_nulls_and_junk(monkeypatch, discrete, bl
     for seed in range(4):
         rows, labels = scene(seed, discrete=discrete)
         found = metrics.evaluate(*rows, **labels)
-        expected_map, cmc, minp, skipped = by_loop(*rows, **labels)
+        expected_map, cmc, minp, skipped, places = by_loop(*rows, **labels)
         assert found.mAP == pytest.approx(expected_map, abs=1e-12)
         np.testing.assert_allclose(found.cmc, cmc, atol=1e-12)
         assert found.mINP == pytest.approx(minp, abs=1e-12)
         assert found.num_skipped == skipped > 0
         assert found.num_queries + skipped == len(rows[0])
         assert np.isnan(found.ap).sum() == skipped
+        np.testing.assert_array_equal(found.place[found.first > 0], places)
+        given = metrics.evaluate_similarity(
+            np.round(metrics.unit(rows[0], "query") @ metrics.unit(rows[1], "gallery").T, 7),
+            **labels,
+        )
+        np.testing.assert_array_equal(given.place, found.place)
 
 
 @pytest.mark.parametrize("protocol", ["market", "sc", "cc"])
@@ -98,13 +105,14 @@ def test_clothes_and_the_trapezoid_match_a_loop(monkeypatch, protocol, block):
         outfits = [str(n) if n else None for n in chance.integers(0, 3, len(rows[0]) + 150)]
         labels |= {"query_clothes": outfits[: len(rows[0])], "gallery_clothes": outfits[-150:]}
         found = metrics.evaluate(*rows, **labels, protocol=protocol, average_precision="trapezoid")
-        expected_map, cmc, minp, skipped = by_loop(
+        expected_map, cmc, minp, skipped, places = by_loop(
             *rows, **labels, protocol=protocol, trapezoid=True
         )
         assert found.mAP == pytest.approx(expected_map, abs=1e-12)
         np.testing.assert_allclose(found.cmc, cmc, atol=1e-12)
         assert found.mINP == pytest.approx(minp, abs=1e-12)
         assert found.num_skipped == skipped
+        np.testing.assert_array_equal(found.place[found.first > 0], places)
 
 
 @pytest.mark.parametrize("block", [1, 10**6])
@@ -148,6 +156,22 @@ def test_tracks_are_as_near_as_their_nearest_image(monkeypatch, block):
                 "gallery_identity": np.arange(60) % 3,
             },
         )
+
+
+def test_rank_over_subjects_counts_whom_images_show_once():
+    # Three images of one stranger and two of unknown people come before the query's own.
+    labels = {
+        "query_identity": ["a", "b"],
+        "gallery_identity": ["b", "b", "b", None, None, "a"],
+    }
+    similarity = np.array([[6.0, 5, 4, 3, 2, 1], [6, 5, 4, 3, 2, 1]])
+    found = metrics.evaluate_similarity(similarity, **labels)
+    assert found.first.tolist() == [6, 1]
+    assert found.place.tolist() == [4, 1]
+    assert [found.subject_rank(k) for k in (1, 3, 4, 5)] == [0.5, 0.5, 1, 1]
+    assert found.subject_rank(1) == found.rank(1)
+    either = metrics.chosen(found, found, np.array([True, False]))
+    assert either.place.tolist() == [4, 1]
 
 
 def test_the_trapezoid_of_a_hand_made_ranking():

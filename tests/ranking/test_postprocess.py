@@ -128,17 +128,16 @@ def test_similarities_that_are_no_finite_matrix_are_refused() -> None:
         metrics.evaluate_similarity(np.zeros((1, 2)), excluded=np.zeros((1, 3), bool), **labels)
 
 
-def test_dbscan_gives_every_query_of_a_chain_their_mean() -> None:
+def test_dbscan_gives_every_query_of_a_chain_the_mean_of_the_others() -> None:
     angles = np.radians([0, 10, 20, 90, 180])
     query = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     state = Retrieval(3 * query, np.eye(2))
     # 10 degrees apart is near, 20 is not: a chain joins the first three.
     step = QueryExpansion(eps=1 - float(np.cos(np.radians(12))))
     after, (change,) = postprocess.apply([step], state)
-    middle = query[1]
-    np.testing.assert_allclose(
-        after.query, [middle, middle, middle, query[3], query[4]], atol=1e-12
-    )
+    others = np.radians([15, 10, 5])
+    expected = np.stack([np.cos(others), np.sin(others)], axis=1)
+    np.testing.assert_allclose(after.query, [*expected, query[3], query[4]], atol=1e-12)
     assert change == {"step": "query_expansion", "clusters": 1, "changed": 3}
 
 

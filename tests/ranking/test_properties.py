@@ -107,6 +107,8 @@ def test_metrics_are_those_of_sorted_lists(scene):
     assert found.num_queries + found.num_skipped == len(scene.query)
     assert found.mAP == pytest.approx(np.mean(precisions), abs=1e-6)
     assert found.rank(1) == pytest.approx(first, abs=1e-6)
+    assert found.subject_rank(1) == pytest.approx(first, abs=1e-6)
+    assert (found.place <= found.first).all()
     assert found.mINP == pytest.approx(penalty, abs=1e-6)
     assert (np.diff(found.cmc) >= 0).all()
     assert found.cmc[-1] == pytest.approx(1)
@@ -121,6 +123,7 @@ def test_no_order_of_the_rows_changes_a_metric(data):
     before, after = scene.evaluate(), scene.of(queries, images).evaluate()
     np.testing.assert_array_equal(after.ap, before.ap[list(queries)])
     np.testing.assert_array_equal(after.cmc, before.cmc)
+    np.testing.assert_array_equal(after.place, before.place[list(queries)])
     assert (after.mAP, after.mINP) == (before.mAP, before.mINP)
 
 

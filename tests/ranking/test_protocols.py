@@ -147,7 +147,7 @@ def test_clothes_rules_match_a_loop() -> None:
     found = protocol_scores.run("clothes", labels, embedding)
     assert list(found) == ["standard", "sc", "cc"]
     changing = protocol_scores.run("clothes_changing", labels, embedding)
-    assert list(changing) == ["cc", "sc", "standard"]
+    assert list(changing) == ["cc", "standard", "sc"]
     assert all(changing[name][0].mAP == found[name][0].mAP for name in found)
     for name, (result,) in found.items():
         aps = []
@@ -195,6 +195,9 @@ def test_ccvid_ranks_means_of_tracklets() -> None:
     right = [float(answers[p] @ answers[8 + p]) for p in range(4)]
     first = [nearest[p] == p and right[p] > wrong[p] for p in range(4)]
     assert found["cc"][0].rank(1) == pytest.approx(np.mean(first))
+    changing = protocol_scores.run("ccvid_changing", labels, embedding)
+    assert list(changing) == ["cc", "standard", "sc"]
+    assert protocol_scores.figures(changing)["mAP"] == found["cc"][0].mAP
 
 
 def test_vc_clothes_takes_pairs_of_cameras_on_both_sides() -> None:
@@ -210,6 +213,9 @@ def test_vc_clothes_takes_pairs_of_cameras_on_both_sides() -> None:
         assert set(labels.take("camera", case.query)) == cameras
         assert set(labels.take("camera", case.gallery)) == cameras
     assert len(found["all"][0].query) == 16
+    changing = protocols.cases("vc_clothes_changing", labels)
+    assert list(changing) == ["cc", "all", "sc"]
+    np.testing.assert_array_equal(changing["cc"][0].query, found["cc"][0].query)
 
 
 def test_by_track_a_match_under_the_same_camera_counts() -> None:

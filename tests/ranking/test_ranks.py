@@ -85,6 +85,7 @@ def test_neither_blocks_nor_the_order_of_rows_change_a_bit(monkeypatch, kind):
         after = metrics.evaluate(query[to["query"]], gallery[to["gallery"]], **moved)
         np.testing.assert_array_equal(after.ap, before.ap[to["query"]])
         np.testing.assert_array_equal(after.cmc, before.cmc)
+        np.testing.assert_array_equal(after.place, before.place[to["query"]])
         assert (after.mAP, after.mINP) == (before.mAP, before.mINP)
 
 

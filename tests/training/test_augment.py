@@ -1,19 +1,25 @@
 """Augmentation: what is switched off changes nothing, and a seed decides everything."""
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
+from torchvision.transforms import v2
 
 from ray_reid.recipe.train import Augment
+from ray_reid.training import rand_augment
 from ray_reid.training.augment import augment, blend
 
-NONE = dict.fromkeys(Augment.model_fields, 0.0)
+NONE = dict.fromkeys(Augment.model_fields.keys() - {"erase_area", "erase_colour"}, 0.0)
 
 
 def _images(count: int = 4) -> torch.Tensor:
     return torch.rand(count, 3, 16, 24, generator=torch.Generator().manual_seed(1))
 
 
-def _with(**changes: float) -> Augment:
+def _with(**changes: Any) -> Augment:
     return Augment.model_validate(NONE | changes)
 
 
@@ -68,6 +74,40 @@ def test_erasing_fills_one_rectangle_of_the_stated_area() -> None:
         rows, columns = mask.any(dim=1), mask.any(dim=0)
         assert mask.sum() == rows.sum() * columns.sum()
         assert mask.float().mean() <= 0.25 + 3 / 16
+
+
+def test_erasing_takes_the_area_and_the_colour_that_it_is_told() -> None:
+    images, colour = torch.zeros(256, 3, 64, 32), (0.25, 0.5, 0.75)
+    changed = augment(images, _with(erase=1.0, erase_area=0.4, erase_colour=colour), (5,))
+    erased = changed.any(dim=1)
+    shares = erased.float().mean(dim=(1, 2))
+    assert 0.3 < shares.max() <= 0.4 + 3 / 32
+    assert torch.equal(
+        changed.permute(0, 2, 3, 1)[erased], torch.tensor(colour).expand(int(erased.sum()), 3)
+    )
+
+
+def test_an_enlarged_image_is_cropped_to_its_own_size() -> None:
+    images, alone = torch.rand(64, 3, 32, 16), _with(enlarge=0.5)
+    changed = augment(images, alone, (5,))
+    places = set()
+    for before, after in zip(images, changed, strict=True):
+        larger = F.interpolate(before[None], (36, 18), mode="bilinear", align_corners=False)[0]
+        crops = {
+            (top, left): larger[:, top : top + 32, left : left + 16]
+            for top in range(5)
+            for left in range(3)
+        }
+        found = [place for place, crop in crops.items() if torch.allclose(crop, after)]
+        if torch.equal(before, after):
+            found = [(-1, -1)]
+        assert len(found) == 1
+        places.add(found[0])
+    assert (-1, -1) in places
+    assert len(places) > 8
+    # It has numbers of its own: what else is drawn is drawn as without it.
+    both = augment(images, _with(enlarge=1e-9, flip=0.5, erase=0.5), (5,))
+    assert torch.equal(both, augment(images, _with(flip=0.5, erase=0.5), (5,)))
 
 
 def test_a_rotated_hue_keeps_greys() -> None:
@@ -127,6 +167,46 @@ def test_rand_augment_changes_each_image_by_its_seed_alone() -> None:
     assert torch.equal(first, augment(images, spec, (1,)))
     assert not torch.equal(first, augment(images, spec, (2,)))
     assert sum(not torch.allclose(a, b, atol=0.01) for a, b in zip(images, first, strict=True)) > 4
+
+
+@pytest.mark.parametrize("magnitude", [0, 9, 30])
+def test_operations_of_a_batch_are_those_that_torchvision_does_to_an_image(magnitude: int) -> None:
+    names = ["ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color"]
+    names += ["Contrast", "Sharpness", "Identity", "Posterize", "Solarize", "AutoContrast"]
+    images = (255 * _images(3)).byte()
+    theirs = v2.RandAugment()
+    operations = [*rand_augment.SIGNED, *rand_augment.UNSIGNED]
+    for name, operation in zip([*names, "Equalize"], operations, strict=True):
+        strengths, signed = theirs._AUGMENTATION_SPACE[name]
+        values = strengths(31, 16, 24)
+        for way in (1, -1) if signed else (1,):
+            strength = 0.0 if values is None else way * float(values[magnitude])
+            expected = torch.stack([
+                theirs._apply_image_or_video_transform(
+                    image, name, strength, interpolation=theirs.interpolation, fill=theirs._fill
+                )
+                for image in images
+            ])  # fmt: skip
+            found = operation(images, way * magnitude / rand_augment.BINS)
+            # Strengths in single precision may round to another level.
+            assert (found.int() - expected.int()).abs().max() <= 1, name
+
+
+def test_a_batch_is_changed_by_operations_and_not_by_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[int] = []
+
+    def count(operation: rand_augment.Operation, images: torch.Tensor, by: float) -> torch.Tensor:
+        calls.append(len(images))
+        return operation(images, by)
+
+    for name in ("SIGNED", "UNSIGNED"):
+        counted = [partial(count, operation) for operation in getattr(rand_augment, name)]
+        monkeypatch.setattr(rand_augment, name, counted)
+    augment(_images(512), _with(rand_augment=2), (0,))
+    assert sum(calls) == 2 * 512
+    assert len(calls) <= 2 * (2 * 9 + 5)
 
 
 def test_mixup_blends_images_as_it_blends_labels() -> None:

@@ -533,3 +533,22 @@ def test_side_information_reaches_the_network(table: Path, tmp_path: Path) -> No
     list(fit.run())
     vectors = fit.network.side.vectors.weight
     assert (vectors[1:].abs().sum(dim=1) > 0).all()
+
+
+def test_weight_decay_leaves_biases_and_norms_alone_unless_it_is_told_to(table: Path) -> None:
+    def decayed(**changes: Any) -> tuple[int, int]:
+        """Biases and scales that are decayed, and how many there are."""
+        sampler = {"num_identities": 3, "num_instances": 2}
+        train = {"backbone": "resnet10t", "image_size": (32, 32), "sampler": sampler, **changes}
+        recipe = recipes.validate({"name": "x", "train": train})
+        fit = Fit(recipe, TrainingRows([table], recipe.train), device=torch.device("cpu"))
+        groups = [group for group in fit.optimizer.param_groups if group["weight_decay"]]
+        sizes = [parameter.ndim for group in groups for parameter in group["params"]]
+        every = [one.ndim for one in fit.network.parameters() if one.requires_grad]
+        assert sum(size > 1 for size in sizes) == sum(size > 1 for size in every)
+        return sum(size == 1 for size in sizes), sum(size == 1 for size in every)
+
+    none, some = decayed()
+    assert none == 0 < some
+    all_of_them, there = decayed(decay_biases=True)
+    assert all_of_them == there

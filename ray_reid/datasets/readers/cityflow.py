@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ray_reid import schema
 from ray_reid.datasets import labels, reading, splits
@@ -24,13 +24,27 @@ class CityFlowSource(ReaderSource):
     reader: Literal["cityflow"] = "cityflow"
     root: str
     """The folder that holds image_train and train_label.xml, or a parent of it."""
-    hold_out: float = Field(0.0, ge=0, lt=1)
-    """Share of the train identities that become query and gallery in place of the official test
-    images, whose labels are not public; 0 trains on all and reads the official test images."""
+    hold_out: float = Field(0.0, ge=0)
+    """Train identities that become query and gallery in place of the official test images, whose
+    labels are not public: a share below 1, or how many (78 of 333 in VehicleNet, which does not
+    name them); 0 trains on all and reads the official test images."""
+    gallery: Literal["held_out", "all"] = "held_out"
+    """What the queries held out are searched in: their own vehicles, or as in VehicleNet all train
+    images, those that are trained on being distractors."""
     seed: int = Field(0, ge=0)
     """Chooses the identities held out, and their queries."""
     name: str = "cityflow"
     licence: str | None = "research use only (AI City Challenge)"
+
+    @model_validator(mode="after")
+    def _held_out(self) -> "CityFlowSource":
+        if self.hold_out >= 1 and (self.hold_out < 2 or self.hold_out % 1):
+            raise ValueError(
+                f"hold_out {self.hold_out:g} must be a share below 1 or a number of vehicles from 2"
+            )
+        if self.gallery == "all" and not self.hold_out:
+            raise ValueError("gallery 'all' needs hold_out above 0, or no image can be asked for")
+        return self
 
 
 TRAIN, LABELS = "image_train", "train_label.xml"
@@ -152,13 +166,46 @@ def _row(
 
 
 def _hold_out(rows: list[Row], source: CityFlowSource, place: Path) -> list[str]:
-    """Turn a share of the train identities into query and gallery, in place."""
-    identities = {row[schema.IDENTITY] for row in rows}
-    chosen = splits.held_out(identities, source.hold_out, source.seed)
+    """Turn some of the train identities into query and gallery, in place."""
+    chosen = _chosen({row[schema.IDENTITY] for row in rows}, source)
     for row in rows:
         row[schema.SPLIT] = splits.TEST if row[schema.IDENTITY] in chosen else "train"
     # Queries are chosen as for any folder without them: one per camera, as in Market-1501.
-    return splits.choose_queries(rows, place, source.seed)
+    warnings = splits.choose_queries(rows, place, source.seed)
+    if source.gallery == "all":
+        rows += [_again(row) for row in rows if _answers_too(row)]
+    return warnings
+
+
+def _chosen(identities: set[str], source: CityFlowSource) -> set[str]:
+    if source.hold_out < 1:
+        return splits.held_out(identities, source.hold_out, source.seed)
+    left = len(identities) - int(source.hold_out)
+    if left < 2:
+        raise ValueError(
+            f"hold_out {source.hold_out:g} leaves {max(left, 0)} of {len(identities)} vehicles to "
+            f"train on; choose at most {len(identities) - 2}"
+        )
+    order = sorted(identities, key=lambda name: (reading.share(source.seed, name), name))
+    return set(order[: int(source.hold_out)])
+
+
+def _answers_too(row: Row) -> bool:
+    """Whether an image that is not in the gallery is put there too.
+
+    A query is junk to itself by its camera; without one it would be its own best match.
+    """
+    split = row[schema.SPLIT]
+    return split == "train" or (split == "query" and row[schema.CAMERA] is not None)
+
+
+def _again(row: Row) -> Row:
+    """The same image in the gallery; a vehicle that is trained on is nobody's match there."""
+    again = {schema.SPLIT: "gallery"}
+    if row[schema.SPLIT] == "train":
+        again |= {schema.IDENTITY: None, schema.ROLE: "distractor"}
+    key = schema.observation_id(row[schema.OBSERVATION_ID], "gallery")
+    return {**row, **again, schema.OBSERVATION_ID: key}
 
 
 def _official(source: CityFlowSource) -> dict[str, tuple[int, int]]:

@@ -24,7 +24,8 @@ class VehicleIDSource(ReaderSource):
     root: str
     """The folder that holds the two folders, or a parent of it."""
     test_size: Literal[800, 1600, 2400, 3200, 6000, 13164] = 800
-    """Vehicles to test on: which of the lists test_list_N.txt is read."""
+    """Vehicles to test on: which of the lists test_list_N.txt is read. The train list and that of
+    13164 are the whole set, which VehicleNet trains on: take it with `use: {vehicleid: whole}`."""
     name: str = "vehicleid"
     licence: str | None = "non-commercial research only, on request (PKU VehicleID)"
 
@@ -38,7 +39,7 @@ ATTRIBUTES = {
     "colour": ("attribute/color_attr.txt", "attribute/color_names.txt"),
 }
 # Images in the lists less one of every vehicle.
-QUERIES = {800: 5693, 1600: 11777, 2400: 17377}
+QUERIES = {800: 5693, 1600: 11777, 2400: 17377, 13164: 95057}
 
 
 def drawn_gallery(identities: Sequence[str], observation_ids: Sequence[str], seed: int) -> set[str]:

@@ -148,10 +148,19 @@ class ReidNetwork(nn.Module):
     def restored(
         cls, spec: Train, num_classes: int, weights: Mapping[str, Tensor]
     ) -> "ReidNetwork":
-        """Build a trained network from its recipe and its weights alone: nothing is fetched."""
+        """Build a trained network from its recipe and its weights alone: nothing is fetched.
+
+        Raises:
+            ValueError: If they are of CLIP-SENet's network as it was built formerly.
+        """
         spec = spec.model_copy(update={"pretrained": False, "ibn_weights": None})
         sides = known_in(weights["side.known"]) if "side.known" in weights else None
         described = weights.get("semantic.encoder.description")
+        if described is not None and "semantic.norm.weight" not in weights:
+            raise ValueError(
+                "the weights have an image encoder but no 'semantic.norm.weight': they are of the "
+                "former reading of CLIP-SENet, which is no longer built; train it again"
+            )
         encoder = ImageEncoder(unpacked(described)) if described is not None else None
         network = cls(spec, num_classes, sides, encoder)
         network.load_state_dict(weights)
@@ -217,13 +226,13 @@ def _embedder(spec: Train, width: int) -> tuple[nn.Module, nn.BatchNorm1d]:
         return nn.Linear(width, dim), nn.BatchNorm1d(dim)
     dim = spec.embedding_dim or width
     project = nn.Linear(width, dim, bias=False) if dim != width else nn.Identity()
-    return project, _neck(dim)
+    return project, _neck(dim, spec.neck_bias)
 
 
-def _neck(width: int) -> nn.BatchNorm1d:
+def _neck(width: int, bias: bool = False) -> nn.BatchNorm1d:
     neck = nn.BatchNorm1d(width)
     # BNNeck's shift is frozen at zero, so that cosine suits the normalised features.
-    neck.bias.requires_grad_(False)
+    neck.bias.requires_grad_(bias)
     return neck
 
 
