@@ -27,8 +27,8 @@ demo: photos env ## Vehicle-Diff on the drawn world, in minutes: tables and a re
 	  [ -z "$$PATTERN" ] || set -- "$$@" --pattern "$$PATTERN"; \
 	  [ -z "$$TRAIN_LIST" ] || set -- "$$@" --set "ingest.sources.0.train_list=$$TRAIN_LIST"; \
 	  [ -z "$$TEST_LIST" ] || set -- "$$@" --set "ingest.sources.0.test_list=$$TEST_LIST"; \
-	  printf '%s\n' "$(BIN)/ray-reid run baseline --profile photographs --run runs/photographs $$*"; \
-	  $(BIN)/ray-reid run baseline --profile photographs --run runs/photographs "$$@"; \
+	  printf '%s\n' "$(BIN)/ray-reid run baseline --profile photographs --run runs/photographs --replace $$*"; \
+	  $(BIN)/ray-reid run baseline --profile photographs --run runs/photographs --replace "$$@"; \
 	fi
 
 test: env ## all tests but those marked slow, drill or gpu

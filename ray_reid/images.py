@@ -1,4 +1,8 @@
-"""Encoded bytes to arrays and back; the only place that knows image formats."""
+"""Pictures to arrays and back; the only place that knows image formats.
+
+Every way in, file, bytes, PIL image or array, ends in `decode`: the same picture gives the same
+pixels.
+"""
 
 import io
 import struct
@@ -8,16 +12,38 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 Pixels = NDArray[np.uint8]
 
 # A crop of an object is far smaller; a larger header is a mistake or an attack.
 MAX_PIXELS = 50_000_000
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif"}
+"""The usual suffix of each format that is read."""
+FORMATS = tuple(SUFFIX_OF)
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff"}
+)
+BACKGROUND = (255, 255, 255)
+"""What shows through transparent pixels."""
+READ = f"formats that are read: {', '.join(FORMATS)}"
+# How files begin: those that are read, and those that are named when somebody gives one.
+_BEGINNINGS = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG": "PNG",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"GIF8": "GIF",
+    b"8BPS": "Photoshop",
+    b"%PDF": "PDF",
+    b"\0\0\0\x0cjP": "JPEG 2000",
+    b"\xff\x0a": "JPEG XL",
+}
+# Brands of the ISO container, from byte 8 on.
+_BRANDS = {b"avif": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC"}
 
-# What undoes each EXIF orientation; 5 to 8 exchange height and width.
+# What undoes each EXIF orientation.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -27,42 +53,77 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-SIDEWAYS = (5, 6, 7, 8)
+GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
-def decode(encoded: Any, size: tuple[int, int] | None = None) -> Pixels:
-    """Decode one image to (H, W, 3) RGB, resized to `size` = (height, width) if given.
+def decode(picture: Any, size: tuple[int, int] | None = None) -> Pixels:
+    """Decode one picture to (H, W, 3) RGB, resized to `size` = (height, width) if given.
 
-    The picture is turned upright as its EXIF orientation says; 16 bits become 8.
+    The picture is turned upright as its EXIF orientation says, transparent pixels show
+    `BACKGROUND`, and of 16 bits the upper 8 are kept.
 
     Args:
-        encoded: The bytes of a JPEG, PNG, BMP or WebP file, or any buffer of them.
+        picture: The bytes of a JPEG, PNG, BMP, WebP or TIFF file, or any buffer of them; a PIL
+            image; or an array (H, W, 3) uint8 of RGB, of NumPy or PyTorch.
 
     Raises:
-        ValueError: If the bytes are not a whole image of at most `MAX_PIXELS`.
+        ValueError: If it is not a whole picture of at most `MAX_PIXELS`.
+    """
+    if isinstance(picture, Image.Image):
+        try:
+            return _pixels(picture, size)
+        except (OSError, SyntaxError) as error:
+            raise ValueError(f"not a readable image: {_reason(error)}") from error
+    if getattr(picture, "ndim", 1) > 1:
+        return _pixels(Image.fromarray(_rgb_array(picture)), size)
+    try:
+        with Image.open(io.BytesIO(picture), formats=FORMATS) as image:
+            return _pixels(image, size)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        encoded = bytes(picture)
+        reason = _reason(error)
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"it is {format_of(encoded) or 'of no known format'}; {READ}"
+        raise ValueError(f"not a readable image ({len(encoded)} bytes): {reason}") from error
+
+
+def check(encoded: Any) -> None:
+    """Read every byte of an encoded picture, with less work than `decode`.
+
+    Raises:
+        ValueError: If it is not a whole picture, as `decode` says.
     """
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(
-                    f"image of {image.width} x {image.height} pixels is larger than the limit "
-                    f"of {MAX_PIXELS}"
-                )
-            orientation = _orientation(image)
-            # Height and width as the file stores them, before it is turned.
-            stored = size[::-1] if size and orientation in SIDEWAYS else size
-            if stored is not None:
-                # JPEG can decode straight to half or a quarter of the size.
-                image.draft("RGB", (2 * stored[1], 2 * stored[0]))
-            rgb = _to_rgb(image)
-            if stored is not None and (rgb.height, rgb.width) != stored:
-                rgb = rgb.resize((stored[1], stored[0]), Image.Resampling.BILINEAR)
-            if orientation in UPRIGHT:
-                rgb = rgb.transpose(UPRIGHT[orientation])
-            return np.asarray(rgb)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = str(error).split(" <")[0] or type(error).__name__
-        raise ValueError(f"not a readable image ({len(bytes(encoded))} bytes): {reason}") from error
+            _check_size(image)
+            if image.mode not in GREY_16 and image.mode != "F":
+                # JPEG can decode straight to an eighth of the size.
+                image.draft("RGB", (32, 32))
+                image.load()
+                return
+    except (OSError, SyntaxError, Image.DecompressionBombError):
+        pass
+    # The one place that explains what is wrong.
+    decode(encoded)
+
+
+def format_of(encoded: bytes) -> str | None:
+    """Name the format of a file by how it begins; None for one that is not of pictures."""
+    for beginning, name in _BEGINNINGS.items():
+        if encoded.startswith(beginning):
+            return name
+    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
+        return "WEBP"
+    return _BRANDS.get(encoded[8:12]) if encoded[4:8] == b"ftyp" else None
+
+
+def grey_range(encoded: Any) -> tuple[int, int] | None:
+    """Lowest and highest value of a picture of 16-bit greys; None for any other."""
+    with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        if image.mode not in GREY_16:
+            return None
+        values = np.asarray(image)
+        return int(values.min()), int(values.max())
 
 
 def read(path: Path, size: tuple[int, int] | None = None) -> Pixels:
@@ -119,14 +180,48 @@ def unpack(packed: bytes) -> Pixels:
     return np.frombuffer(packed, np.uint8, offset=8).reshape(height, width, 3)
 
 
+def _pixels(image: Image.Image, size: tuple[int, int] | None) -> Pixels:
+    _check_size(image)
+    orientation = _orientation(image)
+    rgb = _to_rgb(image)
+    # Turned before it is resized, so that an array that came upright gives the same pixels.
+    if orientation in UPRIGHT:
+        rgb = rgb.transpose(UPRIGHT[orientation])
+    if size is not None and (rgb.height, rgb.width) != tuple(size):
+        rgb = rgb.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.asarray(rgb)
+
+
+def _check_size(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(
+            f"image of {image.width} x {image.height} pixels is larger than the limit "
+            f"of {MAX_PIXELS}"
+        )
+
+
+def _rgb_array(picture: Any) -> Pixels:
+    """The array of a picture; a tensor may lie on a GPU."""
+    array = np.asarray(picture.detach().cpu() if hasattr(picture, "detach") else picture)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
+        raise ValueError(
+            f"array of shape {array.shape} and type {array.dtype} is no picture; give height x "
+            "width x 3 of uint8, in the order RGB"
+        )
+    return np.ascontiguousarray(array)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).split(" <")[0] or type(error).__name__
+
+
 def _orientation(image: Image.Image) -> Any:
     """The EXIF orientation: 1 for an upright image, one without EXIF, or with damaged EXIF.
 
     ImageOps.exif_transpose is not used: it writes the other tags back and fails if one is odd.
     """
-    if image.format != "JPEG":
-        # PNG may hold EXIF after the pixels; only JPEG has a draft, which must come before them.
-        image.load()
+    # PNG may hold EXIF after the pixels, and TIFF is turned while it is loaded.
+    image.load()
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except (SyntaxError, ValueError, struct.error):
@@ -134,7 +229,16 @@ def _orientation(image: Image.Image) -> Any:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
+    if image.mode in GREY_16:
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
+            raise ValueError(f"greys from {values.min()} to {values.max()} are not of 16 bits")
         # Pillow would clip at 255; it keeps the high byte of 16-bit colour, and so does this.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("the greys are floating-point numbers; save them with 8 or 16 bits")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        below = Image.new("RGBA", rgba.size, BACKGROUND)
+        return Image.alpha_composite(below, rgba).convert("RGB")
     return image.convert("RGB")

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ray_reid.datasets import ingest
+from ray_reid.datasets import ingest, sources
 from ray_reid.evaluation import embed, evaluate, report
 from ray_reid.experiments import compare, sweep_table, trials, tune
 from ray_reid.gallery import gallery, index, live, searcher
@@ -19,7 +19,7 @@ from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.cluster import Cluster
 from ray_reid.runtime.facts import parse
 from ray_reid.runtime.job import Job
-from ray_reid.runtime.results import RunState
+from ray_reid.runtime.results import POINTER, RunState
 from ray_reid.runtime.run import open_run
 from ray_reid.runtime.sections import Section, aligned
 from ray_reid.training import train
@@ -70,7 +70,9 @@ def of_recipe(recipe: Recipe) -> tuple[Job, ...]:
     return PIPELINES[recipe.name]
 
 
-def run(recipe: Recipe, path: Place, address: str | None = None) -> None:
+def run(
+    recipe: Recipe, path: Place, address: str | None = None, replace_data: bool = False
+) -> None:
     """Perform every job of a recipe, then write the report and print its table.
 
     Raises:
@@ -78,10 +80,16 @@ def run(recipe: Recipe, path: Place, address: str | None = None) -> None:
     """
     jobs = of_recipe(recipe)
     gallery.check_faiss()
-    perform(recipe, path, jobs, address)
+    perform(recipe, path, jobs, address, replace_data)
 
 
-def run_job(name: str, recipe: Recipe, path: Place, address: str | None = None) -> None:
+def run_job(
+    name: str,
+    recipe: Recipe,
+    path: Place,
+    address: str | None = None,
+    replace_data: bool = False,
+) -> None:
     """Perform one job of a recipe; its inputs are published in the run already.
 
     Raises:
@@ -92,12 +100,32 @@ def run_job(name: str, recipe: Recipe, path: Place, address: str | None = None) 
     if not chosen:
         names = [job.name for job in jobs]
         raise ValueError(f"recipe {recipe.name!r} has no job {name!r}; choose from {names}")
-    perform(recipe, path, chosen, address)
+    perform(recipe, path, chosen, address, replace_data)
 
 
-def perform(recipe: Recipe, path: Place, jobs: Sequence[Job], address: str | None = None) -> None:
-    """Perform some jobs in a run directory; bring its report and its live gallery up to date."""
+def perform(
+    recipe: Recipe,
+    path: Place,
+    jobs: Sequence[Job],
+    address: str | None = None,
+    replace_data: bool = False,
+) -> None:
+    """Perform some jobs in a run directory; bring its report and its live gallery up to date.
+
+    Args:
+        recipe: Of the run from now on.
+        path: The run directory.
+        jobs: Some of those of the recipe.
+        address: Of a Ray cluster; a local one is started without.
+        replace_data: Whether the results of a run may be superseded by those of other sources.
+
+    Raises:
+        ValueError: If the recipe, its data or the run is refused; nothing is changed then.
+    """
     _check(recipe, jobs)
+    if not replace_data:
+        _check_sources(recipe, path)
+    _check_data(recipe, jobs, path)
     if any(job.name == index.JOB.name for job in jobs):
         live.of_recipe(recipe, path)
     with (
@@ -167,6 +195,41 @@ def run_sweep(
                 f"sweep {sweep.name!r}: {len(failures)} of its trials failed, and the same "
                 f"command tries them again; the first is {failures[0]}"
             )
+
+
+def _check_sources(recipe: Recipe, path: Place) -> None:
+    """Keep the data of a run: its results would be superseded by those of other sources.
+
+    Raises:
+        ValueError: If the run has results of other sources than the recipe's.
+    """
+    if not (path / POINTER).exists():
+        return
+    known = RunState.read(path)
+    before, now = (sources.told(one.ingest.sources) for one in (known.recipe, recipe))
+    if ingest.JOB.name in known and before != now:
+        raise ValueError(
+            f"run {str(path)!r} was made from {'; '.join(before)}, and this recipe reads "
+            f"{'; '.join(now)}, which would take its place; give the same data (--data), another "
+            "--run, or --replace"
+        )
+
+
+def _check_data(recipe: Recipe, jobs: Sequence[Job], path: Place) -> None:
+    """Hold the data of a run against its recipe, before anything is computed or written.
+
+    Raises:
+        ValueError: If its images do not fill a batch of the training.
+    """
+    names = {job.name for job in jobs}
+    if not names >= {ingest.JOB.name, train.JOB.name}:
+        return
+    if (path / POINTER).exists():
+        known = RunState.read(path)
+        if train.JOB.name in known and known.recipe.ingest == recipe.ingest:
+            return
+    for warning in ingest.check_rows(recipe):
+        log.warning("%s", warning)
 
 
 def _check(recipe: Recipe, jobs: Sequence[Job]) -> None:

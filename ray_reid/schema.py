@@ -22,6 +22,7 @@ CLOTHES = "clothes"
 TRACK = "track"
 TIME = "time"
 SOURCE = "source"
+PATH = "path"
 LICENCE = "licence"
 SPLIT = "split"
 ROLE = "role"
@@ -66,6 +67,8 @@ OBSERVATION = pa.schema(
         # Seconds since an origin that only the source knows; comparable within one source.
         pa.field(TIME, pa.float64()),
         pa.field(SOURCE, pa.string(), nullable=False),
+        # Of the file that a real image was read from, relative to the root of its source.
+        pa.field(PATH, pa.string()),
         pa.field(LICENCE, pa.string()),
         pa.field(SPLIT, pa.string(), nullable=False),
         pa.field(ROLE, pa.string(), nullable=False),

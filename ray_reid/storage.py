@@ -129,13 +129,20 @@ def read(
 def images_by_id(
     table: str | Place, ids: Sequence[str], kept_only: bool = True
 ) -> dict[str, bytes]:
-    """Read the encoded images of some rows, by their `observation_id` and in its order.
+    """Read the encoded images of some rows; see `column_by_id`."""
+    return column_by_id(table, schema.IMAGE, ids, kept_only)
+
+
+def column_by_id(
+    table: str | Place, column: str, ids: Sequence[str], kept_only: bool = True
+) -> dict[str, Any]:
+    """Read one column of some rows, by their `observation_id` and in its order.
 
     An id that the table does not have is left out.
     """
     # With the type, so that no id at all is a list of strings too.
     wanted = pc.field(schema.OBSERVATION_ID).isin(pa.array(ids, pa.string()))
-    columns = (schema.OBSERVATION_ID, schema.IMAGE)
+    columns = (schema.OBSERVATION_ID, column)
     rows = read(table, columns, wanted, kept_only)
     return dict(zip(*(rows[name].to_pylist() for name in columns), strict=True))
 

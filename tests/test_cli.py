@@ -107,7 +107,7 @@ def test_a_job_alone_needs_what_it_needs_in_the_pipeline_of_its_recipe(
         return performed.pop().needs
 
     performed: list[Job] = []
-    monkeypatch.setattr(pipelines, "perform", lambda _, __, jobs, ___: performed.extend(jobs))
+    monkeypatch.setattr(pipelines, "perform", lambda _, __, jobs, *more: performed.extend(jobs))
     assert needs("baseline") == ("ingest",)
     assert needs("vehicle_diff") == ("ingest", "generate")
 

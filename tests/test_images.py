@@ -1,10 +1,12 @@
 """Decoding: what the bytes of different formats become, and what is refused."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageOps
 
 from ray_reid import images
@@ -43,16 +45,75 @@ def test_decode_turns_a_picture_upright(
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_draft_of_a_turned_jpeg_is_as_fine_as_of_an_upright_one(orientation: int) -> None:
+def test_a_picture_is_the_same_by_every_way_in(orientation: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 255, (20, 10, 3), dtype=np.uint8)
     pixels = np.asarray(Image.fromarray(coarse).resize((120, 240), Image.Resampling.BICUBIC))
-    size = (60, 30)
-    stored = pixels.transpose(1, 0, 2) if orientation > 4 else pixels
-    whole = images.decode(saved(stored, "PNG", exif=exif(orientation)), size)
-    drafted = images.decode(saved(stored, "JPEG", quality=98, exif=exif(orientation)), size)
-    assert drafted.shape == (60, 30, 3)
-    assert np.abs(whole.astype(int) - drafted).mean() < 4
+    for form in ("JPEG", "PNG", "WEBP", "TIFF"):
+        encoded = saved(pixels, form, exif=exif(orientation))
+        file = tmp_path / "picture"
+        file.write_bytes(encoded)
+        whole = images.decode(encoded)
+        for size in (None, (60, 30), (17, 90)):
+            wanted = images.decode(encoded, size)
+            lazy = Image.open(io.BytesIO(encoded))
+            ways = {
+                "path": images.read(file, size),
+                "buffer": images.decode(memoryview(encoded), size),
+                "PIL image": images.decode(lazy, size),
+                "PIL image once more": images.decode(lazy, size),
+                "converted": images.decode(Image.open(file).convert("RGB"), size),
+                "turned": images.decode(ImageOps.exif_transpose(Image.open(file)), size),
+                "array": images.decode(whole, size),
+                "tensor": images.decode(torch.from_numpy(whole.copy()), size),
+            }
+            for way, given in ways.items():
+                assert np.array_equal(given, wanted), f"{form} {size} by {way}"
+
+
+def test_depths_palettes_and_transparency_are_the_same_by_every_way_in() -> None:
+    grey = np.linspace(0, 65535, 27 * 60).astype(np.uint16).reshape(27, 60)
+    cut = np.dstack([PICTURE, np.linspace(0, 255, 40 * 64).reshape(40, 64).astype(np.uint8)])
+    palette = Image.fromarray(PICTURE).quantize(8)
+    palette.info["transparency"] = palette.getpixel((0, 0))
+    pictures = {
+        "16 bits": Image.fromarray(grey),
+        "16 bits as integers": Image.fromarray(grey).convert("I"),
+        "transparent": Image.fromarray(cut),
+        "grey and transparent": Image.fromarray(cut).convert("LA"),
+        "palette": Image.fromarray(PICTURE).quantize(8),
+        "palette with a transparent colour": palette,
+        "bits": Image.fromarray(PICTURE).convert("1"),
+    }
+    for name, picture in pictures.items():
+        buffer = io.BytesIO()
+        picture.save(buffer, "TIFF" if picture.mode == "I" else "PNG")
+        decoded = images.decode(buffer.getvalue())
+        assert np.array_equal(images.decode(picture), decoded), name
+        images.check(buffer.getvalue())
+    shown = images.decode(pictures["transparent"])
+    assert shown[0, 0].tolist() == list(images.BACKGROUND)
+    assert shown[-1, -1].tolist() == PICTURE[-1, -1].tolist()
+    assert images.decode(palette)[0, 0].tolist() == list(images.BACKGROUND)
+
+
+def test_what_is_no_picture_says_what_would_be_one() -> None:
+    wrong = [
+        (np.zeros((3, 8, 8), np.uint8), r"shape \(3, 8, 8\) and type uint8.*height x width x 3"),
+        (np.zeros((8, 8, 3), np.float32), "type float32 is no picture"),
+        (torch.zeros(8, 8), r"shape \(8, 8\)"),
+        (Image.fromarray(np.zeros((4, 4), np.float32)), "floating-point"),
+        (Image.fromarray(np.full((4, 4), 70_000, np.int32)), "70000 are not of 16 bits"),
+        (saved(PICTURE, "GIF"), "it is GIF; formats that are read: JPEG, PNG, BMP, WEBP, TIFF"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "it is HEIC"),
+        (b"nothing", "it is of no known format"),
+    ]
+    for picture, sentence in wrong:
+        with pytest.raises(ValueError, match=sentence):
+            images.decode(picture)
+    for encoded in (saved(PICTURE, "GIF"), saved(PICTURE, "JPEG")[:-200], b""):
+        with pytest.raises(ValueError, match="not a readable image"):
+            images.check(encoded)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ray_reid import images, schema
-from ray_reid.datasets import loading, reading, sources
+from ray_reid.datasets import loading, reading, rules, sources
 from ray_reid.datasets.readers import READERS
 from ray_reid.datasets.reading import LOCATOR, ReaderSource, Row
+from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.bars import bar
 
 Level = Literal["problem", "warning", "fine"]
@@ -28,6 +29,10 @@ Level = Literal["problem", "warning", "fine"]
 NEAR_BITS = 3
 # Pictures that share a quarter of the hash with more than this many others are flat, not alike.
 CROWD = 200
+# Fewer grey levels than this are too few to tell pictures apart.
+MIN_LEVELS = 64
+# With more queries than this, one moves a figure by less than a run's seed does.
+FEW_QUERIES = 200
 # A larger share of images that do not decode stops `ingest` as well.
 MAX_CORRUPT = 0.05
 
@@ -68,21 +73,12 @@ class _Look:
     """Hash of the encoded bytes."""
     picture: int = 0
     """64-bit difference hash of the picture."""
+    greys: tuple[int, int] | None = None
+    """Lowest and highest value of a picture of 16-bit greys."""
 
 
-def recognise(root: Path) -> list[ReaderSource]:
-    """Every layout that a folder has, as a source; none, or more than one, is for a person.
-
-    Raises:
-        ValueError: If there is no such folder.
-    """
-    place = reading.folder(str(root))
-    found = (layout.recognise(place) for layout in READERS.values())
-    return [source for source in found if source is not None]
-
-
-def examine(source: ReaderSource, look: bool = True) -> Diagnosis:
-    """Read a source and judge it; `look` also opens every image."""
+def examine(source: ReaderSource, look: bool = True, recipe: Recipe | None = None) -> Diagnosis:
+    """Read a source and judge it by the rules of a recipe; `look` also opens every image."""
     diagnosis = Diagnosis(source)
     say = diagnosis.findings.append
     try:
@@ -94,8 +90,12 @@ def examine(source: ReaderSource, look: bool = True) -> Diagnosis:
     diagnosis.findings += [Finding("warning", text) for text in read.warnings]
     diagnosis.findings += _official(source, diagnosis.counts)
     diagnosis.findings += _labels(read.rows)
+    limit = MAX_CORRUPT
+    if recipe is not None:
+        diagnosis.findings += _batches(read.rows, recipe)
+        limit = recipe.ingest.max_corrupt_fraction
     if look:
-        diagnosis.findings += _pictures(read.rows)
+        diagnosis.findings += _pictures(read.rows, limit)
     terms = READERS[source.reader].terms
     withdrawn = "withdrawn" in terms
     if terms:
@@ -107,7 +107,7 @@ def examine(source: ReaderSource, look: bool = True) -> Diagnosis:
 def page(root: Path, diagnosis: Diagnosis) -> str:
     """One page that a person can act on."""
     source = diagnosis.source
-    reader = "unknown layout" if source is None else f"reader {source.reader}"
+    reader = "unknown layout" if source is None else f"reader {sources.described(source)}"
     lines = [f"{root}: {reader}", ""]
     if diagnosis.counts:
         lines.append(f"  {'split':<12}{'images':>10}{'identities':>12}{'cameras':>9}")
@@ -174,11 +174,13 @@ def _labels(rows: Sequence[Row]) -> Iterator[Finding]:
             f"{cameraless:,} of {len(tested):,} test images have no camera, the others have",
             "they are compared with every other image; leave them out or give them one",
         )
+    yield from (Finding("warning", text) for text in reading.one_tested(rows))
+    yield from _coarse(rows)
     sizes = Counter(row[schema.IDENTITY] for row in rows if row[schema.SPLIT] == "train")
     single = sum(number == 1 for name, number in sizes.items() if name is not None)
     if single:
         yield Finding(
-            "warning" if 2 * single < len(sizes) else "problem",
+            "warning",
             f"{single:,} of {len(sizes):,} train identities have a single image",
             "P x K batches repeat it; more images of each identity teach more",
         )
@@ -187,7 +189,28 @@ def _labels(rows: Sequence[Row]) -> Iterator[Finding]:
         yield Finding("warning", f"{unlabelled:,} train images have no identity: they are not used")
 
 
-def _pictures(rows: Sequence[Row]) -> Iterator[Finding]:
+def _coarse(rows: Sequence[Row]) -> Iterator[Finding]:
+    """Say how far one query moves the figures, where there is one of each identity."""
+    asked = Counter(row[schema.IDENTITY] for row in rows if row[schema.SPLIT] == "query")
+    if asked and asked.total() == len(asked) and len(asked) <= FEW_QUERIES:
+        yield Finding(
+            "warning",
+            f"one query of each identity, {len(asked):,} in all: a single one moves rank-1 by "
+            f"{1 / len(asked):.1%}",
+            "compare means over several seeds or both directions (evaluate.both_directions)",
+        )
+
+
+def _batches(rows: Sequence[Row], recipe: Recipe) -> Iterator[Finding]:
+    """Whether a run of the recipe would begin to train."""
+    try:
+        for text in rules.check_training(rows, recipe):
+            yield Finding("warning", text)
+    except ValueError as error:
+        yield Finding("problem", str(error), "a run refuses it too, before its first job")
+
+
+def _pictures(rows: Sequence[Row], limit: float) -> Iterator[Finding]:
     with ThreadPoolExecutor() as threads:
         seen = threads.map(_look, (row[LOCATOR] for row in rows))
         looks = list(bar("doctor", "image", len(rows), seen))
@@ -195,19 +218,35 @@ def _pictures(rows: Sequence[Row]) -> Iterator[Finding]:
     if bad:
         first = f"{rows[bad[0]][LOCATOR]}: {looks[bad[0]].reason}"
         yield Finding(
-            "problem" if len(bad) > MAX_CORRUPT * len(rows) else "warning",
+            "problem" if len(bad) > limit * len(rows) else "warning",
             f"{len(bad):,} of {len(rows):,} images cannot be used, the first is {first}",
             "copy them again; `ingest` leaves them out, and stops above "
-            f"ingest.max_corrupt_fraction, {MAX_CORRUPT:.0%}",
+            f"ingest.max_corrupt_fraction, {limit:.0%}",
         )
     else:
         yield Finding("fine", f"all {len(rows):,} images decode")
+    yield from _depth([look.greys for look in looks if look.greys is not None])
     usable = [place for place, look in enumerate(looks) if look.reason is None]
     yield from _twins(rows, _equal([looks[p].content for p in usable], usable), "the same file")
     hashes = np.array([looks[place].picture for place in usable], dtype=np.uint64)
     near = ((usable[a], usable[b]) for a, b in near_pairs(hashes))
     exact = set(_equal([looks[p].content for p in usable], usable))
     yield from _twins(rows, [pair for pair in near if pair not in exact], "nearly the same picture")
+
+
+def _depth(ranges: Sequence[tuple[int, int]]) -> Iterator[Finding]:
+    """Say that of 16 bits too few are left once the upper 8 are kept."""
+    if not ranges:
+        return
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    levels = (high >> 8) - (low >> 8) + 1
+    if levels < MIN_LEVELS:
+        yield Finding(
+            "warning",
+            f"{len(ranges):,} images are 16-bit with little range, {low} to {high}: decoding keeps "
+            f"the upper 8 bits, and so {levels} grey levels",
+            "write them with 8 bits, scaled from one range for the whole set; queries likewise",
+        )
 
 
 def _equal(keys: Sequence[bytes], places: Sequence[int]) -> list[tuple[int, int]]:
@@ -223,13 +262,15 @@ def _equal(keys: Sequence[bytes], places: Sequence[int]) -> list[tuple[int, int]
 
 def _twins(rows: Sequence[Row], pairs: Sequence[tuple[int, int]], what: str) -> Iterator[Finding]:
     """What pairs of like images mean: a leak into the test, a wrong label, or only a copy."""
-    leaks, labels, copies = [], [], []
+    leaks, labels, selves, copies = [], [], [], []
     for one, other in pairs:
         a, b = rows[one], rows[other]
         if (a[schema.SPLIT] == "train") != (b[schema.SPLIT] == "train"):
             leaks.append((a, b))
         elif a[schema.IDENTITY] != b[schema.IDENTITY]:
             labels.append((a, b))
+        elif _finds_itself(a, b):
+            selves.append((a, b))
         else:
             copies.append((a, b))
     exact = what == "the same file"
@@ -245,6 +286,13 @@ def _twins(rows: Sequence[Row], pairs: Sequence[tuple[int, int]], what: str) -> 
             f"{len(labels):,} pairs under two identities are {what}, e.g. {_both(labels[0])}",
             "one of the labels is wrong, or both images show nothing",
         )
+    if selves:
+        yield Finding(
+            "problem" if exact else "warning",
+            f"{len(selves):,} pairs of a query and a gallery image are {what}, and no camera rule "
+            f"takes them out, e.g. {_both(selves[0])}",
+            "each finds itself, so figures mean nothing; take them out of one side",
+        )
     if copies and exact:
         yield Finding(
             "warning", f"{len(copies):,} images are {what} as another of their identity, e.g. "
@@ -252,6 +300,13 @@ def _twins(rows: Sequence[Row], pairs: Sequence[tuple[int, int]], what: str) -> 
         )  # fmt: skip
     elif copies:
         yield Finding("fine", f"{len(copies):,} pairs of one identity are {what}: video frames are")
+
+
+def _finds_itself(a: Row, b: Row) -> bool:
+    """Whether one asks and the other answers: the Market rule removes equal cameras alone."""
+    cameras = a.get(schema.CAMERA), b.get(schema.CAMERA)
+    sides = {a[schema.SPLIT], b[schema.SPLIT]}
+    return sides == {"query", "gallery"} and (None in cameras or cameras[0] != cameras[1])
 
 
 def _both(pair: tuple[Row, Row]) -> str:
@@ -295,4 +350,5 @@ def _look(locator: str) -> _Look:
         return _Look(str(row[schema.DROP_REASON]))
     encoded = row[schema.IMAGE]
     content = hashlib.blake2b(encoded, digest_size=16).digest()
-    return _Look(None, content, difference_hash(images.decode(encoded)))
+    picture = difference_hash(images.decode(encoded))
+    return _Look(None, content, picture, images.grey_range(encoded))

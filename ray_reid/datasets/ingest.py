@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from ray_reid import schema, storage
-from ray_reid.datasets import planning, reading, sources
+from ray_reid.datasets import planning, reading, rules, sources
 from ray_reid.datasets.loading import CORRUPT, load
 from ray_reid.datasets.readers import READERS
 from ray_reid.datasets.reading import LOCATOR, ReaderSource
@@ -113,6 +113,21 @@ def check(recipe: Recipe) -> None:
             "folder of images with --data FOLDER, or list data sets under ingest.sources"
         )
     sources.resolve(recipe.ingest.sources)
+
+
+def check_rows(recipe: Recipe) -> list[str]:
+    """Read what the sources list, without any image, and hold it against the training's rules.
+
+    Returns:
+        Warnings; those of the readers are the job's to say.
+
+    Raises:
+        ValueError: If a source cannot be used, or its images do not fill a batch.
+    """
+    spec = recipe.ingest
+    return rules.check_training(
+        planning.united(sources.resolve(spec.sources), spec.use).rows, recipe
+    )
 
 
 def outside(recipe: Recipe) -> str:
@@ -236,6 +251,8 @@ JOB = Job(
     "ingest",
     ingest_job,
     sections=("ingest",),
+    # 2: paths of images, one decoder for all ways in, folders of splits under their usual names.
+    format=2,
     check=check,
     outside=outside,
     scratch=("plan",),

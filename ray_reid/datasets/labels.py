@@ -3,6 +3,7 @@
 Images are known by their base name without its suffix, because lists write it with or without.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,33 +23,64 @@ CONDITIONS = {
 }
 KEYS = ("imageName", "vehicleID", "cameraID")
 
+_ITEM = re.compile(r"<Item\b[^<>]*")
+
 Entries = Mapping[str, Mapping[str, str]]
 Names = Mapping[str, Mapping[str, str]]
 
 
-def entries(file: Path) -> dict[str, dict[str, str]]:
+def entries(file: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
     """The XML attributes of every `Item` by its image; an item without an image is no entry.
+
+    Returns:
+        The entries, and a warning if the file is malformed: items that cannot be read are left out.
 
     Raises:
         ValueError: If the file cannot be read, is not XML, or holds no such item.
     """
-    found: dict[str, dict[str, str]] = {}
+    written = text(file)
+    warnings: list[str] = []
+    try:
+        items = _items(written)
+    except expat.ExpatError as error:
+        items, bad = _single_items(written)
+        if not items:
+            raise ValueError(f"labels {str(file)!r} are not XML in UTF-8: {error}") from error
+        lost = f"{len(bad)} of {len(bad) + len(items)} items cannot be read and are left out"
+        first = f", the first in line {bad[0]}" if bad else ""
+        warnings = [f"labels {str(file)!r} are not well-formed XML ({error}); {lost}{first}"]
+    # The engine that writes these files replaces an image of the same name.
+    found = {item["imageName"]: item for item in items if "imageName" in item}
+    if not found:
+        raise ValueError(f"labels {str(file)!r} hold no <Item imageName=...>")
+    return found, warnings
+
+
+def _items(xml: str) -> list[dict[str, str]]:
+    """The attributes of all elements `Item`, in order."""
+    found: list[dict[str, str]] = []
 
     def start(tag: str, attributes: dict[str, str]) -> None:
-        if tag == "Item" and "imageName" in attributes:
-            # The engine that writes these files replaces an image of the same name.
-            found[attributes["imageName"]] = attributes
+        if tag == "Item":
+            found.append(attributes)
 
     # A given encoding overrules the declaration, which may be one that expat does not know.
     parser = expat.ParserCreate("utf-8")
     parser.StartElementHandler = start
-    try:
-        parser.Parse(text(file).encode(), True)
-    except expat.ExpatError as error:
-        raise ValueError(f"labels {str(file)!r} are not XML in UTF-8: {error}") from error
-    if not found:
-        raise ValueError(f"labels {str(file)!r} hold no <Item imageName=...>")
+    parser.Parse(xml.encode(), True)
     return found
+
+
+def _single_items(xml: str) -> tuple[list[dict[str, str]], list[int]]:
+    """The attributes of the items that can be read by themselves, and the lines of the others."""
+    found: list[dict[str, str]] = []
+    bad: list[int] = []
+    for tag in _ITEM.finditer(xml):
+        try:
+            found += _items(f"{tag[0].rstrip().removesuffix('/')}/>")
+        except expat.ExpatError:
+            bad.append(xml.count("\n", 0, tag.start()) + 1)
+    return [item for item in found if item], bad
 
 
 def names(file: Path) -> dict[str, str]:

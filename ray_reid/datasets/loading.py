@@ -21,8 +21,6 @@ CORRUPT = "corrupt image"
 CROP, STRIP, ROW = "crop:", "strip:", "row:"
 # A batch comes in the order of ids, from all over a file, which is read by the row group.
 CACHE_BYTES = 256 * 1024 * 1024
-# Decoding to a small size still reads every byte of the file, and that is what is checked.
-PROBE_SIZE = (32, 32)
 
 
 def crop(file: Path, box: tuple[int, int, int, int]) -> str:
@@ -79,7 +77,7 @@ def load(locator: str) -> Row:
         return _corrupt(b"", f"cannot be read: {getattr(error, 'strerror', None) or error}")
     try:
         if mark not in (CROP, STRIP):
-            images.decode(encoded, PROBE_SIZE)
+            images.check(encoded)
             return {schema.IMAGE: encoded}
         return {schema.IMAGE: images.encode_png(_part(images.decode(encoded), mark, numbers))}
     except ValueError as error:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from ray_reid import schema
-from ray_reid.datasets.reading import LOCATOR, ReaderSource, Row
+from ray_reid.datasets.reading import LOCATOR, ReaderSource, Reading, Row, one_tested
 from ray_reid.datasets.sources import read
 
 PLAN = pa.schema(
@@ -19,15 +19,22 @@ _WARNINGS = b"warnings"
 
 
 def plan(sources: Sequence[ReaderSource], use: Mapping[str, str] | None = None) -> pa.Table:
-    """Read every source and unite the rows, sorted by `observation_id`.
+    """Read every source and unite the rows, as `united` does, sorted by `observation_id`.
+
+    Returns:
+        The columns of `PLAN`; `warnings` gives what the readers had to say.
+    """
+    found = united(sources, use)
+    return _table(found.rows, found.warnings)
+
+
+def united(sources: Sequence[ReaderSource], use: Mapping[str, str] | None = None) -> Reading:
+    """Read every source and unite the rows.
 
     Args:
         sources: Their identities stay apart, also where their numbers are the same.
         use: What to take of a source, by its name: `train` for its train split alone, `whole` to
             train on its test images too (VehicleNet). Others are taken as they are divided.
-
-    Returns:
-        The columns of `PLAN`; `warnings` gives what the readers had to say.
 
     Raises:
         ValueError: If a source cannot be used, two have the same name, or `use` names none.
@@ -51,7 +58,7 @@ def plan(sources: Sequence[ReaderSource], use: Mapping[str, str] | None = None) 
         raise ValueError(f"ingest.use names {unknown[0]!r}, which is no source of {sorted(names)}")
     if not rows:
         raise ValueError("ingest.sources is empty; give at least one source")
-    return _table(rows, warnings)
+    return Reading(rows, [*warnings, *one_tested(rows)])
 
 
 def _used(row: Row, use: Mapping[str, str]) -> list[Row]:

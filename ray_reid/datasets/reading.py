@@ -65,6 +65,10 @@ class Layout:
     """Published numbers of images and identities of a source by split, where they are known."""
     terms: str = ""
     """What its authors ask of users: licence, or that the set was withdrawn."""
+    guess: Callable[[Path], Any | None] = lambda _: None
+    """The source of a folder that no layout recognises, where its names still fit this reader."""
+    whole: bool = False
+    """Whether the reader is for all images of `root`, at any depth."""
     beside: Callable[[Any], Iterable[str]] = lambda _: ()
     """Texts that a reading depends on beside the files; a changed one is another input."""
 
@@ -88,19 +92,41 @@ def list_images(root: Path) -> list[Path]:
     Raises:
         ValueError: If a folder cannot be listed or a name cannot be stored as UTF-8.
     """
-    found: list[Path] = []
-    visited: set[str] = set()
-    # Linked folders are followed; a link to a parent must not be followed for ever.
-    for here, folders, files in os.walk(root, onerror=_unlistable, followlinks=True):
-        real = os.path.realpath(here)
-        folders[:] = [] if real in visited else [n for n in folders if not n.startswith(".")]
-        if real not in visited:
-            found += [Path(here, name) for name in files if _is_image(name)]
-        visited.add(real)
+    found = [file for file in walk(root)[0] if is_image(file)]
     for file in found:
         if not _is_utf8(str(file)):
             raise ValueError(f"file name {str(file)!r} is not UTF-8; rename the file")
     return sorted(found, key=lambda file: file.relative_to(root).as_posix())
+
+
+def walk(root: Path) -> tuple[list[Path], list[Path]]:
+    """List all files at any depth, hidden ones left out, and folders that were listed before.
+
+    Linked folders are followed; one that leads to a folder that was listed already, such as a
+    parent, is not entered.
+
+    Raises:
+        ValueError: If a folder cannot be listed.
+    """
+    found: list[Path] = []
+    again: list[Path] = []
+    visited: set[str] = set()
+    for here, folders, files in os.walk(root, onerror=_unlistable, followlinks=True):
+        real = os.path.realpath(here)
+        # Of two names of one folder, the same one counts on every machine.
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and real not in visited)
+        if real in visited:
+            again.append(Path(here))
+        else:
+            found += [Path(here, name) for name in files if not name.startswith(".")]
+        visited.add(real)
+    return found, again
+
+
+def is_image(file: Path) -> bool:
+    """Return whether a file is named as the formats are that are read."""
+    # `._name.jpg` is macOS's resource fork of `name.jpg`, not an image.
+    return not file.name.startswith(".") and file.suffix.lower() in images.SUFFIXES
 
 
 def locate(root: str, wanted: Sequence[str], layout: str) -> Path:
@@ -162,11 +188,12 @@ def read_text(file: Path, encoding: str = "utf-8-sig") -> str:
 
 
 def file_row(source: str, root: Path, file: Path, **columns: Any) -> Row:
-    """The row of an image file: its id and locator beside the given columns."""
+    """The row of an image file: its id, path and locator beside the given columns."""
     place = file.relative_to(root).as_posix()
     return {
         schema.OBSERVATION_ID: schema.observation_id(source, place),
         schema.SOURCE: source,
+        schema.PATH: place,
         LOCATOR: str(file),
         **columns,
     }
@@ -215,6 +242,21 @@ def check_queries(rows: Sequence[Mapping[str, Any]], where: str) -> list[str]:
     return [f"{len(lost)} of {queries} queries of {where} have no {rule}, {example}"]
 
 
+def one_tested(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Say that a test shows one identity only; nothing of any other test."""
+    tested = {
+        row[schema.IDENTITY]
+        for row in rows
+        if row[schema.SPLIT] in ("query", "gallery") and row.get(schema.ROLE) != "junk"
+    }
+    if len(tested) != 1:
+        return []
+    return [
+        f"query and gallery show one identity, {next(iter(tested))!r}: every answer is right, so "
+        "this is no test; test on more identities"
+    ]
+
+
 def check_training(rows: Iterable[Mapping[str, Any]], where: str) -> None:
     """Check that there is something to tell apart.
 
@@ -261,11 +303,6 @@ def _answers(query: Mapping[str, Any], gallery: Mapping[str | None, set[str | No
     cameras = gallery.get(query[schema.IDENTITY], set())
     camera = query[schema.CAMERA]
     return bool(cameras) if camera is None else bool(cameras - {camera})
-
-
-def _is_image(name: str) -> bool:
-    # `._name.jpg` is macOS's resource fork of `name.jpg`, not an image.
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in images.SUFFIXES
 
 
 def _is_utf8(text: str) -> bool:

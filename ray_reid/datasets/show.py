@@ -21,7 +21,6 @@ FOLDER = "shown"
 """Where in a run directory the images are put that somebody asked to see."""
 MIN_DIGITS, DIGITS = 6, 32
 NUM_CANDIDATES = 3
-SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp"}
 INDENT = 13
 # A character shows two pixels: the upper one in its colour, the lower one as its background.
 UPPER_HALF = "\u2580"
@@ -82,7 +81,7 @@ def show(run: Place, observation: str) -> Shown:
     if row[schema.PARENT]:
         lines += [("", ""), *_parent(tables, row[schema.PARENT])]
     image = row[schema.IMAGE]
-    suffix = SUFFIXES.get(_format(image) or "", ".bin")
+    suffix = images.SUFFIX_OF.get(_format(image) or "", ".bin")
     return Shown(key, _laid_out(lines), image, _decoded(image), suffix)
 
 
@@ -141,7 +140,8 @@ def _row_groups(table: Place) -> Iterator[pads.Fragment]:
 
 def _record(parts: Sequence[Part]) -> Part | None:
     """The place with the whole record, image and all: a job's own rather than a sample of it."""
-    needed = set(schema.OBSERVATION.names)
+    # Tables of older releases have no paths.
+    needed = set(schema.OBSERVATION.names) - {schema.PATH}
     whole = [place for place in parts if needed <= set(place.group.physical_schema.names)]
     own = [place for place in whole if place.table.endswith("/observations")]
     return next(iter([*own, *whole]), None)
@@ -150,7 +150,9 @@ def _record(parts: Sequence[Part]) -> Part | None:
 def _row(parts: Sequence[Part], key: str) -> dict[str, Any]:
     place = _record(parts)
     assert place is not None
-    return _read(place, key, schema.OBSERVATION.names)
+    there = place.group.physical_schema.names
+    found = _read(place, key, [name for name in schema.OBSERVATION.names if name in there])
+    return {schema.PATH: None, **found}
 
 
 def _read(place: Part, key: str, columns: Sequence[str]) -> dict[str, Any]:
@@ -181,6 +183,7 @@ def _story(row: Mapping[str, Any], parts: Sequence[Part], key: str) -> list[Line
     lines += [
         ("split", f"{_plain(row[schema.SPLIT])}, role {_plain(row[schema.ROLE])}"),
         ("origin", f"{_plain(row[schema.ORIGIN])}, source {_plain(row[schema.SOURCE])}"),
+        *([("path", _plain(row[schema.PATH]))] if row[schema.PATH] is not None else []),
         ("licence", _plain(row[schema.LICENCE])),
         *_listed("attributes", row[schema.ATTRIBUTES]),
     ]

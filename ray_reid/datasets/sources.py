@@ -1,12 +1,14 @@
 """Sources: what a recipe says of its data sets, validated by their readers before any job runs."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from ray_reid.datasets import reading
+from ray_reid.datasets import reading, unread
 from ray_reid.datasets.readers import READERS
 from ray_reid.datasets.reading import ReaderSource, Reading
 from ray_reid.recipe import keys, recipes
@@ -48,7 +50,81 @@ def read(source: ReaderSource) -> Reading:
     Raises:
         ValueError: If the source cannot be used.
     """
-    return READERS[source.reader].read(source)
+    layout = READERS[source.reader]
+    found = layout.read(source)
+    root = folder(source)
+    if root is None:
+        return found
+    more = unread.sentences(root, layout.files(source), layout.whole)
+    return replace(found, warnings=[*found.warnings, *more])
+
+
+def recognise(root: Path) -> list[ReaderSource]:
+    """Return every layout that a folder has, as a source; else what its names fit, if anything.
+
+    Raises:
+        ValueError: If there is no such folder.
+    """
+    place = reading.folder(str(root))
+    found = [source for layout in READERS.values() if (source := layout.recognise(place))]
+    if found:
+        return found
+    # The first is the more telling one: folders of splits come before names of any form.
+    guesses = (layout.guess(place) for layout in READERS.values())
+    return [guess for guess in guesses if guess is not None][:1]
+
+
+def recognised(root: Path, ways: str) -> ReaderSource:
+    """Return the one source that a folder is.
+
+    Args:
+        ways: How to say what it is, for the sentence about a folder that is none or several.
+
+    Raises:
+        ValueError: If there is no such folder, it has no known layout, or more than one.
+    """
+    found = recognise(root)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        readers = [source.reader for source in found]
+        raise ValueError(f"{str(root)!r} looks like each of {readers}; choose one with --reader")
+    others = unread.other_formats(reading.folder(str(root)))
+    raise ValueError(
+        "; ".join([
+            f"{str(root)!r} has none of the known layouts", *others,
+            f"give --reader, one of {list(READERS)}, or for your own names {ways}",
+        ])
+    )  # fmt: skip
+
+
+def told(specs: Sequence[SourceSpec]) -> list[str]:
+    """Say of each source of a recipe what it is; equal sources are told alike.
+
+    Roots are absolute, options that have their defaults are left out.
+    """
+    return [_told(spec) for spec in specs]
+
+
+def _told(spec: SourceSpec) -> str:
+    try:
+        (source,) = resolve([spec])
+    except ValueError:
+        # A run of another release may hold what its reader no longer takes.
+        return json.dumps(spec.model_dump(mode="json"), sort_keys=True)
+    root = getattr(source, "root", None)
+    where = "" if root is None else f" {str(Path(root).expanduser().absolute())!r}"
+    return f"{source.reader}{where}{_options(source)}"
+
+
+def described(source: ReaderSource) -> str:
+    """Name the reader of a source and the options that differ from its defaults."""
+    return source.reader + _options(source)
+
+
+def _options(source: ReaderSource) -> str:
+    options = source.model_dump(mode="json", exclude_defaults=True, exclude={"reader", "root"})
+    return "".join(f", {name} {value!r}" for name, value in options.items())
 
 
 def files(source: ReaderSource) -> list[Path]:

@@ -1,22 +1,126 @@
-"""Splits of a folder that comes without any: held-out identities, and which images are queries."""
+"""Splits of a folder: what its sub-folders say, or else held-out identities and chosen queries."""
 
-from collections.abc import Sequence
-from pathlib import Path
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 from ray_reid import schema
 from ray_reid.datasets import reading
 from ray_reid.datasets.reading import Row
 
 TEST = "test"
+VAL = "val"
+# Names of folders, in any case, by the word that they stand for.
+_NAMES = {
+    "train": ("train", "training"),
+    TEST: ("test", "testing"),
+    VAL: ("val", "valid", "validation"),
+    "query": ("query", "queries", "probe"),
+    "gallery": ("gallery",),
+}
+_WORDS = {name: said for said, names in _NAMES.items() for name in names}
+# Words that say which images are in which split, the first complete set of them.
+LAYOUTS: Sequence[Mapping[str, str]] = (
+    {"train": "train", "query": "query", "gallery": "gallery"},
+    {"train": "train", TEST: TEST},
+    {"train": "train", VAL: TEST},
+)
+SEARCH = {"query", "gallery"}
+HELP = (
+    "name the sub-folders train, query and gallery, or train and test (or val), or give train_list "
+    "or test_list"
+)
 
 
-def held_out(identities: set[str], fraction: float, seed: int) -> set[str]:
+def word(folder: str) -> str | None:
+    """Return the word that a folder stands for if it is named after a split."""
+    return _WORDS.get(folder.lower())
+
+
+def split_folders(names: Iterable[str]) -> dict[str, str]:
+    """Return the folders that are named after a split, by its word: `Train`, `testing`, `probe`.
+
+    Raises:
+        ValueError: If two have the same word.
+    """
+    found: dict[str, str] = {}
+    for name in sorted(names):
+        said = word(name)
+        if said is not None and found.setdefault(said, name) != name:
+            raise ValueError(
+                f"the folders {found[said]!r} and {name!r} beside each other both say {said}; "
+                "rename or unite them"
+            )
+    return found
+
+
+def of_folders(places: Sequence[PurePosixPath], root: Path) -> list[str | None]:
+    """Return the split of each image by the first folder of its path that is named after one.
+
+    Args:
+        places: Paths of images relative to `root`.
+
+    Returns:
+        `train`, `test`, `query`, `gallery` or, for an image outside these, None; no list at all
+        where the folders say nothing.
+
+    Raises:
+        ValueError: If they say something but not enough, such as `train` beside `others`.
+    """
+    words = [next(filter(None, map(word, place.parent.parts)), None) for place in places]
+    for parent, names in _children(places).items():
+        try:
+            split_folders(names)
+        except ValueError as error:
+            raise ValueError(f"{str(root / parent)!r}: {error}") from error
+    found = set(words) - {None}
+    for layout in LAYOUTS:
+        # Query and gallery alone are a test without a training, and not a test to be divided.
+        needed = SEARCH if layout.keys() > SEARCH else layout.keys()
+        if found >= needed and (needed == SEARCH or not found & SEARCH):
+            return [None if said is None else layout.get(said) for said in words]
+    if len(set(words)) > 1 or len(_hinted(places)) > 1:
+        tops = {place.parts[0] for place in places}
+        named = {top for top in tops if word(top)}
+        shown = [*sorted(named), *sorted(tops - named)]
+        raise ValueError(
+            f"the images of {str(root)!r} lie in {shown[:4]}{' ...' if shown[4:] else ''}, which "
+            f"does not say which are for training; {HELP}"
+        )
+    return []
+
+
+def _children(places: Iterable[PurePosixPath]) -> dict[PurePosixPath, set[str]]:
+    """The folders below each folder that lead to images."""
+    found: dict[PurePosixPath, set[str]] = {}
+    for folder in {place.parent for place in places}:
+        while folder.parts:
+            found.setdefault(folder.parent, set()).add(folder.name)
+            folder = folder.parent
+    return found
+
+
+def _hinted(places: Iterable[PurePosixPath]) -> set[str]:
+    """Words that are a part of folders' names, such as `image_train`; half a sign of a split."""
+    folders = {part for place in {p.parent for p in places} for part in place.parts}
+    parts = {part for folder in folders for part in re.split(r"[^a-z]+", folder.lower())}
+    return {_WORDS[part] for part in parts if part in _WORDS}
+
+
+def held_out(
+    identities: set[str], fraction: float, seed: int, number: int | None = None
+) -> set[str]:
     """Choose the test identities; adding identities moves no other to another side.
 
     At least two identities stay on each side.
 
+    Args:
+        fraction: Share of the identities that is chosen, more or less.
+        number: How many are chosen exactly, in the place of `fraction`; adding identities may then
+            move others.
+
     Raises:
-        ValueError: If there are fewer than four.
+        ValueError: If there are fewer than four, or `number` leaves fewer than two.
     """
     if len(identities) < 4:
         raise ValueError(
@@ -24,6 +128,13 @@ def held_out(identities: set[str], fraction: float, seed: int) -> set[str]:
             "least 4 (2 each)"
         )
     order = sorted(identities, key=lambda name: (reading.share(seed, name), name))
+    if number is not None:
+        if not 2 <= number <= len(order) - 2:
+            raise ValueError(
+                f"test_identities is {number}, but must be from 2 to {len(order) - 2}: of the "
+                f"{len(order)} identities, 2 at least are trained on"
+            )
+        return set(order[:number])
     wanted = sum(reading.share(seed, name) < fraction for name in order)
     return set(order[: min(max(wanted, 2), len(order) - 2)])
 

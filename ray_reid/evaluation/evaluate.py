@@ -165,7 +165,9 @@ def _count(side: Side) -> dict[str, int]:
 
 
 def _draw(work: Work, query: Side, gallery: Side) -> dict[str, str]:
-    read = partial(storage.images_by_id, work.inputs["ingest"] / "observations")
+    table = work.inputs["ingest"] / "observations"
+    read = partial(storage.images_by_id, table)
+    paths = partial(storage.column_by_id, table, schema.PATH)
     # Pictures show plain rankings, whatever the protocol makes of them.
     spec = work.recipe.evaluate
     plain = spec.model_copy(
@@ -177,7 +179,7 @@ def _draw(work: Work, query: Side, gallery: Side) -> dict[str, str]:
         for name, column in columns_of.items()
     }
     package = _load(work.inputs["train"] / "model") if spec.num_maps else None
-    return pictures.draw(query, gallery, found, read, package, spec, work.out)
+    return pictures.draw(query, gallery, found, read, package, spec, work.out, paths)
 
 
 def _decide(

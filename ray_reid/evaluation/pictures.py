@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ReadImages = Callable[[Sequence[str]], Mapping[str, bytes]]
+ReadPaths = Callable[[Sequence[str]], Mapping[str, str | None]]
 """Encoded images by observation id."""
 
 RULE = (
@@ -44,6 +45,7 @@ def draw(
     model: Maps | None,
     spec: Evaluate,
     out: Place,
+    paths: ReadPaths = lambda ids: dict.fromkeys(ids),
 ) -> dict[str, str]:
     """Write the pictures of an evaluation into a directory.
 
@@ -55,12 +57,13 @@ def draw(
         model: Gives the activation maps; null leaves them out.
         spec: How many of what.
         out: An existing directory.
+        paths: Fetches what files images were read from; those of the rankings are named.
 
     Returns:
         File name to caption, in the order in which to show them.
     """
     ap = next(iter(found.values())).ap
-    figures.save(_ranked(query, gallery, ap, read, spec), out / "ranked_list.jpg")
+    figures.save(_ranked(query, gallery, ap, read, spec, paths), out / "ranked_list.jpg")
     curves = {name: result.cmc for name, result in found.items()}
     figures.save(figures.cmc_curves(curves), out / "cmc.png")
     captions = {
@@ -108,20 +111,31 @@ def ranking(query: Side, gallery: Side, row: int) -> tuple[NDArray[np.int64], ND
 
 
 def _ranked(
-    query: Side, gallery: Side, ap: NDArray[np.float64], read: ReadImages, spec: Evaluate
+    query: Side,
+    gallery: Side,
+    ap: NDArray[np.float64],
+    read: ReadImages,
+    spec: Evaluate,
+    paths: ReadPaths,
 ) -> "Figure":
     rankings = {row: ranking(query, gallery, row) for row in spread(ap, spec.num_ranked)}
     shown = {row: [int(at) for at in found[: spec.top_k]] for row, (found, _) in rankings.items()}
     ids = {query.observation_id[row] for row in shown}
     ids |= {gallery.observation_id[at] for top in shown.values() for at in top}
     pixels = {key: images.decode(encoded) for key, encoded in read(sorted(ids)).items()}
+    files = {key: path for key, path in paths(sorted(ids)).items() if path is not None}
+
+    def about(side: Side, row: int) -> str:
+        file = files.get(side.observation_id[row])
+        return _about(side, row) + (f"\n{_short(file)}" if file else "")
+
     rows, captions = [], []
     for row, (found, similarity) in rankings.items():
         identity = query.identity[row]
-        cards = [Card(pixels[query.observation_id[row]], f"query {_about(query, row)}", "query")]
+        cards = [Card(pixels[query.observation_id[row]], f"query {about(query, row)}", "query")]
         for at, value in zip(shown[row], similarity, strict=False):
             frame: figures.Frame = "match" if gallery.identity[at] == identity else "other"
-            caption = f"{value:.2f} {_about(gallery, at)}"
+            caption = f"{value:.2f} {about(gallery, at)}"
             cards.append(Card(pixels[gallery.observation_id[at]], caption, frame))
         rows.append(cards)
         matches = sum(gallery.identity[at] == identity for at in found)

@@ -67,13 +67,13 @@ def search(options: argparse.Namespace) -> None:
         hits, told = answer.hits, refined.sentence(answer.refinement)
     print(
         f"{'rank':>4}  {'similarity':>10}  {'decision':<8}  {'identity':<32}  {'camera':<8}  "
-        "observation"
+        f"{'observation':<32}  path"
     )
     for hit in hits:
         print(
             f"{hit.rank:>4}  {hit.similarity:>10.4f}  {hit.decision or '-':<8}  "
             f"{hit.identity or '-':<32}  "
-            f"{hit.camera or '-':<8}  {hit.observation_id}"
+            f"{hit.camera or '-':<8}  {hit.observation_id}  {hit.path or '-'}"
         )
     if told:
         print(told)

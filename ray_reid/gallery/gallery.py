@@ -47,6 +47,8 @@ class Hit:
     """Cosine in [-1, 1]; higher is nearer."""
     decision: Decision | None = None
     """Whether it shows what the query shows; None if the model has no thresholds for that."""
+    path: str | None = None
+    """Of the file that it was read from, relative to the root of its source."""
 
 
 class Gallery:
@@ -123,6 +125,11 @@ class Gallery:
         if encoded is None:
             raise ValueError(f"the gallery keeps no image of observation {observation_id[:64]!r}")
         return encoded
+
+    def cameras(self) -> set[str]:
+        """The cameras of its images, as `source:camera`."""
+        pairs = self.source.view().pairs((schema.SOURCE, schema.CAMERA))
+        return {f"{source}:{camera}" for source, camera in pairs if camera is not None}
 
     def pictured(self) -> Mapping[str, Any] | None:
         """An observation whose image the gallery keeps, or None."""

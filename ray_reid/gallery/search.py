@@ -196,7 +196,9 @@ def search_image(run: Place, image: Path, k: int, camera: str | None = None) -> 
     encoded = read_query(image, camera)
     state = RunState.read(run)
     needs(state)
-    return Refiner.open(state, Searcher.open(state)).search(encoded, k, camera=camera)
+    searcher = Searcher.open(state)
+    searcher.check_camera(camera)
+    return Refiner.open(state, searcher).search(encoded, k, camera=camera)
 
 
 def sentence(told: Refinement) -> str:

@@ -26,10 +26,15 @@ log = logging.getLogger(__name__)
 Names = Sequence[str | None]
 # Another precision or device moves the similarity of an image to itself far less than this.
 SELF_SIMILARITY = 0.95
+NUM_NAMED = 20
 
 
 class Embedder(Protocol):
     """What a search needs of a model package."""
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Cameras that the network knows, as `source:camera`."""
 
     @property
     def thresholds(self) -> Thresholds | None:
@@ -94,6 +99,22 @@ class Searcher:
             ValueError: If the bytes are not an image, or k is below 1.
         """
         return self.decided(self.gallery.search(self.embed([encoded], camera), k, where)[0], camera)
+
+    def check_camera(self, camera: str | None) -> None:
+        """Refuse the camera of a query that neither the gallery nor the network knows.
+
+        Raises:
+            ValueError: Names those that they know.
+        """
+        known = self.gallery.cameras() | set(self.model.cameras)
+        if camera is not None and camera not in known:
+            names = sorted(known)
+            more = " ..." if len(names) > NUM_NAMED else ""
+            raise ValueError(
+                f"camera {camera!r} is on no image of the gallery, and the model does not know it; "
+                f"it knows {', '.join(names[:NUM_NAMED]) or 'none'}{more}; leave it out for a new "
+                "camera"
+            )
 
     def embed(self, encoded: Sequence[bytes], camera: str | None = None) -> NDArray[np.float32]:
         """(N, D) embeddings of queries that a camera took.
@@ -210,7 +231,9 @@ def search_image(run: Place, image: Path, k: int, camera: str | None = None) -> 
             current index.
     """
     encoded = read_query(image, camera)
-    return Searcher.open(run).search(encoded, k, camera=camera)
+    searcher = Searcher.open(run)
+    searcher.check_camera(camera)
+    return searcher.search(encoded, k, camera=camera)
 
 
 def read_query(image: Path, camera: str | None = None) -> bytes:

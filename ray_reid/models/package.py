@@ -64,6 +64,11 @@ class Model:
         self.network = ReidNetwork.restored(self.recipe.train, len(self.identities), weights)
         self.network.eval().to(self.device).to(memory_format=torch.channels_last)
 
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Cameras (`source:camera`) of which the network learned a vector."""
+        return () if self.network.side is None else self.network.side.sides.cameras
+
     def embed(
         self,
         inputs: Sequence[Any],
@@ -75,7 +80,8 @@ class Model:
         """Embed images.
 
         Args:
-            inputs: Encoded bytes, paths or PIL images.
+            inputs: Encoded bytes, paths, PIL images, or arrays (H, W, 3) uint8 of RGB (NumPy or
+                PyTorch); the same picture gives the same embedding by each way.
             flip: Average with the mirrored image; null does what the recipe says.
             batch_size: Images decoded and on the device at a time.
             scales: Average over the input resized by each of these; null does what the recipe says.
@@ -122,7 +128,8 @@ class Model:
         self, forward: Callable[[Tensor, slice], Tensor], inputs: Sequence[Any], batch_size: int
     ) -> NDArray[np.float32]:
         """Apply `forward` to the images of some rows at a time; none give its shape."""
-        if isinstance(inputs, (str, bytes, bytearray, Path, Image.Image)):
+        one = isinstance(inputs, (str, bytes, bytearray, Path, Image.Image))
+        if one or getattr(inputs, "ndim", 1) in (2, 3):
             raise ValueError(f"give a list of images, not one {type(inputs).__name__}")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, but must be at least 1")
@@ -267,7 +274,4 @@ def _numbers(values: Tensor) -> list[float]:
 def _decode(item: Any, size: tuple[int, int]) -> images.Pixels:
     if isinstance(item, (str, Path)):
         return images.read(Path(item), size)
-    if isinstance(item, Image.Image):
-        resized = item.convert("RGB").resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        return np.asarray(resized)
     return images.decode(item, size)

@@ -54,7 +54,9 @@ def ranked_lists(rows: Sequence[Sequence[Card]], captions: Sequence[str]) -> "Fi
     shape = _shape([card.pixels for row in rows for card in row])
     proportion = shape[0] / shape[1]
     # Inches: tall images are drawn narrower, so that a list of people fits a screen as well.
-    wide, above, below, gap = 1.12 / max(1.0, proportion) ** 0.5, 0.24, 0.36, 0.08
+    lines = max(card.caption.count("\n") + 1 for row in rows for card in row)
+    wide, above, gap = 1.12 / max(1.0, proportion) ** 0.5, 0.24, 0.08
+    below = 0.12 * (lines + 1)
     tall = wide * proportion + above + below
     whole_width, whole_height = columns * (wide + gap) + gap, len(rows) * tall + gap
     figure = _figure(whole_width, whole_height)

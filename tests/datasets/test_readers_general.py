@@ -1,4 +1,5 @@
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from ray_reid import images, schema
 from ray_reid.datasets import loading, planning, reading, sources
 from ray_reid.datasets.readers import READERS
 from ray_reid.datasets.readers.imagefolder import ImageFolderSource
+from ray_reid.datasets.readers.mot import MOTSource
 from ray_reid.datasets.readers.oml import OMLSource
 from ray_reid.datasets.readers.parquet import ParquetSource
 
 KINDS: dict[str, Any] = {
     "imagefolder": ImageFolderSource,
+    "mot": MOTSource,
     "oml": OMLSource,
     "parquet": ParquetSource,
 }
@@ -387,7 +390,6 @@ def test_parquet_columns_take_the_types_of_the_record(tmp_path: Path) -> None:
             {"identity": [], "image": []},
             r"lacks the columns \['identity', 'image or path'\]; it has",
         ),
-        ({"path": ["x"] * 4}, "has both image and path; leave one out"),
         ({"split": ["train", "train", "val", "gallery"]}, "split 'val' is not one of"),
         ({"split": ["train", None, "query", "gallery"]}, "split None is not one of"),
         ({"role": ["normal"] * 3 + ["extra"]}, "role 'extra' is not one of"),
@@ -459,3 +461,81 @@ def test_parquet_is_recognised_by_its_columns(tmp_path: Path) -> None:
     touch(tmp_path, "c/t.parquet")
     refuses("t.parquet' cannot be read as Parquet", "parquet", tmp_path / "c")
     refuses("is no Parquet file and holds none", "parquet", touch(tmp_path / "d", "x.txt"))
+
+
+# MOTChallenge
+
+
+def sequence(folder: Path, objects: Mapping[int, Sequence[int]], frames: int = 60) -> Path:
+    """A sequence of 10 frames a second in which each object is seen in a range of frames."""
+    file = folder / "img1" / "000001.png"
+    touch(folder, *(f"img1/{frame:06d}.png" for frame in range(1, frames + 1)))
+    pixels = np.arange(40 * 60 * 3, dtype=np.uint8).reshape(40, 60, 3)
+    file.write_bytes(images.encode_png(pixels))
+    info = "[Sequence]\nname=x\nframeRate=10\nimWidth=60\nimHeight=40\n"
+    (folder / "seqinfo.ini").write_text(info)
+    lines = [
+        f"{frame},{number},{10 * number - 3},6,20,30,1,1,1.0"
+        for number, (first, last) in objects.items()
+        for frame in range(first, last + 1)
+    ]
+    (folder / "gt").mkdir()
+    (folder / "gt" / "gt.txt").write_text("\n".join(lines))
+    return folder
+
+
+def test_mot_asks_whether_an_object_is_known_again_after_a_gap(tmp_path: Path) -> None:
+    sequence(tmp_path / "train" / "S-01", {1: (1, 60), 2: (1, 30)})
+    tested = sequence(tmp_path / "val" / "S-02", {0: (1, 60), 1: (1, 60), 2: (1, 12)})
+    with (tested / "gt" / "gt.txt").open("a") as labels:
+        # Not counted, of another class, hardly visible, and hardly in the frame.
+        for rest in ("7,1,1,30,30,0,1,1", "8,1,1,30,30,1,9,1", "9,1,1,30,30,1,1,0.1", ""):
+            labels.write(f"\n1,{rest or '10,55,1,30,30,1,1,1'}")
+    (source,) = sources.recognise(tmp_path)
+    assert source.reader == "mot"
+    source = source.model_copy(update={"gap": 2.5})
+    found = sources.read(source)
+    assert Counter((row["identity"], row["split"], row["role"]) for row in found.rows) == {
+        ("mot:S-01-1", "train", "normal"): 6,
+        ("mot:S-01-2", "train", "normal"): 3,
+        ("mot:S-02-0", "query", "normal"): 1,
+        ("mot:S-02-0", "gallery", "normal"): 3,
+        ("mot:S-02-1", "query", "normal"): 1,
+        ("mot:S-02-1", "gallery", "normal"): 3,
+        (None, "gallery", "junk"): 4,
+        ("mot:S-02-2", "gallery", "normal"): 2,
+    }
+    (short,) = found.warnings
+    assert short.startswith("1 of 3 tested objects")
+    assert "e.g. 'S-02-2'" in short
+    asked = [row["time"] for row in found.rows if row["split"] == "query"]
+    assert asked == [5.1, 5.1]
+    # The first box begins left of the frame: it is cut to it.
+    row = next(r for r in found.rows if r["identity"] == "mot:S-02-0" and r["time"] == 0.1)
+    assert row["path"] == "val/S-02/img1/000001.png"
+    whole = images.read(tested / "img1" / "000001.png")
+    shown = images.decode(loading.load(row["locator"])["image"])
+    assert np.array_equal(shown, whole[5:35, 0:16])
+    assert planning.plan([source]).num_rows == len(found.rows)
+
+
+def test_sequences_of_mot_are_divided_by_name_or_drawn_and_broken_ones_refused(
+    tmp_path: Path,
+) -> None:
+    for name in ("M-02-DPM", "M-02-SDP", "M-04"):
+        sequence(tmp_path / name, dict.fromkeys(range(4), (1, 60)))
+    found = read("mot", tmp_path, gap=2.0, test_sequences=["M-04"])
+    assert {r["identity"][:8] for r in found.rows if r["split"] == "query"} == {"mot:M-04"}
+    assert "1 sequences of" in found.warnings[0]
+    drawn = read("mot", tmp_path, gap=2.0)
+    sides = {r["identity"]: r["split"] == "train" for r in drawn.rows if r["identity"]}
+    assert len(sides) == 8
+    assert set(sides.values()) == {True, False}
+    refuses(r"test_sequences names 'X'.*choose from \['M-02-DPM', 'M-04'\]", "mot", tmp_path,
+            test_sequences=["X"])  # fmt: skip
+    labels = tmp_path / "M-04" / "gt" / "gt.txt"
+    labels.write_text(labels.read_text() + "\n1,2,x")
+    refuses(r"gt\.txt', line 241: '1,2,x' is not frame,id,left", "mot", tmp_path)
+    (tmp_path / "M-02-DPM" / "seqinfo.ini").write_text("[Sequence]\nframeRate=10\n")
+    refuses(r"seqinfo\.ini' does not say frameRate, imWidth", "mot", tmp_path)
+    refuses("no MOTChallenge layout", "mot", touch(tmp_path / "none", "a.jpg"))

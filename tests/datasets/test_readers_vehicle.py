@@ -102,7 +102,8 @@ def read_veri(root: Path) -> Reading:
 
 def test_veri_has_cameras_of_three_digits_attributes_and_tracks(tmp_path: Path) -> None:
     found = read_veri(veri(tmp_path / "VeRi").parent)
-    assert found.warnings == []
+    (blind,) = found.warnings
+    assert "every view is null, so a network that learns vectors of cameras and views" in blind
     assert counts(found.rows) == {"train": 4, "query": 2, "gallery": 8}
     row = by_name(found)["image_test/0005_c012_00030605_1.jpg"]
     assert (row["identity"], row["camera"]) == ("veri776:0005", "12")
@@ -145,7 +146,7 @@ def test_what_lists_and_folders_of_veri_do_not_share_is_counted(tmp_path: Path) 
     touch(root / "image_test", "cover.jpg", "0002_c2_00030602_0.jpg")
     found = read_veri(root)
     assert counts(found.rows) == {"train": 4, "query": 2, "gallery": 8}
-    unlisted, lost, strange = found.warnings
+    unlisted, lost, strange, _ = found.warnings
     assert unlisted.startswith("1 images of")
     assert "are not in name_train.txt, e.g. '0001_c005_00099999_0.jpg'; they are left" in unlisted
     assert lost.startswith("1 of 5 names in name_train.txt are no image of image_train of")
@@ -160,7 +161,7 @@ def test_veri_is_read_from_its_names_alone(tmp_path: Path) -> None:
     for file in [*root.glob("*.txt"), *root.glob("*.xml")]:
         file.unlink()
     found = read_veri(root)
-    assert found.warnings == []
+    assert ["no viewpoints" in text for text in found.warnings] == [True]
     assert counts(found.rows) == {"train": 4, "query": 2, "gallery": 8}
     assert {row["attributes"] for row in found.rows} == {None}
 
@@ -181,6 +182,33 @@ def test_labels_in_gb2312_are_read_and_broken_ones_are_one_sentence(tmp_path: Pa
     (root / "train_label.xml").write_bytes(b"<Items>\xff\xff</Items>")
     with pytest.raises(ValueError, match=r"train_label\.xml' is text neither in UTF-8 nor in GB"):
         read_veri(root)
+
+
+def test_a_malformed_item_costs_no_other_one(tmp_path: Path) -> None:
+    root = veri(tmp_path)
+    file = root / "train_label.xml"
+    lines = file.read_text().splitlines()
+    assert sum("<Item " in line for line in lines) == 4
+    first = next(place for place, line in enumerate(lines) if "<Item " in line)
+    lines[first] = lines[first].replace('"10"', '"10')
+    lines[first + 1] = lines[first + 1].replace("/>", "")
+    file.write_text("\n".join(lines[:-1]))
+    found = read_veri(root)
+    assert sum(row["attributes"] is None for row in found.rows) == 1
+    assert found.warnings[0].startswith("1 of 14 images")
+    assert found.warnings[1].startswith(f"labels {str(file)!r} are not well-formed XML (not well-")
+    lost = f"1 of 4 items cannot be read and are left out, the first in line {first + 1}"
+    assert found.warnings[1].endswith(lost)
+
+
+def test_times_of_veri_are_the_frames_of_its_names(tmp_path: Path) -> None:
+    root = veri(tmp_path)
+    row = by_name(read_veri(root))["image_test/0005_c012_00030605_1.jpg"]
+    assert row["time"] == 30605 / 25
+    slow = VeRi776Source(root=str(root), frames_per_second=10)
+    assert (
+        by_name(veri776.read_veri776(slow))["image_test/0005_c012_00030605_1.jpg"]["time"] == 3060.5
+    )
 
 
 # VehicleID

@@ -35,7 +35,13 @@ def run(tmp_path, publish_job):
         schema.IDENTITY: "street:7",
     }
     real = [
-        {**shared, schema.OBSERVATION_ID: REAL, schema.IMAGE: picture("red"), schema.CAMERA: "c3"},
+        {
+            **shared,
+            schema.OBSERVATION_ID: REAL,
+            schema.IMAGE: picture("red"),
+            schema.CAMERA: "c3",
+            schema.PATH: "day/7_c3.jpg",
+        },
         {**shared, schema.OBSERVATION_ID: KIN, schema.IMAGE: b"torn"},
     ]
     made = {

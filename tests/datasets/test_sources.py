@@ -39,7 +39,7 @@ def test_a_source_becomes_the_model_of_its_reader_with_its_defaults() -> None:
         (
             "reader=foldr",
             r"^recipe key 'ingest.sources.0.reader' is 'foldr': unknown reader; choose from "
-            r"\['miniature', 'folder', .*'market1501'",
+            r"\['miniature', 'imagefolder', 'folder', .*'market1501'",
         ),
     ],
 )

@@ -28,6 +28,7 @@ class ByBytes:
     """A model whose embedding is drawn from the bytes of an image."""
 
     thresholds = None
+    cameras = ("door:9",)
 
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
@@ -133,6 +134,13 @@ def test_a_folder_is_enrolled_found_and_updated(
     assert cli.main(["search", str(run), str(folder / "1_c1.png"), "-k", "1"]) == 0
     hit = capsys.readouterr().out.splitlines()[1].split()
     assert hit[1:5] == ["1.0000", "-", "door:1", "1"]
+    assert hit[-1] == "1_c1.png"
+    for camera, known in (("door:1", True), ("door:9", True), ("door:7", False)):
+        code = cli.main(["search", str(run), str(folder / "1_c1.png"), "--camera", camera])
+        assert code == (0 if known else cli.MISTAKE)
+    said = capsys.readouterr().err
+    assert "camera 'door:7' is on no image of the gallery" in said
+    assert "it knows door:0, door:1, door:9, test:c0; leave it out" in said
     with Reader(run / "gallery") as reader:
         view, number = reader.find(schema.observation_id("door", "1_c1.png"))
         row = view.full(number)

@@ -61,7 +61,9 @@ def test_a_package_embeds_bytes_paths_and_pictures_alike(saved: Path, tmp_path: 
     (tmp_path / "0.png").write_bytes(encoded[0])
     assert np.allclose(model.embed([tmp_path / "0.png"]), embeddings[:1], atol=1e-5)
     picture = Image.open(io.BytesIO(encoded[1]))
-    assert np.allclose(model.embed([picture]), embeddings[1:2], atol=1e-5)
+    pixels = np.asarray(picture)
+    for inputs in ([picture], [pixels], pixels[None], torch.from_numpy(pixels.copy())[None]):
+        assert np.allclose(model.embed(inputs), embeddings[1:2], atol=1e-5)
 
 
 def test_flip_averaging_makes_mirrored_images_equal(saved: Path) -> None:
@@ -175,7 +177,13 @@ def test_no_images_are_no_rows_of_the_usual_width(saved: Path) -> None:
 def test_one_image_in_the_place_of_a_list_is_refused(saved: Path) -> None:
     model = ray_reid.load(saved)
     encoded = _jpegs(1)[0]
-    for one in (encoded, "x.jpg", Path("x.jpg"), Image.open(io.BytesIO(encoded))):
+    for one in (
+        encoded,
+        "x.jpg",
+        Path("x.jpg"),
+        Image.open(io.BytesIO(encoded)),
+        np.zeros((8, 6, 3)),
+    ):
         with pytest.raises(ValueError, match="give a list of images, not one "):
             model.embed(one)
         with pytest.raises(ValueError, match="give a list of images, not one "):

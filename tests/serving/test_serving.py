@@ -113,6 +113,7 @@ def test_a_multipart_upload_gives_hits_in_order(client: TestClient, searcher: Fa
         "split": "gallery",
         "similarity": 1.0,
         "decision": None,
+        "path": None,
     }
     assert (result["model"], result["gallery_size"]) == ("test/0", 30)
     assert result["took_ms"] >= 0

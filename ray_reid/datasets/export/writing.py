@@ -18,8 +18,6 @@ LABELLED = ("train", "query", "gallery")
 # Roles of images that nobody is searched for in; they are in the gallery only.
 GALLERY_ROLES = ("junk", "distractor")
 QUALITY = 95
-# How files of each format begin.
-ENDINGS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"BM": ".bmp", b"RIFF": ".webp"}
 COLUMNS = (
     schema.OBSERVATION_ID,
     schema.IDENTITY,
@@ -236,7 +234,7 @@ def _by_number(camera: str | None) -> tuple[bool, int, str]:
 
 
 def _write_image(encoded: bytes, path: Path, as_jpeg: bool) -> None:
-    ending = next((end for start, end in ENDINGS.items() if encoded.startswith(start)), None)
+    ending = images.SUFFIX_OF.get(images.format_of(encoded) or "")
     # Bytes are copied where they can be: to encode again would change the image.
     if ending is None or (as_jpeg and ending != ".jpg"):
         encoded, ending = images.encode(images.decode(encoded), QUALITY), ".jpg"

@@ -20,6 +20,7 @@ from ray_reid.datasets.readers import (
     ltcc,
     market1501,
     miniature,
+    mot,
     msmt17,
     oml,
     parquet,
@@ -36,10 +37,11 @@ from ray_reid.datasets.reading import Layout
 
 READERS: Mapping[str, Layout] = {
     "miniature": miniature.LAYOUT,
-    "folder": folder.LAYOUT,
     "imagefolder": imagefolder.LAYOUT,
+    "folder": folder.LAYOUT,
     "oml": oml.LAYOUT,
     "parquet": parquet.LAYOUT,
+    "mot": mot.LAYOUT,
     "market1501": market1501.LAYOUT,
     "dukemtmc": dukemtmc.LAYOUT,
     "msmt17": msmt17.LAYOUT,

@@ -119,7 +119,8 @@ def _read(source: CityFlowSource, place: Path, split: str) -> tuple[list[Row], l
     found = reading.list_images(place / FOLDERS[split])
     named, others, warnings = labels.chosen(found, place / LISTS[split], where)
     warnings += reading.left_out(others, f"are not in {LISTS[split]}", where)
-    entries = _entries(place / ITEMS[split])
+    entries, notes = _entries(place / ITEMS[split])
+    warnings += notes
     tracks = labels.tracks(place / TRACKS[split], split) if split in TRACKS else {}
     rows: list[Row] = []
     plain: list[Path] = []
@@ -135,10 +136,11 @@ def _read(source: CityFlowSource, place: Path, split: str) -> tuple[list[Row], l
     return rows, warnings + idle
 
 
-def _entries(file: Path) -> dict[str, Mapping[str, str]]:
+def _entries(file: Path) -> tuple[dict[str, Mapping[str, str]], list[str]]:
     if not file.is_file():
-        return {}
-    return {labels.stem(name): entry for name, entry in labels.entries(file).items()}
+        return {}, []
+    found, warnings = labels.entries(file)
+    return {labels.stem(name): entry for name, entry in found.items()}, warnings
 
 
 def _row(

@@ -1,14 +1,14 @@
 """A user's own folder of crops: a regular expression tells identity and camera from the name."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from ray_reid import schema
-from ray_reid.datasets import lists, reading, splits
+from ray_reid import images, schema
+from ray_reid.datasets import lists, patterns, reading, splits, unread
 from ray_reid.datasets.reading import Layout, ReaderSource, Reading, Row
 from ray_reid.datasets.splits import TEST
 
@@ -19,11 +19,13 @@ class FolderSource(ReaderSource):
     reader: Literal["folder"] = "folder"
     root: str
     """The folder; images are found at any depth."""
-    pattern: str = r"(?P<identity>.+)_cam(?P<camera>\d+)"
-    """Regular expression searched in the file's base name without its extension; the group
+    pattern: str = patterns.DEFAULT
+    """Regular expression searched in the file's base name without its extension, or, if it has a
+    slash, in the whole path relative to `root`, such as `(?P<identity>[^/]+)/[^/]+$`. The group
     `identity` is required, `camera`, `view`, `clothes`, `time` and `split` are optional. The
     splits come from the first of: the group `split`; the lists; sub-folders `query` and `gallery`
-    beside `train`; sub-folders `train` and `test` (else `val`); a draw of held-out identities."""
+    beside `train`; sub-folders `train` and `test` (else `val`), all in any case and under their
+    usual names (`training`, `Test`, `probe`); a draw of held-out identities."""
     name: str | None = None
     """Name of the source in identities; null takes the folder's name."""
     licence: str | None = None
@@ -34,6 +36,8 @@ class FolderSource(ReaderSource):
     test_fraction: float = Field(0.5, gt=0, lt=1)
     """Share of identities held out when nothing else says what the test images are. A lone
     sub-folder such as `train` says nothing, and must not have images beside it."""
+    test_identities: int | None = Field(None, ge=2)
+    """Exactly how many identities are held out, in the place of `test_fraction`."""
     query_cameras: tuple[str, ...] = ()
     """Test images of these cameras are queries, the others the gallery. Empty decides for each
     identity: where it has one image per camera, its first camera is the query; otherwise it has
@@ -56,13 +60,16 @@ class FolderSource(ReaderSource):
             )
         return pattern
 
+    @model_validator(mode="after")
+    def _held_out_once(self) -> "FolderSource":
+        if self.test_identities is not None and "test_fraction" in self.model_fields_set:
+            raise ValueError(
+                f"test_identities {self.test_identities} and test_fraction {self.test_fraction} "
+                "both say how many identities are held out; give one"
+            )
+        return self
 
-# Sub-folders that say which images are in which split, the first complete set of them.
-LAYOUTS = (
-    {"train": "train", "query": "query", "gallery": "gallery"},
-    {"train": "train", "test": TEST},
-    {"train": "train", "val": TEST},
-)
+
 SPLIT_WORDS = ("train", "query", "gallery", TEST)
 
 
@@ -125,11 +132,25 @@ def recognise(root: Path) -> FolderSource | None:
     return None
 
 
+def guess(root: Path) -> FolderSource | None:
+    """A folder whose images are all named, or lie in folders, as people often do it."""
+    places = [patterns.place_in(root, file) for file in reading.list_images(root)]
+    pattern = patterns.guess(places)
+    if pattern is None:
+        return None
+    if pattern == patterns.DEFAULT:
+        return FolderSource(root=str(root))
+    return FolderSource(root=str(root), pattern=pattern)
+
+
 def _images(source: FolderSource) -> tuple[Path, list[Path]]:
     root = reading.folder(source.root)
     files = reading.list_images(root)
     if not files:
-        raise ValueError(f"folder {source.root!r} holds no image (.jpg, .png, .bmp, .webp)")
+        others = unread.other_formats(root)
+        known = [f"suffixes that are read: {' '.join(sorted(images.SUFFIXES))}"]
+        sentence = [f"folder {source.root!r} holds no image", *(others or known)]
+        raise ValueError("; ".join(sentence))
     return root, files
 
 
@@ -137,20 +158,33 @@ def _rows(files: Sequence[Path], source: FolderSource, root: Path) -> tuple[list
     """The rows of the images whose names match, with the split that the name gives."""
     pattern = re.compile(source.pattern)
     name = source.name or root.name
-    found = [(file, pattern.search(file.stem)) for file in files]
+    places = (patterns.place_in(root, file) for file in files)
+    texts = [patterns.searched(source.pattern, place) for place in places]
+    found = [(file, pattern.search(text)) for file, text in zip(files, texts, strict=True)]
     rows = [_row(name, root, file, match, source) for file, match in found if match is not None]
     others = [file for file, match in found if match is None]
     if not rows:
-        raise ValueError(
-            f"pattern {source.pattern!r} matches none of the {len(files)} image names of "
-            f"{str(root)!r}, e.g. {files[0].name!r}"
-        )
+        raise ValueError(_no_match(source, files, root))
     if not others:
         return rows, []
     return rows, [
         f"{len(others)} of {len(files)} image names of {str(root)!r} do not match the pattern, "
         f"e.g. {others[0].name!r}; they are left out"
     ]
+
+
+def _no_match(source: FolderSource, files: Sequence[Path], root: Path) -> str:
+    places = [patterns.place_in(root, file) for file in files]
+    whole = "/" in source.pattern
+    example = places[0].as_posix() if whole else places[0].name
+    fitting = patterns.guess(places)
+    known = "" if fitting is None else f"; pattern {fitting!r} fits all of them"
+    slash = "; a pattern with a slash is searched in the paths, not in the base names"
+    return (
+        f"pattern {source.pattern!r} matches none of the {len(files)} image names of "
+        f"{str(root)!r}, e.g. {example!r}{known}"
+        f"{slash if not whole and any(len(place.parts) > 1 for place in places) else ''}"
+    )
 
 
 def _row(name: str, root: Path, file: Path, match: "re.Match[str]", source: FolderSource) -> Row:
@@ -200,18 +234,33 @@ def _time(text: str | None, file: Path) -> float | None:
 def _assign_splits(
     rows: list[Row], files: Sequence[Path], source: FolderSource, root: Path
 ) -> tuple[list[Row], list[str]]:
+    told = _told_splits(rows, files, source, root)
+    if told is None:
+        identities = {row[schema.IDENTITY] for row in rows}
+        number = source.test_identities
+        test = splits.held_out(identities, source.test_fraction, source.seed, number)
+        for row in rows:
+            row[schema.SPLIT] = TEST if row[schema.IDENTITY] in test else "train"
+        return rows, []
+    idle = sorted({"test_fraction", "test_identities"} & source.model_fields_set)
+    if idle:
+        raise ValueError(
+            f"{idle[0]} has no effect: {str(root)!r} already says which images are for testing"
+        )
+    return told
+
+
+def _told_splits(
+    rows: list[Row], files: Sequence[Path], source: FolderSource, root: Path
+) -> tuple[list[Row], list[str]] | None:
+    """The rows with the splits that names, lists or folders say, and warnings; null if none do."""
     if "split" in re.compile(source.pattern).groupindex:
         return _from_names(rows), []
     if source.train_list is not None or source.test_list is not None:
         return _from_lists(rows, files, source, root)
-    layout = _layout(rows, root)
-    if layout:
-        return _from_folders(rows, layout, root)
-    identities = {row[schema.IDENTITY] for row in rows}
-    test = splits.held_out(identities, source.test_fraction, source.seed)
-    for row in rows:
-        row[schema.SPLIT] = TEST if row[schema.IDENTITY] in test else "train"
-    return rows, []
+    places = [patterns.place_in(root, Path(row[reading.LOCATOR])) for row in rows]
+    found = splits.of_folders(places, root)
+    return _from_folders(rows, found, root) if found else None
 
 
 def _from_names(rows: list[Row]) -> list[Row]:
@@ -224,41 +273,19 @@ def _from_names(rows: list[Row]) -> list[Row]:
     return rows
 
 
-def _layout(rows: Sequence[Row], root: Path) -> Mapping[str, str]:
-    """The split of each sub-folder; empty if the sub-folders say nothing about splits.
-
-    Raises:
-        ValueError: If they say something but not enough, such as `train` beside `others`.
-    """
-    words = {word for layout in LAYOUTS for word in layout}
-    found = {word for word in words if (root / word).is_dir()}
-    if found >= {"query", "gallery"}:
-        return LAYOUTS[0]
-    for layout in LAYOUTS[1:]:
-        if found >= layout.keys() and not found & {"query", "gallery"}:
-            return layout
-    tops = {_top(row, root) for row in rows}
-    if len(tops) > 1 and tops & found:
-        places = [*sorted(tops & found), *sorted(tops - found)]
-        raise ValueError(
-            f"the images of {str(root)!r} lie in {places[:4]}{' ...' if places[4:] else ''}, which "
-            "does not say which are for training; name the sub-folders train, query and gallery, "
-            "or train and test (or val), or give train_list or test_list"
-        )
-    return {}
+def _from_folders(
+    rows: list[Row], found: Sequence[str | None], root: Path
+) -> tuple[list[Row], list[str]]:
+    for row, split in zip(rows, found, strict=True):
+        row[schema.SPLIT] = split
+    tops = {(row[schema.SPLIT] != "train", _top(row, root)) for row in rows if row[schema.SPLIT]}
+    used = [top for _, top in sorted(tops)]
+    return _assigned(rows, f"are outside the sub-folders {used} of {str(root)!r}")
 
 
 def _top(row: Row, root: Path) -> str:
     """The top-level folder that an image is in; the image itself if it is in none."""
-    return Path(row[reading.LOCATOR]).relative_to(root).parts[0]
-
-
-def _from_folders(
-    rows: list[Row], layout: Mapping[str, str], root: Path
-) -> tuple[list[Row], list[str]]:
-    for row in rows:
-        row[schema.SPLIT] = layout.get(_top(row, root))
-    return _assigned(rows, f"are outside the sub-folders {list(layout)} of {str(root)!r}")
+    return patterns.place_in(root, Path(row[reading.LOCATOR])).parts[0]
 
 
 def _from_lists(
@@ -280,4 +307,4 @@ def _assigned(rows: list[Row], why: str) -> tuple[list[Row], list[str]]:
     return kept, [f"{len(rows) - len(kept)} of {len(rows)} images {why}; they are left out"]
 
 
-LAYOUT = Layout(FolderSource, read_folder, files, recognise, beside=texts)
+LAYOUT = Layout(FolderSource, read_folder, files, recognise, guess=guess, whole=True, beside=texts)

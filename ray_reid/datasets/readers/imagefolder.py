@@ -5,7 +5,9 @@ pytorch/train/, pytorch/val/                      val: one image of each identit
 pytorch/query/, pytorch/multi-query/, pytorch/gallery/
 """
 
+import os
 import re
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +17,7 @@ from ray_reid import schema
 from ray_reid.datasets import reading, splits
 from ray_reid.datasets.readers import folder
 from ray_reid.datasets.reading import Layout, ReaderSource, Reading, Row
-from ray_reid.datasets.splits import TEST
+from ray_reid.datasets.splits import TEST, VAL
 
 
 class ImageFolderSource(ReaderSource):
@@ -25,7 +27,7 @@ class ImageFolderSource(ReaderSource):
     root: str
     """The folder that holds the splits, or a parent of it. `train_all`, or else `train`, is
     trained on; queries are chosen from `test` (else `val`) where `query` and `gallery` are
-    missing."""
+    missing. Folders are found in any case and under their usual names (`Training`, `probe`)."""
     train: Literal["train_all", "train"] | None = None
     """The folder to train on; null takes the first of both that exists."""
     query: Literal["query", "multi-query"] = "query"
@@ -56,8 +58,11 @@ class ImageFolderSource(ReaderSource):
 
 
 TRAIN = ("train_all", "train")
+QUERIES = ("query", "multi-query")
+# A folder of splits has few entries; folders of images below the root need not be listed whole.
+FEW = 100
 # Cameras in the names that toolkits write: 0002_c1s1_000451_03, 00001_cam1_000001.
-CAMERA = r"_c(?:am)?(?P<camera>\d+)"
+CAMERA = r"(?:^|_)c(?:am)?(?P<camera>\d+)"
 # Folders of the Market family, which layumi's scripts copy into the gallery.
 JUNK, DISTRACTOR = "-1", "0000"
 
@@ -114,13 +119,27 @@ def files(source: ImageFolderSource) -> list[Path]:
 
 def recognise(root: Path) -> ImageFolderSource | None:
     """Folders train (or train_all), query and gallery that hold folders of images, and no image."""
+    return _shaped(root, chosen=False)
+
+
+def guess(root: Path) -> ImageFolderSource | None:
+    """Folders train and test (or val) of the same form, which many data sets have."""
+    return _shaped(root, chosen=True)
+
+
+def _shaped(root: Path, chosen: bool) -> ImageFolderSource | None:
+    """The source of a folder whose splits hold folders of images, and no image.
+
+    Args:
+        chosen: Whether its queries are to be chosen, or lie in a folder of their own.
+    """
     try:
         source = ImageFolderSource(root=str(root))
         place = _locate(source)
         names = _folders(source, place)
     except ValueError:
         return None
-    if TEST in names:
+    if (TEST in names) != chosen:
         return None
     first = []
     for name in names.values():
@@ -138,13 +157,14 @@ def _folders(source: ImageFolderSource, place: Path) -> dict[str, str]:
     """Folder of each split.
 
     Raises:
-        ValueError: If one is missing.
+        ValueError: If one is missing, or two are named after one split.
     """
+    known = _known(place)
     wanted = (source.train,) if source.train else TRAIN
-    train = next((name for name in wanted if (place / name).is_dir()), None)
-    if train is not None and all((place / name).is_dir() for name in (source.query, "gallery")):
-        return {"train": train, "query": source.query, "gallery": "gallery"}
-    test = next((name for name in ("test", "val") if (place / name).is_dir()), None)
+    train = next((known[name] for name in wanted if name in known), None)
+    if train is not None and {source.query, "gallery"} <= known.keys():
+        return {"train": train, "query": known[source.query], "gallery": known["gallery"]}
+    test = next((known[name] for name in (TEST, VAL) if name in known), None)
     if train is None or test is None or source.query != "query":
         raise ValueError(
             f"{str(place)!r} lacks folders: it needs {' or '.join(wanted)}, with {source.query} "
@@ -153,27 +173,57 @@ def _folders(source: ImageFolderSource, place: Path) -> dict[str, str]:
     return {"train": train, TEST: test}
 
 
+def _known(place: Path, most: int | None = None) -> dict[str, str]:
+    """The folders that are named after splits, by the name that this layout has for them.
+
+    Args:
+        most: Entries of `place` that are looked at.
+
+    Raises:
+        ValueError: If two are named after one.
+    """
+    inner = _inner(place, most)
+    own = {name.lower(): name for name in inner if name.lower() in (TRAIN[0], QUERIES[1])}
+    return splits.split_folders(inner) | own
+
+
 def _locate(source: ImageFolderSource) -> Path:
     """The folder that holds the splits, at the root or at most two levels below."""
-    for train in (source.train,) if source.train else TRAIN:
-        for others in ((source.query, "gallery"), ("test",), ("val",)):
-            place = reading.found(reading.folder(source.root), (train, *others))
-            if place is not None:
-                return place
+    top = reading.folder(source.root)
+    trains = {source.train} if source.train else set(TRAIN)
+    for level in ([top], sorted(top.glob("*")), sorted(top.glob("*/*"))):
+        places = [path for path in level if path.is_dir() and not path.name.startswith(".")]
+        known = {path: _known(path, None if path == top else FEW).keys() for path in places}
+        for others in ({source.query, "gallery"}, {TEST}, {VAL}):
+            found = [path for path, names in known.items() if names >= others and names & trains]
+            if len(found) == 1:
+                return found[0]
     wanted = (source.train or TRAIN[-1], source.query, "gallery")
     return reading.locate(source.root, wanted, "ImageFolder")
 
 
 def _unused(source: ImageFolderSource, place: Path, where: str) -> list[str]:
-    """Say that images which could be trained on are not."""
+    """Say that images are not used which lie in further folders and are no copies."""
+    known = _known(place)
     used = set(_folders(source, place).values())
-    if "train_all" in used or "val" in used or not (place / "val").is_dir():
+    copies = {known[name] for name in (*QUERIES, *TRAIN) if name in known}
+    if known.get(TRAIN[0]) in used:
+        copies.add(known.get(VAL, ""))
+    idle = [name for name in _inner(place) if name not in used | copies and name[0] != "."]
+    return [
+        sentence
+        for name in idle
+        for sentence in reading.left_out(reading.list_images(place / name), f"are in {name}", where)
+    ]
+
+
+def _inner(place: Path, most: int | None = None) -> list[str]:
+    """The folders among the entries of a folder, or among `most` of them."""
+    try:
+        with os.scandir(place) as entries:
+            return sorted(entry.name for entry in islice(entries, most) if entry.is_dir())
+    except OSError:
         return []
-    return reading.left_out(reading.list_images(place / "val"), "are in val", where)
-
-
-def _inner(place: Path) -> list[str]:
-    return sorted(path.name for path in place.iterdir() if path.is_dir())
 
 
 def _identity(split: Path, file: Path) -> str | None:
@@ -222,4 +272,4 @@ def _name(source: ImageFolderSource) -> str:
     return source.name or reading.folder(source.root).name
 
 
-LAYOUT = Layout(ImageFolderSource, read_imagefolder, files, recognise)
+LAYOUT = Layout(ImageFolderSource, read_imagefolder, files, recognise, guess=guess)

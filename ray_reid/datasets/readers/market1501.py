@@ -34,7 +34,7 @@ class Market1501Source(ReaderSource):
 
 FOLDERS = market_form.FOLDERS
 DISTRACTORS = "images"
-NAME = re.compile(r"(?P<identity>-?\d+)_c(?P<camera>\d)s(?P<sequence>\d)_(\d+)_(\d+)")
+NAME = re.compile(r"(?P<identity>-?\d+)_c(?P<camera>\d+)s(?P<sequence>\d+)_(\d+)_(\d+)")
 ROLES = {-1: "junk", 0: "distractor"}
 NAMES = Names(NAME, "0002_c1s1_000451_03.jpg", ROLES)
 

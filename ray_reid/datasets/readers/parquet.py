@@ -1,6 +1,7 @@
 """Parquet tables whose columns have the names of the record (docs/record.md).
 
-identity, split and either image (encoded bytes) or path (of a file below the root) are required.
+identity, split and either image (encoded bytes) or path (of a file below the root) are required;
+beside an image, the path only says where it came from.
 What such a table does not say takes its value from the source, and is null otherwise.
 """
 
@@ -32,7 +33,7 @@ class ParquetSource(ReaderSource):
     """Terms of the images where the tables have no column `licence`, or null in it."""
 
 
-PATH = "path"
+PATH = schema.PATH
 REQUIRED = (schema.IDENTITY, schema.SPLIT)
 CHOICES = {schema.SPLIT: schema.SPLITS, schema.ROLE: schema.ROLES, schema.ORIGIN: schema.ORIGINS}
 # Row groups that are read again and again should be small.
@@ -81,7 +82,7 @@ def files(source: ParquetSource) -> list[Path]:
     found = []
     for file in _tables(source, root):
         found.append(file)
-        if PATH in _columns(file):
+        if schema.IMAGE not in _columns(file):
             places = pq.read_table(file, columns=[PATH]).column(0).to_pylist()
             found += [root / inside(place) for place in places]
     return found
@@ -122,7 +123,7 @@ def _columns(file: Path) -> list[str]:
         names: list[str] = pq.read_schema(file).names
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{str(file)!r} cannot be read as Parquet: {error}") from error
-    known = [*schema.OBSERVATION.names, PATH]
+    known = schema.OBSERVATION.names
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"{str(file)!r} has the unknown columns {unknown}; choose from {known}")
@@ -131,23 +132,21 @@ def _columns(file: Path) -> list[str]:
         missing.append(f"{schema.IMAGE} or {PATH}")
     if missing:
         raise ValueError(f"{str(file)!r} lacks the columns {missing}; it has {names}")
-    if {schema.IMAGE, PATH} <= set(names):
-        raise ValueError(f"{str(file)!r} has both {schema.IMAGE} and {PATH}; leave one out")
     return names
 
 
 def _rows(source: ParquetSource, root: Path, file: Path) -> list[Row]:
     where = repr(str(file))
-    names = [name for name in _columns(file) if name != schema.IMAGE]
+    columns = _columns(file)
+    names = [name for name in columns if name != schema.IMAGE]
     table = _typed(pq.read_table(file, columns=names), where)
     place = file.relative_to(root).as_posix()
-    locators: list[str] | None = None if PATH in names else _locators(file)
+    locators: list[str] | None = _locators(file) if schema.IMAGE in columns else None
     rows = []
     for number, cells in enumerate(table.to_pylist()):
-        path = cells.pop(PATH, None)
         if locators is None:
-            named = inside(path)
-            row = _row(source, cells, where, named)
+            named = inside(cells[PATH])
+            row = _row(source, {**cells, PATH: named}, where, named)
             row[LOCATOR] = str(root / named)
         else:
             row = _row(source, cells, where, place, number)
@@ -184,7 +183,7 @@ def _row(source: ParquetSource, cells: dict[str, Any], where: str, *parts: str |
 def _typed(table: pa.Table, where: str) -> pa.Table:
     """The table with the types of the record; numbers may stand for names."""
     for index, name in enumerate(table.column_names):
-        wanted = pa.string() if name == PATH else schema.OBSERVATION.field(name).type
+        wanted = schema.OBSERVATION.field(name).type
         column = table.column(index)
         try:
             table = table.set_column(index, name, column.cast(wanted))

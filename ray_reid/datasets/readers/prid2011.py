@@ -24,7 +24,7 @@ class PRID2011Source(ReaderSource):
 
     reader: Literal["prid2011"] = "prid2011"
     root: str
-    """The folder that holds single_shot, a parent of it, or single_shot itself."""
+    """The folder that holds single_shot, a parent of it, or the folder of cam_a and cam_b."""
     name: str = "prid2011"
     licence: str | None = "research use only (PRID2011)"
     split_seed: int = Field(0, ge=0)
@@ -72,8 +72,11 @@ def recognise(root: Path) -> PRID2011Source | None:
 def _locate(root: str) -> Path:
     folders = tuple(two_cameras.FOLDERS.values())
     top = reading.folder(root)
-    if top.name == SINGLE and all((top / name).is_dir() for name in folders):
-        return top
+    if reading.found(top, [f"{SINGLE}/{name}" for name in folders]) is None:
+        # single_shot itself, whatever it is called.
+        place = reading.found(top, folders)
+        if place is not None and two_cameras.has_names(place, NAME):
+            return place
     return reading.locate(root, [f"{SINGLE}/{name}" for name in folders], "PRID2011") / SINGLE
 
 

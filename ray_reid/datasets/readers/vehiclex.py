@@ -51,6 +51,8 @@ class _Labels:
     """XML attributes by image name."""
     names: Names
     """Names by number, by XML attribute."""
+    warnings: Sequence[str] = ()
+    """About the file itself."""
 
 
 def read_vehiclex(source: VehicleXSource) -> Reading:
@@ -88,6 +90,7 @@ def read_vehiclex(source: VehicleXSource) -> Reading:
         [
             *counted(strange, name_rule, "; they are left out"),
             *counted(wrong, entry_rule, "; they are left out"),
+            *labels.warnings,
             *_compare(labels, [file.name for file in found], where),
         ],
     )
@@ -160,7 +163,8 @@ def _labels(source: VehicleXSource, root: Path) -> _Labels:
     file = _label_file(source, root)
     if file is None:
         return _Labels(None, {}, {})
-    return _Labels(file, entries(file), names_beside(file))
+    found, warnings = entries(file)
+    return _Labels(file, found, names_beside(file), warnings)
 
 
 def _label_file(source: VehicleXSource, root: Path) -> Path | None:

@@ -1,6 +1,6 @@
 """VeRi-776 (Liu et al., ECCV 2016): 776 vehicles under 20 cameras.
 
-image_train/0001_c001_00016450_0.jpg   vehicle 1, camera 1; 37,778 images of 576 vehicles
+image_train/0001_c001_00016450_0.jpg   vehicle 1, camera 1, frame; 37,778 images of 576 vehicles
 image_query/, image_test/              1,678 and 11,579 images of 200 other vehicles
 name_train.txt ...                     one name per line: which images are of the set
 train_label.xml, test_label.xml        colours and types, named by list_color.txt, list_type.txt
@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from ray_reid import schema
 from ray_reid.datasets import labels, reading
 from ray_reid.datasets.reading import Layout, ReaderSource, Reading, Row
@@ -29,11 +31,13 @@ class VeRi776Source(ReaderSource):
     """The folder that holds the three folders, or a parent of it."""
     name: str = "veri776"
     licence: str | None = "research use only, no redistribution (VeRi-776)"
+    frames_per_second: float = Field(25.0, gt=0)
+    """Of the recordings: the time of an image is the frame in its name divided by this."""
 
 
 FOLDERS = {"train": "image_train", "query": "image_query", "gallery": "image_test"}
 LISTS = {"train": "name_train.txt", "query": "name_query.txt", "gallery": "name_test.txt"}
-NAME = re.compile(r"(?P<vehicle>\d+)_c(?P<camera>\d{3})_(\d+)_(\d+)")
+NAME = re.compile(r"(?P<vehicle>\d+)_c(?P<camera>\d{3})_(?P<frame>\d+)_(\d+)")
 LABELS = ("train_label.xml", "test_label.xml")
 TRACKS = "test_track.txt"
 VIEWS = ("keypoint_train.txt", "keypoint_test.txt")
@@ -49,6 +53,8 @@ class _Known:
     names: labels.Names
     views: Mapping[str, str]
     tracks: Mapping[str, str]
+    warnings: tuple[str, ...]
+    """About the files beside the images."""
 
 
 def read_veri776(source: VeRi776Source) -> Reading:
@@ -80,7 +86,13 @@ def read_veri776(source: VeRi776Source) -> Reading:
     reading.check_disjoint(rows, where)
     reading.check_training(rows, where)
     return Reading(
-        rows, [*warnings, *_unknown(rows, known, where), *reading.check_queries(rows, where)]
+        rows,
+        [
+            *warnings,
+            *_unknown(rows, known, where),
+            *known.warnings,
+            *reading.check_queries(rows, where),
+        ],
     )
 
 
@@ -108,15 +120,24 @@ def _locate(root: str) -> Path:
 
 def _known(place: Path) -> _Known:
     entries: dict[str, Mapping[str, str]] = {}
+    warnings: list[str] = []
     for file in (place / name for name in LABELS):
         if file.is_file():
-            entries |= {labels.stem(name): entry for name, entry in labels.entries(file).items()}
+            found, notes = labels.entries(file)
+            entries |= {labels.stem(name): entry for name, entry in found.items()}
+            warnings += notes
     views: dict[str, str] = {}
     for file in (place / name for name in VIEWS):
         if file.is_file():
             views |= _views(file)
+    if not views:
+        warnings.append(
+            f"{str(place)!r} has no viewpoints ({' or '.join(VIEWS)}): every view is null, so a "
+            "network that learns vectors of cameras and views knows cameras alone"
+        )
     tracks = labels.tracks(place / TRACKS, "test")
-    return _Known(entries, labels.names_beside(place / LABELS[0]), views, tracks)
+    names = labels.names_beside(place / LABELS[0])
+    return _Known(entries, names, views, tracks, tuple(warnings))
 
 
 def _views(file: Path) -> dict[str, str]:
@@ -145,6 +166,7 @@ def _row(
         identity=schema.qualified_identity(source.name, name["vehicle"]),
         camera=str(int(name["camera"])),
         view=known.views.get(file.stem),
+        time=int(name["frame"]) / source.frames_per_second,
         # Images of the test set keep their names as queries, and so their tracks.
         track=None if split == "train" else known.tracks.get(file.stem),
         licence=source.licence,

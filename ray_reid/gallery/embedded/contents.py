@@ -24,6 +24,7 @@ from ray_reid.gallery.embedded.segment import (
     Block,
     Segment,
     Vectors,
+    complete,
     merged,
 )
 from ray_reid.gallery.embedded.where import Mask, Where
@@ -71,6 +72,17 @@ class View:
             next(stored) if number < before else _hit_columns(self.added[number - before])
             for number in numbers.tolist()
         ]
+
+    def pairs(self, names: tuple[str, str]) -> set[tuple[Any, ...]]:
+        """The distinct values of two columns of a hit, over all rows that are alive."""
+        tables = (self.segment.table, self.alive), (self._added_table, self.added_alive)
+        found: set[tuple[Any, ...]] = set()
+        for table, alive in tables:
+            # Grouped, because a gallery may have millions of rows and few cameras.
+            columns = table.select(list(names)).filter(pa.array(alive))
+            groups = columns.group_by(list(names)).aggregate([])
+            found |= set(zip(*(groups[name].to_pylist() for name in names), strict=True))
+        return found
 
     def id(self, number: int) -> str:
         """The `observation_id` of a row number."""
@@ -162,7 +174,7 @@ class Contents:
             return
         self.edits.put(ids)
         vectors = storage.embeddings(table, schema.EMBEDDING)
-        for row, vector in zip(table.select(list(COLUMNS)).to_pylist(), vectors, strict=True):
+        for row, vector in zip(complete(table, COLUMNS).to_pylist(), vectors, strict=True):
             self._remove(row[schema.OBSERVATION_ID])
             self._add(row, vector)
 

@@ -16,8 +16,6 @@ from ray_reid.gallery.embedded.where import Where
 
 Embed = Callable[[Sequence[Row]], Vectors]
 """N rows with their images to (N, D) unit-norm vectors."""
-# Decoding to a small size still reads every byte.
-_PROBE_SIZE = (32, 32)
 _NAMED = 10
 
 
@@ -92,7 +90,7 @@ def _readable(encoded: bytes | None) -> bool:
     if not encoded:
         return False
     try:
-        images.decode(encoded, _PROBE_SIZE)
+        images.check(encoded)
     except ValueError:
         return False
     return True

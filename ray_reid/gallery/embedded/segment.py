@@ -30,6 +30,7 @@ HIT_COLUMNS = (
     schema.SOURCE,
     schema.LICENCE,
     schema.SPLIT,
+    schema.PATH,
 )
 COLUMNS = (*HIT_COLUMNS, schema.CLOTHES, schema.IMAGE)
 # A gallery may be kept without the images it stands for.
@@ -40,7 +41,8 @@ ROWS = pa.schema([
 ])  # fmt: skip
 TABLE, VECTORS = "gallery", "vectors"
 # Few distinct values each: 4 bytes a row in memory instead of the text.
-_REPEATED = [name for name in HIT_COLUMNS if name not in (schema.OBSERVATION_ID, schema.TIME)]
+_DISTINCT = (schema.OBSERVATION_ID, schema.TIME, schema.PATH)
+_REPEATED = [name for name in HIT_COLUMNS if name not in _DISTINCT]
 _UNIT = 1e-3
 _BLOCK = 8 * storage.ROW_GROUP
 
@@ -61,7 +63,7 @@ class Segment:
         source = pa.memory_map(str(table))
         try:
             self._parquet = pq.ParquetFile(source, read_dictionary=_REPEATED)
-            read = self._parquet.read(list(HIT_COLUMNS))
+            read = complete(self._parquet.read(list(HIT_COLUMNS)), HIT_COLUMNS)
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(
                 f"{str(table)!r} is not a whole Parquet file; restore the gallery from a snapshot"
@@ -102,13 +104,22 @@ class Segment:
         """All columns of a row, image included."""
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
         table = self._parquet.read_row_group(group, columns=list(COLUMNS))
-        values: dict[str, object] = table.slice(row - int(self._starts[group]), 1).to_pylist()[0]
+        one = complete(table.slice(row - int(self._starts[group]), 1), COLUMNS)
+        values: dict[str, object] = one.to_pylist()[0]
         return values
 
     def batches(self) -> Iterator[pa.Table]:
         """All columns of all rows, in order, a few thousand rows at a time."""
         for batch in self._parquet.iter_batches(_BLOCK, columns=list(COLUMNS)):
-            yield pa.Table.from_batches([batch]).select(list(COLUMNS)).cast(ROWS)
+            yield complete(pa.Table.from_batches([batch]), COLUMNS).cast(ROWS)
+
+
+def complete(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Select columns of a table; paths, which older galleries lack, are null there."""
+    if schema.PATH not in table.schema.names:
+        kind = ROWS.field(schema.PATH)
+        table = table.append_column(kind, pa.nulls(len(table), kind.type))
+    return table.select(list(columns))
 
 
 def is_unit(vectors: Vectors) -> NDArray[np.bool_]:

@@ -1,0 +1,412 @@
+"""Folders as people have them: what looks like input is read, or else counted and named."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ray_reid import cli
+from ray_reid.datasets import doctor, planning, reading, rules, sources
+from ray_reid.datasets.readers.folder import FolderSource
+from ray_reid.datasets.reading import ReaderSource
+from ray_reid.recipe import recipes
+from ray_reid.recipe.recipe import Recipe
+from ray_reid.training import validation
+
+NAME = "{i:03d}_cam{c}_{n}.jpg"
+
+
+def crops(
+    root: Path, name: str = NAME, identities: Iterable[int] = range(1, 9), cameras: str = "12"
+) -> Path:
+    """Two small pictures of each identity by each camera."""
+    for i in identities:
+        for c in cameras:
+            for n in (1, 2):
+                file = root / name.format(i=i, c=c, n=n)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                noise = np.random.default_rng((i, int(c), n)).integers(0, 255, (12, 8, 3))
+                Image.fromarray(noise.astype(np.uint8)).save(file)
+    return root
+
+
+def told(source: ReaderSource) -> dict[str, list[str]]:
+    """What ingest and doctor say of a source, which must be the same."""
+    plan = planning.plan([source])
+    said = {"ingest": planning.warnings(plan)}
+    diagnosis = doctor.examine(source, look=False)
+    said["doctor"] = [f.text for f in diagnosis.findings if f.level == "warning"]
+    return said
+
+
+def sides(rows: Sequence[reading.Row]) -> dict[str, str]:
+    return {row["identity"].partition(":")[2]: row["split"] == "train" for row in rows}
+
+
+def test_pictures_of_any_usual_suffix_are_read(tmp_path: Path) -> None:
+    crops(tmp_path)
+    files = sorted(tmp_path.iterdir())
+    for file, suffix in zip(files, (".jfif", ".TIF", ".tiff", ".jpe", ".JPG") * 9, strict=False):
+        kind = "TIFF" if "t" in suffix.lower() else "JPEG"
+        picture = Image.open(file)
+        picture.load()
+        file.unlink()
+        picture.save(file.with_suffix(suffix), kind)
+    found = sources.read(FolderSource(root=str(tmp_path)))
+    assert len(found.rows) == 32
+    assert found.warnings == []
+    assert "- all 32 images decode" in doctor.page(tmp_path, doctor.examine(found_source(tmp_path)))
+
+
+def found_source(root: Path) -> ReaderSource:
+    (source,) = sources.recognise(root)
+    return source
+
+
+def test_what_cannot_be_read_is_counted_and_named(tmp_path: Path) -> None:
+    root = crops(tmp_path / "crops")
+    picture = Image.open(root / "001_cam1_1.jpg")
+    picture.save(root / "001_cam1_9.gif")
+    (root / "001_cam2_9.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    picture.save(root / "001_cam1_8", "PNG")
+    (root / "readme.txt").write_text("BM is how a BMP file begins, and this text")
+    (root / ".hidden.gif").touch()
+    (root / "gone").symlink_to(tmp_path / "nowhere")
+    crops(root / "more", identities=[9])
+    (root / "other").symlink_to(root / "more")
+    said = told(FolderSource(root=str(root)))
+    assert said["ingest"] == said["doctor"]
+    formats, broken, again = said["ingest"]
+    assert formats.startswith(
+        f"3 files of {str(root)!r} are not read (1 no suffix, 1 .gif, 1 .heic"
+    )
+    assert "e.g. '001_cam1_8'; suffixes that are read: .bmp .dib .jfif .jpe .jpeg .jpg" in formats
+    assert broken.startswith("1 links")
+    assert broken.endswith("lead nowhere, e.g. 'gone'")
+    assert again.startswith("1 links")
+    assert again.endswith("not read again, e.g. 'other'")
+    only = tmp_path / "only"
+    only.mkdir()
+    picture.save(only / "1.gif")
+    with pytest.raises(ValueError, match=r"holds no image; 1 files of .* \(1 \.gif\)"):
+        sources.read(FolderSource(root=str(only)))
+
+
+def test_unread_files_in_the_folders_of_a_layout_are_named_and_those_beside_are_not(
+    tmp_path: Path,
+) -> None:
+    name = "{i:04d}_c{c}s1_{n:06d}_00.jpg"
+    crops(tmp_path / "bounding_box_train", name, range(1, 4))
+    crops(tmp_path / "query", name, [7, 8])
+    crops(tmp_path / "bounding_box_test", name, [7, 8])
+    (tmp_path / "bounding_box_test" / "0007_c3s1_000001_00.heic").touch()
+    (tmp_path / "Market.zip").touch()
+    said = told(found_source(tmp_path))["ingest"]
+    assert [text for text in said if "not read" in text] == said
+    assert said[0].startswith("1 files of")
+    assert "(1 .heic)" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("Train", "Test"), ("training", "testing"), ("TRAIN", "Validation"), ("a/train", "a/test")],
+)
+def test_the_split_of_folders_is_taken_whatever_its_case_or_usual_name(
+    tmp_path: Path, train: str, test: str
+) -> None:
+    crops(tmp_path / train, identities=range(1, 6))
+    crops(tmp_path / test, identities=range(6, 9))
+    wanted = {f"{i:03d}": i < 6 for i in range(1, 9)}
+    assert sides(sources.read(FolderSource(root=str(tmp_path))).rows) == wanted
+    crops(tmp_path / "tree" / train, "{i:03d}/{c}_{n}.jpg", identities=range(1, 6))
+    crops(tmp_path / "tree" / test, "{i:03d}/{c}_{n}.jpg", identities=range(6, 9))
+    tree = found_source(tmp_path / "tree")
+    assert tree.reader == "imagefolder"
+    assert sides(sources.read(tree).rows) == wanted
+
+
+def test_probe_and_gallery_are_query_and_gallery(tmp_path: Path) -> None:
+    crops(tmp_path / "Training", identities=range(1, 4))
+    crops(tmp_path / "Probe", identities=[4, 5], cameras="1")
+    crops(tmp_path / "Gallery", identities=[4, 5], cameras="2")
+    found = sources.read(FolderSource(root=str(tmp_path)))
+    assert Counter(row["split"] for row in found.rows) == {"train": 12, "query": 4, "gallery": 4}
+
+
+@pytest.mark.parametrize("names", [("Train", "train"), ("training", "train"), ("test", "Testing")])
+def test_two_folders_for_one_split_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    for place, name in enumerate(names):
+        crops(tmp_path / name, identities=[place + 1])
+    crops(tmp_path / "gallery", identities=[8])
+    with pytest.raises(ValueError, match=r"beside each other both say t\w+; rename or unite"):
+        sources.read(FolderSource(root=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "names", [("image_train", "image_test"), ("crops-train-1", "crops-val"), ("Train", "held out")]
+)
+def test_folders_that_hint_at_a_split_are_refused_and_no_other_is_drawn(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    for place, name in enumerate(names):
+        crops(tmp_path / name, identities=range(1 + 4 * place, 5 + 4 * place))
+    with pytest.raises(ValueError, match="does not say which are for training; name the sub-fold"):
+        sources.read(FolderSource(root=str(tmp_path)))
+
+
+def test_a_further_folder_of_an_imagefolder_is_named(tmp_path: Path) -> None:
+    tree = "{i:03d}/{c}_{n}.jpg"
+    for folder, identities in (("train", [1, 2]), ("test", [3, 4]), ("val", [5]), ("extra", [6])):
+        crops(tmp_path / folder, tree, identities)
+    said = sources.read(found_source(tmp_path)).warnings
+    assert any("4 images" in text and "are in extra" in text for text in said)
+    assert any("4 images" in text and "are in val" in text for text in said)
+
+
+def test_an_option_without_effect_is_refused(tmp_path: Path) -> None:
+    crops(tmp_path / "train", identities=range(1, 4))
+    crops(tmp_path / "test", identities=range(4, 7))
+    for option in ({"test_fraction": 0.2}, {"test_identities": 2}):
+        with pytest.raises(ValueError, match=r"test_\w+ has no effect: .* already says"):
+            sources.read(FolderSource(root=str(tmp_path), **option))
+
+
+def test_exactly_as_many_identities_are_tested_as_are_asked_for(tmp_path: Path) -> None:
+    crops(tmp_path)
+    for number in (2, 5, 6):
+        found = sources.read(FolderSource(root=str(tmp_path), test_identities=number))
+        assert list(sides(found.rows).values()).count(False) == number
+    with pytest.raises(ValueError, match="test_identities is 7, but must be from 2 to 6"):
+        sources.read(FolderSource(root=str(tmp_path), test_identities=7))
+    with pytest.raises(ValueError, match=r"test_identities 3 and test_fraction .* both"):
+        FolderSource(root=str(tmp_path), test_identities=3, test_fraction=0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "identity", "cameras"),
+    [
+        (NAME, "001", {"1", "2"}),
+        ("{i:04d}_c{c}_{n}.jpg", "0001", {"1", "2"}),
+        ("{i:04d}/{c}_{n}.jpg", "0001", {None}),
+        ("{i:04d}/cam{c}_{n}.jpg", "0001", {"1", "2"}),
+        ("cam{c}/{i:04d}/{n:04d}.jpg", "0001", {"1", "2"}),
+        ("Camera_{c}/{i:04d}/{n:04d}.jpg", "0001", {"1", "2"}),
+        ("all/{i:04d}/c{c}/{n:04d}.jpg", "0001", {"1", "2"}),
+    ],
+)
+def test_names_and_folders_of_usual_forms_are_recognised(
+    tmp_path: Path, name: str, identity: str, cameras: set[str | None]
+) -> None:
+    crops(tmp_path, name)
+    found = sources.read(found_source(tmp_path))
+    assert len(found.rows) == 32
+    assert f"{tmp_path.name}:{identity}" in {row["identity"] for row in found.rows}
+    assert {row["camera"] for row in found.rows} == cameras
+
+
+@pytest.mark.parametrize("name", ["cam{c}/{i}x{n}.jpg", "{i:03d}x{c}{n}.jpg"])
+def test_names_that_tell_no_identity_are_not_guessed_at(tmp_path: Path, name: str) -> None:
+    crops(tmp_path, name, cameras="12345")
+    assert sources.recognise(tmp_path) == []
+
+
+def test_a_pattern_with_a_slash_is_searched_in_paths_and_a_misfit_names_one_that_fits(
+    tmp_path: Path,
+) -> None:
+    crops(tmp_path, "cam{c}/{i:04d}/{n:04d}.jpg")
+    pattern = r"cam(?P<camera>\d+)/(?P<identity>\d+)/"
+    found = sources.read(FolderSource(root=str(tmp_path), pattern=pattern))
+    assert {row["camera"] for row in found.rows} == {"1", "2"}
+    with pytest.raises(
+        ValueError, match=r"e\.g\. '0001\.jpg'; pattern .*camera.* fits all .* slash"
+    ):
+        sources.read(FolderSource(root=str(tmp_path)))
+
+
+def test_market_names_with_ten_cameras_are_read_whole(tmp_path: Path) -> None:
+    for folder, identities in (
+        ("bounding_box_train", [1, 2]),
+        ("query", [7]),
+        ("bounding_box_test", [7]),
+    ):
+        for identity in identities:
+            for camera in (1, 2, 10, 11):
+                name = f"{identity:04d}_c{camera}s12_{camera:06d}_00.jpg"
+                file = tmp_path / folder / name
+                file.parent.mkdir(exist_ok=True, parents=True)
+                file.touch()
+    source = found_source(tmp_path)
+    assert source.reader == "market1501"
+    found = sources.read(source)
+    assert len(found.rows) == 16
+    assert {row["camera"] for row in found.rows} == {"1", "2", "10", "11"}
+
+
+def test_the_cameras_of_prid_are_found_without_their_folder(tmp_path: Path) -> None:
+    for camera in "ab":
+        for person in range(1, 7):
+            file = tmp_path / f"cam_{camera}" / f"person_{person:04d}.png"
+            file.parent.mkdir(exist_ok=True)
+            file.touch()
+    source = found_source(tmp_path)
+    assert source.reader == "prid2011"
+    assert len(sources.read(source).rows) == 12
+
+
+def test_a_run_recognises_its_folder_as_the_doctor_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def chosen(*more: str) -> Any:
+        options = cli._parser().parse_args(["run", "baseline", "--run", "r", *more])
+        (source,) = cli._recipe(options).ingest.sources
+        return source.model_dump()
+
+    tree = crops(tmp_path / "tree", "cam{c}/{i:04d}/{n:04d}.jpg")
+    known = found_source(tree)
+    assert chosen("--data", str(tree)) == {
+        "reader": "folder", "root": str(tree), "pattern": known.model_dump()["pattern"],
+    }  # fmt: skip
+    assert chosen("--data", str(tree), "--reader", "oml")["reader"] == "oml"
+    assert chosen("--data", str(tree), "--pattern", "(?P<identity>x)")["reader"] == "folder"
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    Image.open(tree / "cam1/0001/0001.jpg").save(odd / "a.gif")
+    for command in (["doctor", str(odd)], ["run", "baseline", "--run", "r", "--data", str(odd)]):
+        assert cli.main(command) == cli.MISTAKE
+        said = capsys.readouterr().err
+        assert "has none of the known layouts; 1 files of" in said
+        assert "give --reader, one of ['miniature', 'imagefolder', 'folder'" in said
+
+
+def findings(source: ReaderSource, level: str, recipe: Recipe | None = None) -> list[str]:
+    found = doctor.examine(source, recipe=recipe).findings
+    return [finding.text for finding in found if finding.level == level]
+
+
+@pytest.mark.parametrize(
+    ("spread", "levels"), [(lambda g: 51200 + 4 * g, 4), (lambda g: 16 * g, 16), (None, 0)]
+)
+def test_sixteen_bits_with_little_range_are_named(
+    tmp_path: Path, spread: Callable[[Any], Any] | None, levels: int
+) -> None:
+    for file in crops(tmp_path).iterdir():
+        grey = np.asarray(Image.open(file).convert("L")).astype(np.uint16)
+        grey[0, :2] = 0, 255
+        deep = 257 * grey if spread is None else spread(grey)
+        Image.fromarray(deep.astype(np.uint16)).save(file.with_suffix(".png"))
+        file.unlink()
+    said = [t for t in findings(found_source(tmp_path), "warning") if "16-bit" in t]
+    assert len(said) == bool(levels)
+    assert not levels or "32 images are 16-bit with little range" in said[0]
+    assert not levels or said[0].endswith(f"and so {levels} grey levels")
+
+
+def test_a_test_of_one_identity_is_no_test_for_doctor_and_ingest_alike(tmp_path: Path) -> None:
+    crops(tmp_path / "train", identities=range(1, 5))
+    crops(tmp_path / "query", identities=[7], cameras="1")
+    crops(tmp_path / "gallery", identities=[7], cameras="2")
+    said = told(FolderSource(root=str(tmp_path)))
+    assert said["ingest"] == said["doctor"]
+    one = f"show one identity, '{tmp_path.name}:007': every answer is right, so this is no test"
+    assert one in said["ingest"][0]
+    crops(tmp_path / "gallery", identities=[8], cameras="2")
+    assert told(FolderSource(root=str(tmp_path)))["ingest"] == []
+
+
+def test_a_query_that_lies_in_the_gallery_as_the_same_file_is_a_problem(tmp_path: Path) -> None:
+    crops(tmp_path / "train", "{i}_{c}{n}.jpg", range(1, 5))
+    gallery = crops(tmp_path / "gallery", "{i}_{c}{n}.jpg", [7, 8])
+    for name in ("7_11.jpg", "8_21.jpg"):
+        query = tmp_path / "query" / name.replace("_", "_0")
+        query.parent.mkdir(exist_ok=True)
+        query.write_bytes((gallery / name).read_bytes())
+    without = FolderSource(root=str(tmp_path), pattern=r"(?P<identity>\d+)_")
+    (problem,) = findings(without, "problem")
+    assert problem.startswith(
+        "2 pairs of a query and a gallery image are the same file, and no cam"
+    )
+    assert any("one query of each identity, 2 in all: a single one moves rank-1 by 50.0%" in text
+               for text in findings(without, "warning"))  # fmt: skip
+    removed = FolderSource(root=str(tmp_path), pattern=r"(?P<identity>\d+)_0?(?P<camera>\d{1})\d")
+    assert findings(removed, "problem") == []
+
+
+def test_doctor_and_run_refuse_the_same_batches_before_any_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = crops(tmp_path / "crops")
+    run = ["run", "baseline", "--run", str(tmp_path / "run"), "--data", str(root)]
+    rule = "train.sampler.num_identities is 16 but only"
+    assert cli.main(["doctor", str(root)]) == cli.UNFIT
+    page = capsys.readouterr().out
+    assert f"x {rule}" in page
+    assert cli.main(run) == cli.MISTAKE
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.removeprefix("ray-reid: ") in page
+    assert not (tmp_path / "run").exists()
+    fits = ["--set", "train.sampler.num_identities=3", "--set", "train.sampler.num_instances=6"]
+    assert cli.main(["doctor", str(root), *fits]) == 0
+    assert "each of these images 1.5 times on average" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (["train.sampler.num_identities=6"], "num_identities is 6 but only 5 identities"),
+        (["train.sampler={kind: naive, batch_size: 24}"], "batch_size is 24 but only 20 images"),
+        (["train.mixing=balanced", "train.sampler.num_identities=12"], "choose at most 10"),
+        (["train.validation=0.5", "train.sampler.num_identities=4"], "but only 3 identities"),
+        (["train.real_fraction=0.4", "train.sampler.num_identities=3"], "but only 2 identities"),
+        (
+            ["train.stages=[{name: II, changes: {sampler.num_identities: 7}}]",
+             "train.sampler.num_identities=4"],
+            "stage 'II' of train: train.sampler.num_identities is 7",
+        ),
+    ],
+)  # fmt: skip
+def test_the_rules_of_a_recipe_are_those_of_its_training(
+    tmp_path: Path, changes: list[str], sentence: str
+) -> None:
+    crops(tmp_path / "train", identities=range(1, 6))
+    crops(tmp_path / "test", identities=range(6, 9))
+    recipe = recipes.load("baseline", None, changes)
+    (problem,) = findings(FolderSource(root=str(tmp_path)), "problem", recipe)
+    assert sentence in problem
+    assert rules.VALIDATION_SEED == validation.SEED
+
+
+def test_the_data_of_a_run_are_replaced_only_if_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], publish_job: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    root = crops(tmp_path / "crops")
+    mine = {"reader": "folder", "root": str(root)}
+    known = recipes.load("baseline", None, [f"ingest.sources=[{json.dumps(mine)}]"])
+    run = tmp_path / "run"
+    publish_job(run, "ingest", recipe=known)
+    before = (run / "run.json").read_bytes()
+    command = ["run", "baseline", "--run", str(run)]
+    assert cli.main(command) == cli.MISTAKE
+    said = capsys.readouterr().err
+    assert f"was made from folder {str(root)!r}, and this recipe reads miniature, num_train" in said
+    assert "give the same data (--data), another --run, or --replace" in said
+    monkeypatch.chdir(tmp_path)
+    rule = "num_identities is 16 but only"
+    more = str(crops(tmp_path / "more", identities=range(9)))
+    same = ["--data", "crops"]
+    for again in (same, [*same, "--pattern", cli.EXAMPLE], ["--data", more, "--replace"]):
+        assert cli.main([*command, *again]) == cli.MISTAKE
+        assert rule in capsys.readouterr().err
+    assert (run / "run.json").read_bytes() == before
+
+
+def test_the_path_of_an_image_relative_to_its_root_goes_with_its_row(tmp_path: Path) -> None:
+    crops(tmp_path, "cam{c}/{i:04d}/{n:04d}.jpg")
+    table = planning.plan([found_source(tmp_path)])
+    assert "cam1/0008/0002.jpg" in table["path"].to_pylist()
+    assert table["path"].null_count == 0
