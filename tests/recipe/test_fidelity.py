@@ -30,7 +30,7 @@ class Row(NamedTuple):
     @property
     def key(self) -> str | None:
         """The key of the recipe that holds the value, where it is one."""
-        match = re.fullmatch(r"`([a-z_]+(\.\w+)+)`", self.where)
+        match = re.fullmatch(r"`([a-z_]+(\.\w+)*)`", self.where)
         return match[1] if match and "/" not in self.where and hasattr_key(match[1]) else None
 
     @property
