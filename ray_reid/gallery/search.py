@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_reid import schema
 from ray_reid.gallery.embedded.where import Where
 from ray_reid.gallery.gallery import EVERYTHING, Gallery, Hit
 from ray_reid.gallery.searcher import Searcher, read_query
@@ -142,10 +141,10 @@ def margin(gallery: Gallery, query: Vectors, where: Where = EVERYTHING) -> float
     while True:
         view, (similarity, number) = gallery.find(query, k, where)
         there = number[0] >= 0
-        values, rows = similarity[0][there], view.rows(number[0][there])
-        first = rows[0][schema.IDENTITY] if rows else None
-        for value, row in zip(values[1:], rows[1:], strict=True):
-            if first is None or row[schema.IDENTITY] != first:
+        values, identities = similarity[0][there], view.identities(number[0][there])
+        first = identities[0] if identities else None
+        for value, identity in zip(values[1:], identities[1:], strict=True):
+            if first is None or identity != first:
                 return float(values[0] - value)
         if len(values) < k:
             return math.inf
@@ -168,21 +167,19 @@ def refined(
     together = np.concatenate([query, variants])
     view, (_, number) = gallery.find(together, max(k, spec.m), where)
     own = number[0, : spec.m]
-    asked = {row[schema.IDENTITY] for row in view.rows(own[own >= 0])} - {None}
+    asked = {*view.identities(own[own >= 0])} - {None}
     # All images of the subjects in question come before all others.
     theirs = view.numbers(replace(where, identities=tuple(sorted(asked)))) if asked else []
     numbers = np.unique(np.append(number[number >= 0], np.array(theirs, np.int64)))
     if not len(numbers):
         return []
     vectors = np.stack([view.vector(int(one)) for one in numbers])
-    rows = view.rows(numbers)
-    identities = [row[schema.IDENTITY] for row in rows]
+    rows, identities = view.rows(numbers), view.identities(numbers)
     score = refine(query, variants[None], vectors, identities, spec.m, spec.rule)[0]
     cosine = (vectors @ query[0]).clip(-1, 1)
     order = np.lexsort((-cosine, -score))[:k]
     return [
-        Hit(rank=rank, similarity=float(cosine[at]), **rows[at])
-        for rank, at in enumerate(order.tolist(), start=1)
+        Hit(rank, float(cosine[at]), *rows[at]) for rank, at in enumerate(order.tolist(), start=1)
     ]
 
 

@@ -1,5 +1,6 @@
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from ray_reid import images, schema, storage
 from ray_reid.gallery import index, searcher
+from ray_reid.gallery.embedded.segment import HIT_COLUMNS
 from ray_reid.gallery.embedded.where import Where
 from ray_reid.gallery.embedded.writer import Writer
 from ray_reid.gallery.gallery import Gallery, Hit
@@ -125,6 +127,7 @@ def test_a_hit_carries_the_columns_of_its_observation(
         split="gallery",
         similarity=pytest.approx(1.0),
     )
+    assert [field.name for field in fields(Hit)][2:-1] == list(HIT_COLUMNS)
     assert found.image(hit.observation_id) == picture(row)
 
 

@@ -87,7 +87,7 @@ def holds(said: Any, held: Any) -> bool:
     return bool(said == held)
 
 
-@pytest.mark.parametrize("recipe, profile", PROFILES)
+@pytest.mark.parametrize(("recipe", "profile"), PROFILES)
 def test_values_of_the_page_are_those_of_the_recipe(recipe: str, profile: str) -> None:
     values = recipes.load(recipe, profile).model_dump(mode="json")
     told = {
@@ -108,7 +108,7 @@ def test_a_value_that_is_not_the_papers_says_why() -> None:
     assert [row for row in ROWS if not row.why and row.paper != row.ours and row.value] == []
 
 
-@pytest.mark.parametrize("recipe, profile", PROFILES)
+@pytest.mark.parametrize(("recipe", "profile"), PROFILES)
 def test_every_value_that_a_published_profile_sets_stands_on_the_page(
     recipe: str, profile: str
 ) -> None:
@@ -117,7 +117,9 @@ def test_every_value_that_a_published_profile_sets_stands_on_the_page(
     if profile == "paper":
         stated = whole | stated
     else:
-        stated = {key: value for key, value in stated.items() if profiles["paper"].get(key) != value}
+        stated = {
+            key: value for key, value in stated.items() if profiles["paper"].get(key) != value
+        }
     keys = [row.key for row in ROWS if (row.recipe, row.profile) == (recipe, profile) and row.key]
     missing = [
         key

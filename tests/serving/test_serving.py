@@ -43,7 +43,7 @@ LIMIT_MB = 0.0625
 
 
 def hit(rank: int) -> Hit:
-    return Hit(rank, f"id{rank}", "s:1", "c1", None, None, "s", "CC0", "gallery", 1 / rank)
+    return Hit(rank, 1 / rank, f"id{rank}", "s:1", "c1", None, None, "s", "CC0", "gallery")
 
 
 class FakeGallery:

@@ -62,16 +62,20 @@ class View:
         found = where.mask(self.segment.table) & self.alive
         return found, where.mask(self._added_table) & self.added_alive
 
-    def rows(self, numbers: NDArray[np.int64]) -> list[Row]:
-        """The columns of a hit for each row number."""
+    def rows(self, numbers: NDArray[np.int64]) -> list[tuple[Any, ...]]:
+        """The columns of a hit for each row number, in the order of `HIT_COLUMNS`."""
         before = len(self.segment)
         found = self.segment.table.take(numbers[numbers < before])
-        columns = [_values(column) for column in found.columns]
-        stored = (dict(zip(HIT_COLUMNS, row, strict=True)) for row in zip(*columns, strict=True))
+        stored = zip(*map(_values, found.columns), strict=True)
         return [
             next(stored) if number < before else _hit_columns(self.added[number - before])
             for number in numbers.tolist()
         ]
+
+    def identities(self, numbers: NDArray[np.int64]) -> list[str | None]:
+        """The identity of each row number."""
+        at = HIT_COLUMNS.index(schema.IDENTITY)
+        return [row[at] for row in self.rows(numbers)]
 
     def pairs(self, names: tuple[str, str]) -> set[tuple[Any, ...]]:
         """The distinct values of two columns of a hit, over all rows that are alive."""
@@ -135,8 +139,10 @@ class View:
 
     @cached_property
     def _added_table(self) -> pa.Table:
-        rows = [_hit_columns(row) for row in self.added[: len(self.added_alive)]]
-        return pa.Table.from_pylist(rows, _HITS)
+        rows = self.added[: len(self.added_alive)]
+        return pa.Table.from_pylist(
+            [{name: row[name] for name in HIT_COLUMNS} for row in rows], _HITS
+        )
 
 
 class Contents:
@@ -249,5 +255,5 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
     return values
 
 
-def _hit_columns(row: Row) -> Row:
-    return {name: row[name] for name in HIT_COLUMNS}
+def _hit_columns(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in HIT_COLUMNS)
