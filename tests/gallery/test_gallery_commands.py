@@ -140,7 +140,7 @@ def test_a_folder_is_enrolled_found_and_updated(
         assert code == (0 if known else cli.MISTAKE)
     said = capsys.readouterr().err
     assert "camera 'door:7' is on no image of the gallery" in said
-    assert "it knows door:0, door:1, door:9, test:c0; leave it out" in said
+    assert "they know door:0, door:1, door:9, test:c0; leave it out" in said
     with Reader(run / "gallery") as reader:
         view, number = reader.find(schema.observation_id("door", "1_c1.png"))
         row = view.full(number)
