@@ -103,11 +103,14 @@ def read_folder(source: FolderSource) -> Reading:
 def read_names(source: FolderSource) -> Reading:
     """List the images of a folder and what their names tell, for uses that need no splits.
 
+    Files that are not read are counted in the warnings.
+
     Raises:
         ValueError: If there is no image, or no name that the pattern matches.
     """
     root, files = _images(source)
-    return Reading(*_rows(files, source, root))
+    rows, warnings = _rows(files, source, root)
+    return Reading(rows, [*warnings, *unread.sentences(root, files, whole=True)])
 
 
 def files(source: FolderSource) -> list[Path]:
