@@ -257,7 +257,7 @@ def _source(options: argparse.Namespace) -> dict[str, Any]:
 
     from ray_reid.datasets import sources
 
-    known = sources.recognised(options.data, f"--pattern {EXAMPLE!r}")
+    known = sources.recognised(options.data, f"--pattern '{EXAMPLE}'")
     log.info("%s: reader %s", options.data, sources.described(known))
     return {**known.model_dump(mode="json", exclude_unset=True), "reader": known.reader, **root}
 
@@ -285,7 +285,7 @@ def _doctor(options: argparse.Namespace) -> int:
     own = [one for one in options.overrides if one not in dotted]
     recipe = recipes.load(options.recipe, options.profile, dotted)
     if options.reader is None and not own:
-        source = sources.recognised(options.path, f"--set pattern={EXAMPLE!r}")
+        source = sources.recognised(options.path, f"--set pattern='{EXAMPLE}'")
     else:
         source = sources.single(options.path, options.reader or "folder", own)
     diagnosis = doctor.examine(source, look=not options.quick, recipe=recipe)

@@ -219,7 +219,7 @@ def _check_data(recipe: Recipe, jobs: Sequence[Job], path: Place) -> None:
     """Hold the data of a run against its recipe, before anything is computed or written.
 
     Raises:
-        ValueError: If its images do not fill a batch of the training.
+        ValueError: If its images do not fill a batch of the training, or cannot be evaluated.
     """
     names = {job.name for job in jobs}
     if not names >= {ingest.JOB.name, train.JOB.name}:

@@ -6,7 +6,7 @@ the same picture on both sides of the test or under two identities.
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ray_reid import images, schema
-from ray_reid.datasets import loading, reading, rules, sources
+from ray_reid.datasets import depth, loading, reading, rules, sources
 from ray_reid.datasets.readers import READERS
 from ray_reid.datasets.reading import LOCATOR, ReaderSource, Row
 from ray_reid.recipe.recipe import Recipe
@@ -29,10 +29,6 @@ Level = Literal["problem", "warning", "fine"]
 NEAR_BITS = 3
 # Pictures that share a quarter of the hash with more than this many others are flat, not alike.
 CROWD = 200
-# Fewer grey levels than this are too few to tell pictures apart.
-MIN_LEVELS = 64
-# With more queries than this, one moves a figure by less than a run's seed does.
-FEW_QUERIES = 200
 # A larger share of images that do not decode stops `ingest` as well.
 MAX_CORRUPT = 0.05
 
@@ -92,7 +88,7 @@ def examine(source: ReaderSource, look: bool = True, recipe: Recipe | None = Non
     diagnosis.findings += _labels(read.rows)
     limit = MAX_CORRUPT
     if recipe is not None:
-        diagnosis.findings += _batches(read.rows, recipe)
+        diagnosis.findings += _of_recipe(read.rows, recipe)
         limit = recipe.ingest.max_corrupt_fraction
     if look:
         diagnosis.findings += _pictures(read.rows, limit)
@@ -175,7 +171,6 @@ def _labels(rows: Sequence[Row]) -> Iterator[Finding]:
             "they are compared with every other image; leave them out or give them one",
         )
     yield from (Finding("warning", text) for text in reading.one_tested(rows))
-    yield from _coarse(rows)
     sizes = Counter(row[schema.IDENTITY] for row in rows if row[schema.SPLIT] == "train")
     single = sum(number == 1 for name, number in sizes.items() if name is not None)
     if single:
@@ -189,25 +184,16 @@ def _labels(rows: Sequence[Row]) -> Iterator[Finding]:
         yield Finding("warning", f"{unlabelled:,} train images have no identity: they are not used")
 
 
-def _coarse(rows: Sequence[Row]) -> Iterator[Finding]:
-    """Say how far one query moves the figures, where there is one of each identity."""
-    asked = Counter(row[schema.IDENTITY] for row in rows if row[schema.SPLIT] == "query")
-    if asked and asked.total() == len(asked) and len(asked) <= FEW_QUERIES:
-        yield Finding(
-            "warning",
-            f"one query of each identity, {len(asked):,} in all: a single one moves rank-1 by "
-            f"{1 / len(asked):.1%}",
-            "compare means over several seeds or both directions (evaluate.both_directions)",
-        )
-
-
-def _batches(rows: Sequence[Row], recipe: Recipe) -> Iterator[Finding]:
-    """Whether a run of the recipe would begin to train."""
-    try:
-        for text in rules.check_training(rows, recipe):
-            yield Finding("warning", text)
-    except ValueError as error:
-        yield Finding("problem", str(error), "a run refuses it too, before its first job")
+def _of_recipe(rows: Sequence[Row], recipe: Recipe) -> Iterator[Finding]:
+    """Whether a run of the recipe would begin; another source may bring a side that is missing."""
+    checks: list[Callable[[Sequence[Row], Recipe], list[str]]] = [rules.check_training]
+    if any(row[schema.SPLIT] in ("query", "gallery") for row in rows):
+        checks.append(rules.check_test)
+    for check in checks:
+        try:
+            yield from (Finding("warning", text) for text in check(rows, recipe))
+        except ValueError as error:
+            yield Finding("problem", str(error), "a run refuses it too, before its first job")
 
 
 def _pictures(rows: Sequence[Row], limit: float) -> Iterator[Finding]:
@@ -225,28 +211,14 @@ def _pictures(rows: Sequence[Row], limit: float) -> Iterator[Finding]:
         )
     else:
         yield Finding("fine", f"all {len(rows):,} images decode")
-    yield from _depth([look.greys for look in looks if look.greys is not None])
+    for text in depth.little_range([look.greys for look in looks if look.reason is None]):
+        yield Finding("warning", text, depth.REMEDY)
     usable = [place for place, look in enumerate(looks) if look.reason is None]
     yield from _twins(rows, _equal([looks[p].content for p in usable], usable), "the same file")
     hashes = np.array([looks[place].picture for place in usable], dtype=np.uint64)
     near = ((usable[a], usable[b]) for a, b in near_pairs(hashes))
     exact = set(_equal([looks[p].content for p in usable], usable))
     yield from _twins(rows, [pair for pair in near if pair not in exact], "nearly the same picture")
-
-
-def _depth(ranges: Sequence[tuple[int, int]]) -> Iterator[Finding]:
-    """Say that of 16 bits too few are left once the upper 8 are kept."""
-    if not ranges:
-        return
-    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-    levels = (high >> 8) - (low >> 8) + 1
-    if levels < MIN_LEVELS:
-        yield Finding(
-            "warning",
-            f"{len(ranges):,} images are 16-bit with little range, {low} to {high}: decoding keeps "
-            f"the upper 8 bits, and so {levels} grey levels",
-            "write them with 8 bits, scaled from one range for the whole set; queries likewise",
-        )
 
 
 def _equal(keys: Sequence[bytes], places: Sequence[int]) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from ray_reid import schema, storage
-from ray_reid.datasets import planning, reading, rules, sources
+from ray_reid.datasets import depth, planning, reading, rules, sources
 from ray_reid.datasets.loading import CORRUPT, load
 from ray_reid.datasets.readers import READERS
 from ray_reid.datasets.reading import LOCATOR, ReaderSource
@@ -88,6 +88,7 @@ def ingest_job(work: Work) -> IngestFacts:
     warnings = planning.warnings(plan) + _check_corrupt(table, plan, work.recipe)
     kept = table.filter(table[schema.DROP_REASON].is_null())
     warnings += _check_kept(kept, table.num_rows)
+    warnings += depth.sampled(sorted(plan[LOCATOR].to_pylist()))
     for warning in warnings:
         log.warning("%s", warning)
     return IngestFacts(
@@ -116,18 +117,16 @@ def check(recipe: Recipe) -> None:
 
 
 def check_rows(recipe: Recipe) -> list[str]:
-    """Read what the sources list, without any image, and hold it against the training's rules.
+    """Read what the sources list, without any image, and hold it against the recipe's rules.
 
     Returns:
         Warnings; those of the readers are the job's to say.
 
     Raises:
-        ValueError: If a source cannot be used, or its images do not fill a batch.
+        ValueError: If a source cannot be used, or a later job would refuse its images.
     """
     spec = recipe.ingest
-    return rules.check_training(
-        planning.united(sources.resolve(spec.sources), spec.use).rows, recipe
-    )
+    return rules.check(planning.united(sources.resolve(spec.sources), spec.use).rows, recipe)
 
 
 def outside(recipe: Recipe) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,6 +69,9 @@ class Layout:
     """The source of a folder that no layout recognises, where its names still fit this reader."""
     whole: bool = False
     """Whether the reader is for all images of `root`, at any depth."""
+    aside: Callable[[Any], Collection[str]] = lambda _: ()
+    """Names of folders beside those of the layout that hold images which are not for the reader;
+    images in any others are counted and named."""
     beside: Callable[[Any], Iterable[str]] = lambda _: ()
     """Texts that a reading depends on beside the files; a changed one is another input."""
 

@@ -1,17 +1,134 @@
 """Rules that a recipe sets for its data: the doctor and a run apply the same, before any job."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+
+import numpy as np
 
 from ray_reid import schema
-from ray_reid.datasets import splits
-from ray_reid.datasets.reading import Row
+from ray_reid.datasets import drawings, splits
+from ray_reid.datasets.reading import LOCATOR, Row
+from ray_reid.ranking import postprocess, protocols
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.sampler import P_X_K
 from ray_reid.recipe.train import Train
 
 VALIDATION_SEED = 0
 """Draws the identities that `train.validation` holds out, here as in the training."""
+# With more queries than this, one moves a figure by less than the seed of a training does.
+FEW_QUERIES = 200
+
+
+def check(rows: Sequence[Row], recipe: Recipe) -> list[str]:
+    """Hold all images that a recipe reads against its training and its evaluation.
+
+    Returns:
+        Warnings, one sentence each.
+
+    Raises:
+        ValueError: If a job would refuse them once it has begun.
+    """
+    for _, spec in recipe.train.trainings():
+        # Generated images bring a source of their own.
+        if spec.mixing == "real":
+            check_sources(spec.sources, {row[schema.SOURCE] for row in rows if _is_real(row)})
+    return [*check_training(rows, recipe), *check_test(rows, recipe)]
+
+
+def check_test(rows: Iterable[Row], recipe: Recipe) -> list[str]:
+    """Hold the protocol and the post-processing of a recipe against the labels of the test images.
+
+    Returns:
+        Warnings, one sentence each.
+
+    Raises:
+        ValueError: If one side is empty, no query has an identity, or a column is null that they
+            need.
+    """
+    tested = [row for row in rows if row.get(schema.ROLE) != "junk"]
+    query, gallery = (
+        [row for row in tested if row[schema.SPLIT] == split] for split in ("query", "gallery")
+    )
+    protocols.check_sides(len(query), len(gallery))
+    if all(row[schema.IDENTITY] is None for row in query):
+        raise ValueError(
+            f"nothing to evaluate: none of the {len(query)} query images has an identity; test on "
+            "images with labels, such as a part of the train identities (hold_out)"
+        )
+    # Of a drawing some columns are known once it is drawn.
+    if not any(map(_is_drawn, tested)):
+        _check_columns(query, gallery, recipe)
+    return [] if recipe.evaluate.both_directions else _coarse(query)
+
+
+def _check_columns(query: Sequence[Row], gallery: Sequence[Row], recipe: Recipe) -> None:
+    both = [*query, *gallery]
+    labels = protocols.TestLabels(
+        is_query=np.arange(len(both)) < len(query),
+        identity=[
+            None if row.get(schema.ROLE) == "distractor" else row[schema.IDENTITY] for row in both
+        ],
+        camera=[row.get(schema.CAMERA) for row in both],
+        clothes=[row.get(schema.CLOTHES) for row in both],
+        track=[row.get(schema.TRACK) for row in both],
+        time=[row.get(schema.TIME) for row in both],
+        source=[row[schema.SOURCE] for row in both],
+    )
+    for draws in protocols.cases(recipe.evaluate.protocol, labels).values():
+        postprocess.check_columns(recipe.evaluate.postprocess, labels, draws[0])
+
+
+def _coarse(query: Sequence[Row]) -> list[str]:
+    """Say how far one query moves the figures, where there is one of each identity."""
+    asked = {row[schema.IDENTITY] for row in query}
+    if len(asked) < len(query) or not 2 <= len(query) <= FEW_QUERIES:
+        return []
+    return [
+        f"one query of each identity, {len(query):,} in all: a single one moves rank-1 by "
+        f"{1 / len(query):.1%}; compare means over several seeds, or search both ways with "
+        "evaluate.both_directions"
+    ]
+
+
+def check_sources(wanted: Iterable[str], there: Collection[str]) -> None:
+    """Refuse names of sources that have no train images.
+
+    Raises:
+        ValueError: Names the first, and those that there are.
+    """
+    unknown = sorted(set(wanted) - set(there))
+    if unknown:
+        raise ValueError(
+            f"train.sources names {unknown[0]!r}, which has no train images; choose from "
+            f"{sorted(there)}"
+        )
+
+
+def check_cameras(num_known: int, num_images: int) -> None:
+    """Refuse to learn cameras from images without any.
+
+    Raises:
+        ValueError: If no image has a camera.
+    """
+    if not num_known:
+        raise ValueError(
+            f"train.target 'camera' needs cameras, but none of {num_images} training images has a "
+            "camera"
+        )
+
+
+def check_clothes(weight: float, num_wearers: int, num_images: int) -> None:
+    """Refuse to learn clothes that fewer than two identities are known to wear.
+
+    Raises:
+        ValueError: If `train.clothes.weight` is above 0 and they are fewer.
+    """
+    if weight and num_wearers < 2:
+        raise ValueError(
+            f"train.clothes.weight is {weight:g}, which needs the clothes of at least 2 "
+            f"identities, but the {num_images} training images that it learns from show known "
+            f"clothes of {num_wearers}"
+        )
 
 
 def check_training(rows: Sequence[Row], recipe: Recipe) -> list[str]:
@@ -23,20 +140,30 @@ def check_training(rows: Sequence[Row], recipe: Recipe) -> list[str]:
         Warnings, one sentence each.
 
     Raises:
-        ValueError: If there are fewer identities, or images, than a batch takes.
+        ValueError: If there are fewer identities, or images, than a batch takes, or the cameras or
+            clothes that are to be learned are null.
     """
     found: list[str] = []
     unused = _held_out(rows, recipe)
     for name, spec in recipe.train.trainings():
-        if spec.target != "identity" or spec.mixing not in ("real", "balanced"):
+        if spec.mixing not in ("real", "balanced"):
             continue
-        images = _images(rows, spec, unused)
-        if not images:
-            # Another source brings them, or the training says that there are none.
-            continue
-        stage = f"stage {name!r} of train: " if name else ""
-        found += [stage + text for text in _check(images, spec, stage)]
+        learned = _learned(rows, spec, unused)
+        # Without any, another source brings them, or the training says that there are none.
+        if learned:
+            _check_labels(learned, spec)
+        if learned and spec.target == "identity":
+            stage = f"stage {name!r} of train: " if name else ""
+            found += [stage + text for text in _check(_sizes(learned, spec), spec, stage)]
     return found
+
+
+def _check_labels(rows: Sequence[Row], spec: Train) -> None:
+    if spec.target == "camera":
+        check_cameras(sum(row.get(schema.CAMERA) is not None for row in rows), len(rows))
+    elif spec.mixing == "real" and not any(map(_is_drawn, rows)):
+        wearers = {row[schema.IDENTITY] for row in rows if row.get(schema.CLOTHES) is not None}
+        check_clothes(spec.clothes.weight, len(wearers), len(rows))
 
 
 def _check(images: Counter[str], spec: Train, stage: str) -> list[str]:
@@ -67,19 +194,24 @@ def _check(images: Counter[str], spec: Train, stage: str) -> list[str]:
     ]
 
 
-def _images(rows: Iterable[Row], spec: Train, unused: set[str]) -> Counter[str]:
-    """The number of real images of each identity that a training takes, at most."""
-    images = Counter(
-        row[schema.IDENTITY]
+def _learned(rows: Iterable[Row], spec: Train, unused: Collection[str] = ()) -> list[Row]:
+    """The real images that a training may take, without those of unused identities."""
+    return [
+        row
         for row in rows
-        if _is_real(row) and (not spec.sources or row[schema.SOURCE] in spec.sources)
-    )
-    for name in unused:
-        images.pop(name, None)
+        if _is_real(row)
+        and row[schema.IDENTITY] not in unused
+        and (not spec.sources or row[schema.SOURCE] in spec.sources)
+    ]
+
+
+def _sizes(learned: Iterable[Row], spec: Train) -> Counter[str]:
+    """The number of images of each identity that a training takes, at most."""
+    sizes = Counter(row[schema.IDENTITY] for row in learned)
     if spec.real_fraction < 1 and spec.real_fraction_of == "identities":
         # Which ones are left out is the training's to say; here the fullest count.
-        return Counter(dict(images.most_common(max(2, round(spec.real_fraction * len(images))))))
-    return images
+        return Counter(dict(sizes.most_common(max(2, round(spec.real_fraction * len(sizes))))))
+    return sizes
 
 
 def _held_out(rows: Iterable[Row], recipe: Recipe) -> set[str]:
@@ -87,11 +219,15 @@ def _held_out(rows: Iterable[Row], recipe: Recipe) -> set[str]:
     share, last = recipe.train.validation, recipe.train.trainings()[-1][1]
     if not share:
         return set()
-    names = set(_images(rows, last.model_copy(update={"real_fraction": 1.0}), set()))
+    names = {row[schema.IDENTITY] for row in _learned(rows, last)}
     try:
         return splits.held_out(names, share, VALIDATION_SEED)
     except ValueError as error:
         raise ValueError(f"train.validation {share:g} cannot be held out: {error}") from error
+
+
+def _is_drawn(row: Row) -> bool:
+    return str(row[LOCATOR]).startswith(drawings.PREFIX)
 
 
 def _is_real(row: Row) -> bool:

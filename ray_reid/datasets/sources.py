@@ -55,7 +55,7 @@ def read(source: ReaderSource) -> Reading:
     root = folder(source)
     if root is None:
         return found
-    more = unread.sentences(root, layout.files(source), layout.whole)
+    more = unread.sentences(root, layout.files(source), layout.whole, layout.aside(source))
     return replace(found, warnings=[*found.warnings, *more])
 
 
@@ -124,7 +124,12 @@ def described(source: ReaderSource) -> str:
 
 def _options(source: ReaderSource) -> str:
     options = source.model_dump(mode="json", exclude_defaults=True, exclude={"reader", "root"})
-    return "".join(f", {name} {value!r}" for name, value in options.items())
+    # Patterns as they are typed: `repr` would double their backslashes.
+    texts = {
+        name: f"'{value}'" if isinstance(value, str) else repr(value)
+        for name, value in options.items()
+    }
+    return "".join(f", {name} {text}" for name, text in texts.items())
 
 
 def files(source: ReaderSource) -> list[Path]:

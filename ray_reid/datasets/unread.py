@@ -1,7 +1,8 @@
 """What looks like input and is not read: counted and named, and never left out in silence."""
 
+import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from ray_reid import images
@@ -19,9 +20,13 @@ COMPANIONS = frozenset({
     ".mat", ".m", ".py", ".pkl", ".npy", ".npz", ".h5", ".parquet", ".log", ".db", ".ini", ".sh",
 })  # fmt: skip
 NUM_NAMED = 4
+# Entries that are listed beside a layout: its root may be a disk with other data sets.
+MOST_BESIDE = 100_000
 
 
-def sentences(root: Path, files: Iterable[Path], whole: bool = False) -> list[str]:
+def sentences(
+    root: Path, files: Iterable[Path], whole: bool = False, aside: Collection[str] = ()
+) -> list[str]:
     """Name what lies among the images of a source and is not read, with counts.
 
     Readers count themselves which images they leave out.
@@ -29,13 +34,16 @@ def sentences(root: Path, files: Iterable[Path], whole: bool = False) -> list[st
     Args:
         root: The source's folder.
         files: What its reader takes notice of, images and lists.
-        whole: Whether to look at all of `root`, or at the folders of `files` alone.
+        whole: Whether `files` are all that `root` has at any depth; else their folders are looked
+            at, and images in other folders are counted.
+        aside: Names of other folders that are known to hold images which are not for the reader.
     """
     known = {file for file in files if reading.is_image(file)}
     if not known:
         return []
-    found: list[str] = []
-    for folder in [root] if whole else _tops(known):
+    folders = {root} if whole else _tops(known)
+    found = [] if whole else _beside(root, folders, aside)
+    for folder in sorted(folders):
         listed, again = reading.walk(folder)
         found += [*_other_formats(listed, folder), *_links(listed, again, folder)]
     return found
@@ -46,16 +54,49 @@ def other_formats(root: Path) -> list[str]:
     return _other_formats(reading.walk(root)[0], root)
 
 
-def _tops(files: Iterable[Path]) -> list[Path]:
+def _tops(files: Iterable[Path]) -> set[Path]:
     """The folders just below the one that holds all of the files; itself if they lie in it."""
     parents = {file.parent for file in files}
     common = min(parents, key=lambda path: len(path.parts))
     while not all(parent.is_relative_to(common) for parent in parents):
         common = common.parent
     if common in parents:
-        return [common]
+        return {common}
     depth = len(common.parts) + 1
-    return sorted({Path(*parent.parts[:depth]) for parent in parents})
+    return {Path(*parent.parts[:depth]) for parent in parents}
+
+
+def _beside(root: Path, read: Collection[Path], aside: Collection[str]) -> list[str]:
+    """Count the images of `root` that lie outside the folders that are read, by folder."""
+    above = {parent for folder in read for parent in folder.parents}
+    counts: Counter[str] = Counter()
+    listed = 0
+    for here, folders, files in os.walk(root) if root in above else ():
+        place = Path(here)
+        if place in above:
+            folders[:] = [n for n in folders if n not in aside and place / n not in read]
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        number = sum(reading.is_image(place / name) for name in files)
+        if number:
+            counts[_outermost(place, above).relative_to(root).as_posix()] += number
+        listed += len(folders) + len(files)
+        if listed > MOST_BESIDE:
+            break
+    if not counts:
+        return []
+    named = ", ".join(f"{number} in {name!r}" for name, number in counts.most_common(NUM_NAMED))
+    most = "at least " if listed > MOST_BESIDE else ""
+    return [
+        f"{most}{counts.total()} images of {str(root)!r} lie outside the folders that are read "
+        f"({named}{' ...' if len(counts) > NUM_NAMED else ''}); they are left out"
+    ]
+
+
+def _outermost(place: Path, above: Collection[Path]) -> Path:
+    """The outermost folder around a place that leads to nothing that is read, or the place."""
+    if place in above:
+        return place
+    return next(folder for folder in (place, *place.parents) if folder.parent in above)
 
 
 def _other_formats(listed: Sequence[Path], root: Path) -> list[str]:

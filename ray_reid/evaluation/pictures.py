@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ReadImages = Callable[[Sequence[str]], Mapping[str, bytes]]
-ReadPaths = Callable[[Sequence[str]], Mapping[str, str | None]]
 """Encoded images by observation id."""
+ReadPaths = Callable[[Sequence[str]], Mapping[str, str | None]]
+"""Files that they were read from by observation id; null where that is not known."""
 
 RULE = (
     "The queries lie evenly spaced in the list of all queries sorted by average precision, "

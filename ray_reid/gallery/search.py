@@ -84,8 +84,9 @@ class Refiner:
         A query that the gate is sure of, or whose clothes are not found, is answered unrefined.
 
         Raises:
-            ValueError: If the bytes are not an image, or k is below 1.
+            ValueError: As `Searcher.search`.
         """
+        self.searcher.check_camera(camera)
         query = self.searcher.embed([encoded], camera)
         gallery = self.searcher.gallery
         ahead = margin(gallery, query, where)
@@ -193,9 +194,7 @@ def search_image(run: Place, image: Path, k: int, camera: str | None = None) -> 
     encoded = read_query(image, camera)
     state = RunState.read(run)
     needs(state)
-    searcher = Searcher.open(state)
-    searcher.check_camera(camera)
-    return Refiner.open(state, searcher).search(encoded, k, camera=camera)
+    return Refiner.open(state, Searcher.open(state)).search(encoded, k, camera=camera)
 
 
 def sentence(told: Refinement) -> str:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,6 +46,10 @@ class Embedder(Protocol):
         """Embed N encoded images as (N, D) unit-norm float32; `sides` are cameras and views."""
 
 
+class UnknownCameraError(ValueError):
+    """The camera of a query is one that neither the gallery nor the model knows."""
+
+
 @dataclass(frozen=True)
 class Searcher:
     """A model and a gallery that it embedded: an image in, hits out."""
@@ -54,6 +58,8 @@ class Searcher:
     gallery: Gallery
     name: str
     """Recipe and key of the training that made the model, `baseline/1f0c...`."""
+    _cameras: set[str] = field(default_factory=set, repr=False, compare=False)
+    """That gallery and model were seen to know."""
 
     @classmethod
     def open(cls, run: Place | RunState, device: str | None = None) -> "Searcher":
@@ -96,23 +102,29 @@ class Searcher:
                 are their own, and some networks know the camera.
 
         Raises:
-            ValueError: If the bytes are not an image, or k is below 1.
+            ValueError: If the bytes are not an image, k is below 1, or the camera is unknown; see
+                `check_camera`.
         """
+        self.check_camera(camera)
         return self.decided(self.gallery.search(self.embed([encoded], camera), k, where)[0], camera)
 
     def check_camera(self, camera: str | None) -> None:
         """Refuse the camera of a query that neither the gallery nor the network knows.
 
         Raises:
-            ValueError: Names those that they know.
+            UnknownCameraError: Names those that they know.
         """
-        known = self.gallery.cameras() | set(self.model.cameras)
-        if camera is not None and camera not in known:
-            names = sorted(known)
+        if camera is None or camera in self._cameras:
+            return
+        # A gallery may be large, and one that is served grows.
+        pairs = () if self.model.thresholds is None else self.model.thresholds.cameras
+        self._cameras.update(self.gallery.cameras(), self.model.cameras, *pairs)
+        if camera not in self._cameras:
+            names = sorted(self._cameras)
             more = " ..." if len(names) > NUM_NAMED else ""
-            raise ValueError(
+            raise UnknownCameraError(
                 f"camera {camera!r} is on no image of the gallery, and the model does not know it; "
-                f"it knows {', '.join(names[:NUM_NAMED]) or 'none'}{more}; leave it out for a new "
+                f"they know {', '.join(names[:NUM_NAMED]) or 'none'}{more}; leave it out for a new "
                 "camera"
             )
 
@@ -231,9 +243,7 @@ def search_image(run: Place, image: Path, k: int, camera: str | None = None) -> 
             current index.
     """
     encoded = read_query(image, camera)
-    searcher = Searcher.open(run)
-    searcher.check_camera(camera)
-    return searcher.search(encoded, k, camera=camera)
+    return Searcher.open(run).search(encoded, k, camera=camera)
 
 
 def read_query(image: Path, camera: str | None = None) -> bytes:

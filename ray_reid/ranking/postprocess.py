@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ray_reid.ranking import metrics
 from ray_reid.ranking.grid import on_grid
 from ray_reid.ranking.labels import number
+from ray_reid.ranking.protocols import Case, TestLabels
 from ray_reid.ranking.rerank import k_reciprocal
 from ray_reid.recipe.postprocess import (
     CameraVerification,
@@ -90,6 +91,29 @@ def apply(steps: Sequence[Step], state: Retrieval) -> tuple[Retrieval, tuple[Cha
         state, counts = STEPS[step.name](step, state)
         changes.append({"step": step.name, **counts})
     return state, tuple(changes)
+
+
+def check_columns(steps: Sequence[Step], labels: TestLabels, case: Case) -> None:
+    """Refuse steps whose columns say nothing of a case, before there is any embedding.
+
+    Raises:
+        ValueError: As `apply` does for the same columns.
+    """
+    state = Retrieval(np.empty((len(case.query), 0)), np.empty((len(case.gallery), 0)))
+    for side, rows in (("query", case.query), ("gallery", case.gallery)):
+        known: dict[str, Any] = {
+            f"{side}_{name}": labels.take(name, rows)
+            for name in ("camera", "time", "source")
+            if getattr(labels, name) is not None
+        }
+        state = replace(state, **known)
+    for step in steps:
+        if isinstance(step, TemporalWindow):
+            _times(state)
+        elif isinstance(step, CameraVerification) and step.kind == "label":
+            _by_label(state)
+        elif isinstance(step, CameraVerification) and step.kind == "kmeans":
+            _num_clusters(step, state)
 
 
 def _check(state: Retrieval) -> None:
@@ -200,7 +224,7 @@ def _by_cluster(step: CameraVerification, state: Retrieval) -> Groups:
     else:
         from sklearn.cluster import KMeans
 
-        count = step.num_clusters or _number_of_cameras(state)
+        count = _num_clusters(step, state)
         if count > len(rows):
             raise ValueError(
                 f"postprocess: camera_verification asks for {count} clusters of {len(rows)} images"
@@ -209,7 +233,10 @@ def _by_cluster(step: CameraVerification, state: Retrieval) -> Groups:
     return group[: len(state.query)], group[len(state.query) :]
 
 
-def _number_of_cameras(state: Retrieval) -> int:
+def _num_clusters(step: CameraVerification, state: Retrieval) -> int:
+    """How many there are to be, or as many as the labels name cameras."""
+    if step.num_clusters is not None:
+        return step.num_clusters
     known = {
         camera
         for side in ("query", "gallery")
@@ -240,7 +267,8 @@ def _dbscan(rows: NDArray[np.float64], eps: float, min_samples: int) -> NDArray[
     return np.asarray(group, dtype=np.int64)
 
 
-def _limit_time(step: TemporalWindow, state: Retrieval) -> tuple[Retrieval, Counts]:
+def _times(state: Retrieval) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Times of the queries and of the gallery; one that is null is NaN."""
     if state.query_time is None or state.gallery_time is None:
         raise ValueError("postprocess: temporal_window needs times, and none are given")
     query, gallery = (
@@ -251,6 +279,11 @@ def _limit_time(step: TemporalWindow, state: Retrieval) -> tuple[Retrieval, Coun
             "postprocess: temporal_window needs the column 'time', which is null in every query or "
             "every gallery image"
         )
+    return query, gallery
+
+
+def _limit_time(step: TemporalWindow, state: Retrieval) -> tuple[Retrieval, Counts]:
+    query, gallery = _times(state)
     # A null time is NaN, and farther than nothing.
     far = np.abs(query[:, None] - gallery) > step.tau
     if state.query_source is not None and state.gallery_source is not None:

@@ -74,6 +74,20 @@ def cases(protocol: str, labels: TestLabels) -> Cases:
     return experiments
 
 
+def check_sides(num_queries: int, num_gallery: int) -> None:
+    """Refuse a test set of which one side is empty.
+
+    Raises:
+        ValueError: Gives both numbers.
+    """
+    if not (num_queries and num_gallery):
+        raise ValueError(
+            f"nothing to evaluate: {num_queries} query and {num_gallery} gallery images, and both "
+            "are needed; the sources of the recipe must hold test identities seen at "
+            "least twice"
+        )
+
+
 def _market(labels: TestLabels) -> Cases:
     return {"standard": [Case(*_sides(labels))]}
 

@@ -95,12 +95,7 @@ def read_sides(table: pa.Table) -> tuple[Side, Side]:
         split: useful.filter(pc.equal(useful[schema.SPLIT], split))
         for split in ("query", "gallery")
     }
-    if not all(len(side) for side in sides.values()):
-        raise ValueError(
-            f"nothing to evaluate: {len(sides['query'])} query and {len(sides['gallery'])} gallery "
-            "images are embedded, and both are needed; the sources of the recipe must hold test "
-            "identities seen at least twice"
-        )
+    protocols.check_sides(len(sides["query"]), len(sides["gallery"]))
     return _side(sides["query"]), _side(sides["gallery"])
 
 

@@ -21,6 +21,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from ray_reid import images
 from ray_reid.gallery.gallery import Hit
+from ray_reid.gallery.searcher import UnknownCameraError
 
 FIELDS = ("image", "k", "camera", "refine")
 KINDS = ("clothes",)
@@ -58,7 +59,7 @@ class Search(Protocol):
         """The model's name."""
 
     def search(self, encoded: bytes, k: int, *, camera: str | None) -> list[Hit]:
-        """The k nearest, nearest first; ValueError if the bytes are not an image."""
+        """The k nearest, nearest first; ValueError if it refuses the image or the camera."""
 
 
 class RefinedAnswer(Protocol):
@@ -148,6 +149,8 @@ def create_api(
             hits, told = await to_thread.run_sync(
                 _answer, searcher, refiner, query, limiter=refined if query.refine else None
             )
+        except UnknownCameraError as error:
+            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
         except ValueError as error:
             raise HTTPException(HTTPStatus.BAD_REQUEST, f"image: {error}") from error
         except UnavailableError as error:

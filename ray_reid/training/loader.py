@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ray_reid import images, places, schema, storage
+from ray_reid.datasets import rules
 from ray_reid.places import Place
 from ray_reid.ranking.labels import number_sorted
 from ray_reid.recipe.train import Clothes, Train
@@ -211,22 +212,13 @@ def _trainable(tables: Sequence[str | Place]) -> pa.Table:
 def _of_sources(rows: pa.Table, wanted: Sequence[str]) -> pa.Table:
     if not wanted:
         return rows
-    there = sorted(set(rows[schema.SOURCE].to_pylist()))
-    unknown = sorted(set(wanted) - set(there))
-    if unknown:
-        raise ValueError(
-            f"train.sources names {unknown[0]!r}, which has no train images; choose from {there}"
-        )
+    rules.check_sources(wanted, set(rows[schema.SOURCE].to_pylist()))
     return rows.filter(pc.is_in(rows[schema.SOURCE], value_set=pa.array(wanted)))
 
 
 def _with_camera(rows: pa.Table) -> pa.Table:
     known = rows.filter(pc.is_valid(rows[schema.CAMERA]))
-    if not len(known):
-        raise ValueError(
-            f"train.target 'camera' needs cameras, but none of {len(rows)} training images has a "
-            "camera"
-        )
+    rules.check_cameras(len(known), len(rows))
     return known
 
 
@@ -246,13 +238,7 @@ def _clothes(
     ]
     found = sorted({pair for pair in worn if pair is not None})
     wearers = np.array([label for label, _ in found], dtype=np.int64)
-    people = len(np.unique(wearers))
-    if spec.weight and people < 2:
-        raise ValueError(
-            f"train.clothes.weight is {spec.weight:g}, which needs the clothes of at least 2 "
-            f"identities, but the {int(learned.sum())} training images that it learns from show "
-            f"known clothes of {people}"
-        )
+    rules.check_clothes(spec.weight, len(np.unique(wearers)), int(learned.sum()))
     number_of = {pair: number for number, pair in enumerate(found)}
     numbers = [-1 if pair is None else number_of[pair] for pair in worn]
     return np.array(numbers, dtype=np.int64), wearers

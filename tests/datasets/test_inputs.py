@@ -1,6 +1,7 @@
 """Folders as people have them: what looks like input is read, or else counted and named."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ray_reid import cli
-from ray_reid.datasets import doctor, planning, reading, rules, sources
+from ray_reid.datasets import depth, doctor, ingest, planning, reading, rules, sources
 from ray_reid.datasets.readers.folder import FolderSource
 from ray_reid.datasets.reading import ReaderSource
 from ray_reid.recipe import recipes
@@ -163,9 +164,28 @@ def test_a_further_folder_of_an_imagefolder_is_named(tmp_path: Path) -> None:
     tree = "{i:03d}/{c}_{n}.jpg"
     for folder, identities in (("train", [1, 2]), ("test", [3, 4]), ("val", [5]), ("extra", [6])):
         crops(tmp_path / folder, tree, identities)
-    said = sources.read(found_source(tmp_path)).warnings
-    assert any("4 images" in text and "are in extra" in text for text in said)
-    assert any("4 images" in text and "are in val" in text for text in said)
+    (said,) = sources.read(found_source(tmp_path)).warnings
+    assert said.startswith(f"8 images of {str(tmp_path)!r} lie outside the folders that are read")
+    assert "4 in 'extra', 4 in 'val'" in said
+
+
+def test_images_beside_the_folders_of_a_layout_are_counted_at_any_depth(tmp_path: Path) -> None:
+    name = "{i:04d}_c{c}s1_{n:06d}_00.jpg"
+    place = tmp_path / "sets" / "market"
+    crops(place / "bounding_box_train", name, range(1, 4))
+    crops(place / "query", name, [7, 8])
+    crops(place / "bounding_box_test", name, [7, 8])
+    # Known to be there, and for another search.
+    crops(place / "gt_bbox", name, [7, 8])
+    assert told(found_source(tmp_path))["ingest"] == []
+    crops(place / "more" / "day", identities=[9])
+    crops(tmp_path / "sets" / "other", identities=[9])
+    crops(tmp_path, identities=[9])
+    said = told(found_source(tmp_path))
+    assert said["ingest"] == [text for text in said["doctor"] if "outside" in text]
+    named = "(4 in '.', 4 in 'sets/market/more', 4 in 'sets/other'); they are left out"
+    assert said["ingest"][0].startswith("12 images of")
+    assert said["ingest"][0].endswith(named)
 
 
 def test_an_option_without_effect_is_refused(tmp_path: Path) -> None:
@@ -222,10 +242,13 @@ def test_a_pattern_with_a_slash_is_searched_in_paths_and_a_misfit_names_one_that
     pattern = r"cam(?P<camera>\d+)/(?P<identity>\d+)/"
     found = sources.read(FolderSource(root=str(tmp_path), pattern=pattern))
     assert {row["camera"] for row in found.rows} == {"1", "2"}
-    with pytest.raises(
-        ValueError, match=r"e\.g\. '0001\.jpg'; pattern .*camera.* fits all .* slash"
-    ):
+    fitting = r"""e\.g\. '0001\.jpg'; pattern '(.*camera.*)' fits all of them; .* slash"""
+    with pytest.raises(ValueError, match=fitting) as refusal:
         sources.read(FolderSource(root=str(tmp_path)))
+    named = re.search(fitting, str(refusal.value))
+    assert named is not None
+    # As it is typed, with single backslashes.
+    assert len(sources.read(FolderSource(root=str(tmp_path), pattern=named[1])).rows) == 32
 
 
 def test_market_names_with_ten_cameras_are_read_whole(tmp_path: Path) -> None:
@@ -304,6 +327,11 @@ def test_sixteen_bits_with_little_range_are_named(
     assert len(said) == bool(levels)
     assert not levels or "32 images are 16-bit with little range" in said[0]
     assert not levels or said[0].endswith(f"and so {levels} grey levels")
+    some = [row["locator"] for row in sources.read(found_source(tmp_path)).rows]
+    sampled = depth.sampled(some)
+    assert [text.partition("; ")[0] for text in sampled] == [
+        f"of 32 images looked at, {text}" for text in said
+    ]
 
 
 def test_a_test_of_one_identity_is_no_test_for_doctor_and_ingest_alike(tmp_path: Path) -> None:
@@ -330,8 +358,11 @@ def test_a_query_that_lies_in_the_gallery_as_the_same_file_is_a_problem(tmp_path
     assert problem.startswith(
         "2 pairs of a query and a gallery image are the same file, and no cam"
     )
-    assert any("one query of each identity, 2 in all: a single one moves rank-1 by 50.0%" in text
-               for text in findings(without, "warning"))  # fmt: skip
+    recipe = recipes.load("baseline", None, ["train.sampler.num_identities=2"])
+    coarse = "one query of each identity, 2 in all: a single one moves rank-1 by 50.0%"
+    assert any(coarse in text for text in findings(without, "warning", recipe))
+    both = recipes.load("baseline", None, ["evaluate.both_directions=true"])
+    assert not any(coarse in text for text in findings(without, "warning", both))
     removed = FolderSource(root=str(tmp_path), pattern=r"(?P<identity>\d+)_0?(?P<camera>\d{1})\d")
     assert findings(removed, "problem") == []
 
@@ -360,7 +391,7 @@ def test_doctor_and_run_refuse_the_same_batches_before_any_job(
         (["train.sampler.num_identities=6"], "num_identities is 6 but only 5 identities"),
         (["train.sampler={kind: naive, batch_size: 24}"], "batch_size is 24 but only 20 images"),
         (["train.mixing=balanced", "train.sampler.num_identities=12"], "choose at most 10"),
-        (["train.validation=0.5", "train.sampler.num_identities=4"], "but only 3 identities"),
+        (["train.validation=0.5", "train.sampler.num_identities=4"], "but only 2 identities"),
         (["train.real_fraction=0.4", "train.sampler.num_identities=3"], "but only 2 identities"),
         (
             ["train.stages=[{name: II, changes: {sampler.num_identities: 7}}]",
@@ -375,9 +406,66 @@ def test_the_rules_of_a_recipe_are_those_of_its_training(
     crops(tmp_path / "train", identities=range(1, 6))
     crops(tmp_path / "test", identities=range(6, 9))
     recipe = recipes.load("baseline", None, changes)
-    (problem,) = findings(FolderSource(root=str(tmp_path)), "problem", recipe)
+    # Which identities validate is drawn by their names, which have that of their source.
+    (problem,) = findings(FolderSource(root=str(tmp_path), name="crops"), "problem", recipe)
     assert sentence in problem
     assert rules.VALIDATION_SEED == validation.SEED
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            ["evaluate.postprocess=[{name: temporal_window, tau: 9}]"],
+            "temporal_window needs the column 'time', which is null in every query",
+        ),
+        (
+            ["evaluate.postprocess=[{name: camera_verification, kind: label}]"],
+            "camera_verification by label needs the column 'camera'",
+        ),
+        (["evaluate.protocol=track"], "protocol 'track' needs the column 'track'"),
+        (["evaluate.protocol=clothes"], "protocol 'clothes' needs the column 'clothes'"),
+        (["train.clothes.weight=1"], "clothes of at least 2 identities"),
+        (["train.target=camera"], "none of 20 training images has a camera"),
+    ],
+)
+def test_columns_that_a_later_job_needs_are_asked_for_before_the_first(
+    tmp_path: Path, changes: list[str], sentence: str
+) -> None:
+    name = "{i:03d}_{c}_{n}.jpg"
+    crops(tmp_path / "train", name, identities=range(1, 6))
+    crops(tmp_path / "test", name, identities=range(6, 9))
+    source = {"reader": "folder", "root": str(tmp_path), "pattern": r"(?P<identity>\d+)_"}
+    given = [f"ingest.sources=[{json.dumps(source)}]", "train.sampler.num_identities=4"]
+    recipe = recipes.load("baseline", None, [*given, *changes])
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        ingest.check_rows(recipe)
+    (problem,) = findings(sources.resolve(recipe.ingest.sources)[0], "problem", recipe)
+    assert sentence in problem
+
+
+def test_a_recipe_whose_sources_cannot_be_searched_is_refused_before_its_first_job(
+    tmp_path: Path,
+) -> None:
+    crops(tmp_path / "train", identities=range(1, 6))
+    crops(tmp_path / "test", identities=range(6, 9))
+    rows = sources.read(FolderSource(root=str(tmp_path), name="crops")).rows
+    recipe = recipes.load("baseline", None, ["train.sampler.num_identities=4"])
+    assert rules.check(rows, recipe) == []
+    trained = [row for row in rows if row["split"] == "train"]
+    with pytest.raises(ValueError, match="nothing to evaluate: 0 query and 0 gallery images"):
+        rules.check(trained, recipe)
+    nobody = [row | {"identity": None} if row["split"] == "query" else row for row in rows]
+    with pytest.raises(ValueError, match="none of the 6 query images has an identity"):
+        rules.check(nobody, recipe)
+    other = recipes.load("baseline", None, ["train.sources=[other]"])
+    with pytest.raises(ValueError, match=r"train.sources names 'other'.* choose from \['crops'\]"):
+        rules.check(rows, other)
+
+
+@pytest.mark.parametrize("recipe", ["baseline", "clip_senet", "dlcr", "vehicle_diff", "vehiclenet"])
+def test_the_drawn_data_of_every_recipe_keep_its_rules(recipe: str) -> None:
+    assert ingest.check_rows(recipes.load(recipe, "miniature", [])) == []
 
 
 def test_the_data_of_a_run_are_replaced_only_if_that_is_said(

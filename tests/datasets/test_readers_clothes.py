@@ -1,3 +1,4 @@
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,10 @@ def test_a_set_is_found_below_its_parent_with_the_same_ids(tmp_path: Path, kind:
     near = read(kind, tmp_path / "data" / "set")
     far = read(kind, tmp_path)
     assert far == near
-    assert near.warnings == []
+    unlisted = "1 tracklets of .* are in none of the lists, e.g. 'session2/900_01'; they are left"
+    assert [re.search(unlisted, text) is not None for text in near.warnings] == (
+        [True] if kind == "ccvid" else []
+    )
     assert {row["source"] for row in near.rows} == {kind}
     assert {row["licence"] for row in near.rows} == {source(root="x").licence}
     assert len({row["observation_id"] for row in near.rows}) == len(near.rows)
@@ -294,7 +298,7 @@ def test_ccvid_counts_tracklets_without_images(tmp_path: Path) -> None:
     with (root / "train.txt").open("a") as text:
         text.write("\nsession2/003_02\t003\tu0_l0_s0_c0_a0\n")
     found = read("ccvid", root)
-    (warning,) = found.warnings
+    warning = found.warnings[0]
     assert warning.startswith("1 of 5 tracklets in the lists")
     assert "e.g. 'session2/003_02'" in warning
 

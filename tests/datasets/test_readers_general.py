@@ -95,9 +95,11 @@ def test_train_and_queries_of_an_imagefolder_can_be_chosen(tmp_path: Path) -> No
     root = layumi(tmp_path)
     found = read("imagefolder", root, train="train", query="multi-query")
     assert places(found) == {"train": 3, "multi-query": 2, "gallery": 3}
-    (warning,) = found.warnings
+    source = ImageFolderSource(root=str(root), train="train", query="multi-query")
+    (warning,) = sources.read(source).warnings
     assert warning.startswith("1 images of ")
-    assert "are in val" in warning
+    assert "(1 in 'pytorch/val')" in warning
+    assert sources.read(ImageFolderSource(root=str(root))).warnings == []
 
 
 def test_an_imagefolder_of_train_and_test_gets_queries(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from ray_reid.gallery.embedded.segment import HIT_COLUMNS
 from ray_reid.gallery.embedded.where import Where
 from ray_reid.gallery.embedded.writer import Writer
 from ray_reid.gallery.gallery import Gallery, Hit
-from ray_reid.gallery.searcher import Searcher
+from ray_reid.gallery.searcher import Searcher, UnknownCameraError
 from ray_reid.ranking.open_set import Thresholds
 from ray_reid.recipe import recipes
 from ray_reid.runtime.job import Work
@@ -241,6 +241,7 @@ class ByBrightness:
     """A model whose embedding says how bright the image is, as the row's picture does."""
 
     thresholds: Thresholds | None = None
+    cameras: tuple[str, ...] = ()
 
     def embed(self, encoded: Any, *, sides: Any = None) -> np.ndarray:
         self.sides = sides
@@ -273,6 +274,9 @@ def test_a_search_decides_by_the_cameras_of_both_images(
     strict = searcher.search(picture(6), 1, camera="asking:c0")
     assert [hit.decision for hit in strict] == ["unknown"]
     assert model.sides == (["asking:c0"], [None])
+    searcher.search(picture(6), 1, camera=camera)
+    with pytest.raises(UnknownCameraError, match="they know asking:c0, test:c0"):
+        searcher.search(picture(6), 1, camera="test:c9")
 
 
 def test_warming_up_notices_another_model(tmp_path: Path, work_on: Callable[..., Work]) -> None:

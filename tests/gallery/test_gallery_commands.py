@@ -140,13 +140,18 @@ def test_a_folder_is_enrolled_found_and_updated(
         assert code == (0 if known else cli.MISTAKE)
     said = capsys.readouterr().err
     assert "camera 'door:7' is on no image of the gallery" in said
-    assert "it knows door:0, door:1, door:9, test:c0; leave it out" in said
+    assert "they know door:0, door:1, door:9, test:c0; leave it out" in said
     with Reader(run / "gallery") as reader:
         view, number = reader.find(schema.observation_id("door", "1_c1.png"))
         row = view.full(number)
     assert row["image"] == (folder / "1_c1.png").read_bytes()
     assert (row["source"], row["split"]) == ("door", "gallery")
-    assert command("enrol", folder, "--source", "yard", "--licence", "ours")[0] == 0
+    (folder / "4_c0.heic").touch()
+    code, lines, _ = command("enrol", folder, "--source", "yard", "--licence", "ours")
+    assert code == 0
+    assert lines[1] == "left out: 3"
+    assert "1 files of" in lines[3]
+    assert "are not read (1 .heic), e.g. '4_c0.heic'" in lines[3]
     assert command("count")[1] == ["20"]
 
 

@@ -16,7 +16,7 @@ from ray_reid.gallery.embedded.where import Where
 from ray_reid.gallery.embedded.writer import Writer
 from ray_reid.gallery.gallery import Gallery
 from ray_reid.gallery.search import Refiner
-from ray_reid.gallery.searcher import Searcher
+from ray_reid.gallery.searcher import Searcher, UnknownCameraError
 from ray_reid.generation.generators import descriptions
 from ray_reid.generation.generators.descriptions import Description
 from ray_reid.models import package
@@ -116,9 +116,10 @@ class ByBrightness:
     """Takes a query's person, and the number of a variant, from the colour of its image."""
 
     thresholds = None
+    cameras = ("w:c2",)
 
     def embed(self, encoded, *, sides=None):
-        self.cameras = sides[0]
+        self.asking = sides[0]
         colours = [images.decode(image)[0, 0] for image in encoded]
         return np.concatenate(
             [around(int(c[0]), np.random.default_rng(int(c[1])), 1) for c in colours]
@@ -159,7 +160,9 @@ def test_a_refiner_asks_for_variants_and_says_so(refiner: Refiner) -> None:
 
 def test_variants_are_of_the_camera_of_their_query(refiner: Refiner) -> None:
     refiner.search(picture(4), 3, camera="w:c2")
-    assert refiner.searcher.model.cameras == ["w:c2"] * VARIANTS
+    assert refiner.searcher.model.asking == ["w:c2"] * VARIANTS
+    with pytest.raises(UnknownCameraError, match="camera 'w:c9' is on no image of the gallery"):
+        refiner.search(picture(4), 3, camera="w:c9")
 
 
 def test_a_gate_spares_a_query_that_is_sure(refiner: Refiner) -> None:

@@ -26,6 +26,7 @@ from ray_reid import images, schema, storage
 from ray_reid.gallery import index, live
 from ray_reid.gallery.gallery import Hit
 from ray_reid.gallery.search import Answer, Refinement
+from ray_reid.gallery.searcher import UnknownCameraError
 from ray_reid.generation.generators import descriptions
 from ray_reid.generation.generators.descriptions import Description
 from ray_reid.miniature import street_observations
@@ -70,6 +71,8 @@ class FakeSearcher:
 
     def search(self, encoded: bytes, k: int, *, camera: str | None) -> list[Hit]:
         images.decode(encoded)
+        if camera == "city:c9":
+            raise UnknownCameraError(f"camera {camera!r} is on no image; they know city:c1")
         self.received, self.camera = encoded, camera
         return [hit(rank) for rank in range(1, 1 + min(k, len(self.gallery)))]
 
@@ -143,6 +146,9 @@ def test_the_camera_of_the_query_is_passed_on(client: TestClient, searcher: Fake
     assert searcher.camera == "city:c1"
     client.post("/v1/search", files={"image": ("a.jpg", JPEG)}, data={"camera": "city:c2"})
     assert searcher.camera == "city:c2"
+    unknown = client.post("/v1/search", json={"image": in_base64(JPEG), "camera": "city:c9"})
+    assert unknown.status_code == 422
+    assert unknown.json() == {"error": "camera 'city:c9' is on no image; they know city:c1"}
     for camera in (7, "c1", ":c1", "city:"):
         answer = client.post("/v1/search", json={"image": in_base64(JPEG), "camera": camera})
         assert answer.status_code == 422

@@ -28,6 +28,7 @@ class CCVIDSource(ReaderSource):
     licence: str | None = "CC BY-NC-SA 4.0"
 
 
+SESSIONS = ("session1", "session2", "session3")
 LISTS = {"train": "train.txt", "query": "query.txt", "gallery": "gallery.txt"}
 FOLDER = re.compile(r"session(?P<session>\d+)/(?P<identity>[^/]+)_(?P<video>\d+)")
 # Session 3 is filmed by cameras of its own.
@@ -65,6 +66,14 @@ def read_ccvid(source: CCVIDSource) -> Reading:
         warnings.append(
             f"{len(empty)} of {len(tracklets)} tracklets in the lists of {where} have no image, "
             f"e.g. {empty[0]!r}; they are left out"
+        )
+    listed = {tracklet.folder for tracklet in tracklets}
+    there = (path.relative_to(place).as_posix() for path in place.glob("session*/*_*"))
+    idle = sorted(set(there) - listed)
+    if idle:
+        warnings.append(
+            f"{len(idle)} tracklets of {where} are in none of the lists, e.g. {idle[0]!r}; they "
+            "are left out"
         )
     return clothes.checked(rows, warnings, where)
 
@@ -137,5 +146,10 @@ def _locate(root: str) -> Path:
 
 
 LAYOUT = Layout(
-    CCVIDSource, read_ccvid, files, recognise, terms="CC BY-NC-SA 4.0; mosaic faces in print"
+    CCVIDSource,
+    read_ccvid,
+    files,
+    recognise,
+    terms="CC BY-NC-SA 4.0; mosaic faces in print",
+    aside=lambda _: SESSIONS,
 )

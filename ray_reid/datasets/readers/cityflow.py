@@ -223,4 +223,5 @@ LAYOUT = Layout(
     recognise,
     _official,
     "research use only; test labels are not public",
+    aside=lambda _: FOLDERS.values(),
 )

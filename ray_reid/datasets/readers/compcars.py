@@ -164,5 +164,11 @@ def _official(source: CompCarsSource) -> dict[str, tuple[int, int]]:
 
 
 LAYOUT = Layout(
-    CompCarsSource, read_compcars, files, recognise, _official, "non-commercial research only"
+    CompCarsSource,
+    read_compcars,
+    files,
+    recognise,
+    _official,
+    "non-commercial research only",
+    aside=lambda _: ("sv_data",),
 )

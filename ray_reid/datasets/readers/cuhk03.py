@@ -211,4 +211,12 @@ def _official(source: CUHK03Source) -> Mapping[str, tuple[int, int]]:
     return cuhk03_np.OFFICIAL[source.boxes] if source.protocol == "new" else {}
 
 
-LAYOUT = Layout(CUHK03Source, read_cuhk03, files, recognise, _official, "research use only")
+LAYOUT = Layout(
+    CUHK03Source,
+    read_cuhk03,
+    files,
+    recognise,
+    _official,
+    "research use only",
+    aside=lambda _: [_folder(boxes) for boxes in get_args(Boxes)],
+)

@@ -82,4 +82,5 @@ LAYOUT = Layout(
     recognise,
     lambda source: OFFICIAL[source.boxes],
     "research use only",
+    aside=lambda _: get_args(Boxes),
 )

@@ -80,7 +80,7 @@ PARENTS: Mapping[str, Parent] = {
     "prcc": Parent(prcc.PRCCSource, prcc.parse, ("rgb/train", "train")),
     "ltcc": Parent(ltcc.LTCCSource, ltcc.parse, ("train",), ".png"),
     "vc_clothes": Parent(vc_clothes.VCClothesSource, vc_clothes.parse, ("train",)),
-    "ccvid": Parent(ccvid.CCVIDSource, ccvid.parse, ("session1", "session2", "session3")),
+    "ccvid": Parent(ccvid.CCVIDSource, ccvid.parse, ccvid.SESSIONS),
     "last": Parent(last.LaSTSource, last.parse, ("train",)),
 }
 
@@ -307,4 +307,12 @@ def _single(source: DLCRSource) -> bool:
     return source.form == "images"
 
 
-LAYOUT = Layout(DLCRSource, read_dlcr, files, recognise, terms="as the parent set")
+LAYOUT = Layout(
+    DLCRSource,
+    read_dlcr,
+    files,
+    recognise,
+    terms="as the parent set",
+    # The images of the parent may lie in the same tree.
+    aside=lambda _: ("rgb", "train", "val", "test", "query", "gallery", *ccvid.SESSIONS),
+)

@@ -51,11 +51,11 @@ class FolderSource(ReaderSource):
         try:
             groups = set(re.compile(pattern).groupindex)
         except re.error as error:
-            raise ValueError(f"pattern {pattern!r} is not a regular expression: {error}") from error
+            raise ValueError(f"pattern '{pattern}' is not a regular expression: {error}") from error
         allowed = {"identity", "camera", "view", "clothes", "time", "split"}
         if "identity" not in groups or groups - allowed:
             raise ValueError(
-                f"pattern {pattern!r} has groups {sorted(groups)}; it needs (?P<identity>...) "
+                f"pattern '{pattern}' has groups {sorted(groups)}; it needs (?P<identity>...) "
                 f"and may have {sorted(allowed - {'identity'})}"
             )
         return pattern
@@ -103,11 +103,14 @@ def read_folder(source: FolderSource) -> Reading:
 def read_names(source: FolderSource) -> Reading:
     """List the images of a folder and what their names tell, for uses that need no splits.
 
+    Files that are not read are counted in the warnings.
+
     Raises:
         ValueError: If there is no image, or no name that the pattern matches.
     """
     root, files = _images(source)
-    return Reading(*_rows(files, source, root))
+    rows, warnings = _rows(files, source, root)
+    return Reading(rows, [*warnings, *unread.sentences(root, files, whole=True)])
 
 
 def files(source: FolderSource) -> list[Path]:
@@ -178,10 +181,10 @@ def _no_match(source: FolderSource, files: Sequence[Path], root: Path) -> str:
     whole = "/" in source.pattern
     example = places[0].as_posix() if whole else places[0].name
     fitting = patterns.guess(places)
-    known = "" if fitting is None else f"; pattern {fitting!r} fits all of them"
+    known = "" if fitting is None else f"; pattern '{fitting}' fits all of them"
     slash = "; a pattern with a slash is searched in the paths, not in the base names"
     return (
-        f"pattern {source.pattern!r} matches none of the {len(files)} image names of "
+        f"pattern '{source.pattern}' matches none of the {len(files)} image names of "
         f"{str(root)!r}, e.g. {example!r}{known}"
         f"{slash if not whole and any(len(place.parts) > 1 for place in places) else ''}"
     )
@@ -190,7 +193,7 @@ def _no_match(source: FolderSource, files: Sequence[Path], root: Path) -> str:
 def _row(name: str, root: Path, file: Path, match: "re.Match[str]", source: FolderSource) -> Row:
     groups = match.groupdict()
     if not groups["identity"]:
-        raise ValueError(f"pattern {source.pattern!r} finds no identity in {file.name!r}")
+        raise ValueError(f"pattern '{source.pattern}' finds no identity in {file.name!r}")
     check_whole_numbers(match, file)
     return reading.file_row(
         name,
@@ -216,7 +219,7 @@ def check_whole_numbers(match: "re.Match[str]", file: Path) -> None:
         # A width that is written out, such as `\d{4}`, is meant.
         if not re.search(rf"\(\?P<{group}>[^)]*\{{\d+\}}", pattern):
             raise ValueError(
-                f"the group `{group}` of pattern {pattern!r} finds {value!r} in {file.name!r}, "
+                f"the group `{group}` of pattern '{pattern}' finds {value!r} in {file.name!r}, "
                 f"but the number goes on with {rest[0]!r}; write \\d+, or \\d{{1}} for a field of "
                 "fixed width"
             )

@@ -49,10 +49,10 @@ class ImageFolderSource(ReaderSource):
         try:
             groups = set(re.compile(pattern).groupindex)
         except re.error as error:
-            raise ValueError(f"camera {pattern!r} is not a regular expression: {error}") from error
+            raise ValueError(f"camera '{pattern}' is not a regular expression: {error}") from error
         if groups != {"camera"}:
             raise ValueError(
-                f"camera {pattern!r} has groups {sorted(groups)}; it needs (?P<camera>...) alone"
+                f"camera '{pattern}' has groups {sorted(groups)}; it needs (?P<camera>...) alone"
             )
         return pattern
 
@@ -97,8 +97,7 @@ def read_imagefolder(source: ImageFolderSource) -> Reading:
     warnings = [
         *reading.left_out(strange, "lie in no folder <split>/<identity>", where),
         *reading.left_out(stray, f"are junk ({JUNK}) outside the gallery", where),
-        *reading.left_out(blind, f"have no name with a camera like {source.camera!r}", where),
-        *_unused(source, place, where),
+        *reading.left_out(blind, f"have no name with a camera like '{source.camera}'", where),
     ]
     if not rows:
         raise ValueError("; ".join(warnings) or f"{where} holds no image")
@@ -202,19 +201,13 @@ def _locate(source: ImageFolderSource) -> Path:
     return reading.locate(source.root, wanted, "ImageFolder")
 
 
-def _unused(source: ImageFolderSource, place: Path, where: str) -> list[str]:
-    """Say that images are not used which lie in further folders and are no copies."""
+def _copies(source: ImageFolderSource) -> set[str]:
+    """The folders whose images another folder that is read has as well."""
+    place = _locate(source)
     known = _known(place)
-    used = set(_folders(source, place).values())
     copies = {known[name] for name in (*QUERIES, *TRAIN) if name in known}
-    if known.get(TRAIN[0]) in used:
-        copies.add(known.get(VAL, ""))
-    idle = [name for name in _inner(place) if name not in used | copies and name[0] != "."]
-    return [
-        sentence
-        for name in idle
-        for sentence in reading.left_out(reading.list_images(place / name), f"are in {name}", where)
-    ]
+    whole = known.get(TRAIN[0]) in _folders(source, place).values()
+    return copies | {known[VAL]} if whole and VAL in known else copies
 
 
 def _inner(place: Path, most: int | None = None) -> list[str]:
@@ -272,4 +265,4 @@ def _name(source: ImageFolderSource) -> str:
     return source.name or reading.folder(source.root).name
 
 
-LAYOUT = Layout(ImageFolderSource, read_imagefolder, files, recognise, guess=guess)
+LAYOUT = Layout(ImageFolderSource, read_imagefolder, files, recognise, guess=guess, aside=_copies)

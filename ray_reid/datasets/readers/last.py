@@ -80,4 +80,5 @@ LAYOUT = Layout(
     recognise,
     lambda _: {"train": (71248, 5000)},
     "academic research only",
+    aside=lambda _: ("val", "test"),
 )

@@ -97,4 +97,12 @@ def _official(source: Market1501Source) -> Mapping[str, tuple[int, int]]:
     return counts if source.distractors else counts | {"gallery": (15913, 751)}
 
 
-LAYOUT = Layout(Market1501Source, read_market1501, files, recognise, _official, "research use only")
+LAYOUT = Layout(
+    Market1501Source,
+    read_market1501,
+    files,
+    recognise,
+    _official,
+    "research use only",
+    aside=lambda _: ("gt_bbox", "gt_query", DISTRACTORS),
+)

@@ -84,7 +84,8 @@ def read_mot(source: MOTSource) -> Reading:
     """
     root = reading.folder(source.root)
     where = repr(str(root))
-    sequences, warnings = _sequences(root)
+    sequences, copies = _sequences(root)
+    warnings = _left_out(copies, where)
     rows: list[Row] = []
     for folder in sequences:
         found, notes = _rows(source, root, _described(folder))
@@ -116,8 +117,8 @@ def recognise(root: Path) -> MOTSource | None:
     return MOTSource(root=str(root))
 
 
-def _sequences(root: Path) -> tuple[list[Path], list[str]]:
-    """The folders of labelled sequences, each once, and what was left out.
+def _sequences(root: Path) -> tuple[list[Path], list[Path]]:
+    """The folders of labelled sequences, each once, and those that repeat one of these.
 
     Raises:
         ValueError: If there is none.
@@ -136,11 +137,15 @@ def _sequences(root: Path) -> tuple[list[Path], list[str]]:
             f"no MOTChallenge layout in {str(root)!r}: no folder with {LABELS} and {FRAMES} there, "
             "or in its sub-folders and theirs"
         )
-    if not twice:
-        return list(found.values()), []
-    return list(found.values()), [
-        f"{len(twice)} sequences of {str(root)!r} repeat another with boxes of another detector, "
-        f"e.g. {twice[0].name!r}; they are left out"
+    return list(found.values()), twice
+
+
+def _left_out(copies: Sequence[Path], where: str) -> list[str]:
+    if not copies:
+        return []
+    return [
+        f"{len(copies)} sequences of {where} repeat another with boxes of another detector, "
+        f"e.g. {copies[0].name!r}; they are left out"
     ]
 
 
@@ -307,4 +312,11 @@ def _ask(rows: Sequence[Row], gap: float, where: str) -> list[str]:
     ]
 
 
-LAYOUT = Layout(MOTSource, read_mot, files, recognise, terms="those of the challenge")
+LAYOUT = Layout(
+    MOTSource,
+    read_mot,
+    files,
+    recognise,
+    terms="those of the challenge",
+    aside=lambda source: [folder.name for folder in _sequences(reading.folder(source.root))[1]],
+)

@@ -97,4 +97,5 @@ LAYOUT = Layout(
     recognise,
     lambda _: {"train": (200, 100), "query": (100, 100), "gallery": (649, 101)},
     "research use only",
+    aside=lambda _: ("multi_shot",),
 )

@@ -32,7 +32,8 @@ class VeRi776Source(ReaderSource):
     name: str = "veri776"
     licence: str | None = "research use only, no redistribution (VeRi-776)"
     frames_per_second: float = Field(25.0, gt=0)
-    """Of the recordings: the time of an image is the frame in its name divided by this."""
+    """Of the recordings: the time of an image is the frame in its name divided by this. No file of
+    the set says it; 25 is an assumption."""
 
 
 FOLDERS = {"train": "image_train", "query": "image_query", "gallery": "image_test"}
