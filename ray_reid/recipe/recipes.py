@@ -172,7 +172,7 @@ def read_yaml(path: Path, kind: str = "recipe") -> dict[str, Any]:
 class _ScalarsOfJson(yaml.SafeLoader):
     """YAML 1.1 reads `no` as false, `0012` as 10 and `1:30` as 90; here they are text."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
 
 
 _WHOLE = "-?(?:0|[1-9][0-9]*)"
