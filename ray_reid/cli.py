@@ -4,6 +4,8 @@ import argparse
 import json
 import logging
 import os
+import select
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,12 +15,15 @@ from ray_reid.evaluation.commands import COMMANDS as RUN_COMMANDS
 from ray_reid.gallery import commands as galleries
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime import interrupts
 from ray_reid.runtime.arguments import place
 from ray_reid.runtime.version import VERSION
 
 log = logging.getLogger(__name__)
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
+UNREAD = 141
+"""Exit code of a command whose output goes to a closed pipe, as shells have it."""
 MISTAKE = 2
 UNFIT = 1
 """Exit code of a doctor who says that training may not start."""
@@ -66,16 +71,43 @@ def job_main(name: str, arguments: Sequence[str] | None = None) -> None:
 def _guarded(command: Callable[[], int | None], traceback: bool) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("ray_reid").setLevel(logging.INFO)
-    try:
-        return command() or 0
-    except KeyboardInterrupt:
-        print("ray-reid: interrupted; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
-    except (ValueError, OSError) as error:
-        if traceback:
-            raise
-        print(f"ray-reid: {_sentence(error)}", file=sys.stderr)
-        return MISTAKE
+    with interrupts.interruptible():
+        try:
+            code = command() or 0
+            # At exit Python would print a traceback if the pipe is closed.
+            print(end="", flush=True)
+            return code
+        except KeyboardInterrupt:
+            return _interrupted()
+        except (Exception, SystemExit) as error:
+            # A library may turn an interrupt into an error of its own, or into an exit.
+            if interrupts.came() is not None:
+                return _interrupted()
+            if isinstance(error, BrokenPipeError) and _drop_unread():
+                return UNREAD
+            if traceback or not isinstance(error, ValueError | OSError):
+                raise
+            print(f"ray-reid: {_sentence(error)}", file=sys.stderr)
+            return MISTAKE
+
+
+def _interrupted() -> int:
+    terminated = interrupts.came() is signal.SIGTERM
+    how = "terminated" if terminated else "interrupted"
+    print(f"ray-reid: {how}; the same command goes on from here", file=sys.stderr)
+    return TERMINATED if terminated else INTERRUPTED
+
+
+def _drop_unread() -> bool:
+    """Discard further output if standard output or error is a closed pipe; returns whether."""
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        poll.register(stream.fileno(), 0)
+    closed = [number for number, event in poll.poll(0) if event & select.POLLERR]
+    with open(os.devnull, "wb") as nowhere:
+        for number in closed:
+            os.dup2(nowhere.fileno(), number)
+    return bool(closed)
 
 
 def _sentence(error: ValueError | OSError) -> str:
@@ -231,13 +263,13 @@ def _recipe_of_run(options: argparse.Namespace) -> Recipe:
             f"run {str(options.run)!r} has the profile {own.profile!r}, not {options.profile!r}; "
             "give --recipe as well"
         )
-    return recipes.override(own, dict(recipes.assignments(_overrides(options))))
+    return recipes.change(own.model_dump(mode="json"), _overrides(options))
 
 
 def _overrides(options: argparse.Namespace) -> list[str]:
     overrides: list[str] = list(options.overrides)
     if options.data is not None:
-        # JSON is YAML; the folder takes the place of the recipe's sources before --set applies.
+        # --set takes JSON; the folder takes the place of the recipe's sources before --set applies.
         overrides.insert(0, f"ingest.sources={json.dumps([_source(options)])}")
     elif options.pattern is not None or options.reader is not None:
         given = "--reader" if options.pattern is None else "--pattern"
@@ -321,12 +353,17 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _ui(options: argparse.Namespace) -> None:
-    from ray_reid.runtime import tracking
+    from ray_reid.runtime import mlflow_store
     from ray_reid.runtime.ports import check_port
 
-    command = tracking.server_command(options.runs, options.port)
+    command = mlflow_store.server_command(options.runs, options.port)
     # MLflow would start for seconds and then print a traceback.
-    check_port(tracking.HOST, options.port)
+    check_port(mlflow_store.HOST, options.port)
+    page = f"http://{mlflow_store.HOST}:{options.port}/"
+    newest = mlflow_store.newest(options.runs)
+    if newest is not None:
+        print(f"newest run: {page}{newest}")
+    print(f"all runs: {page}{mlflow_store.ALL_RUNS}", flush=True)
     os.execve(*command)
 
 

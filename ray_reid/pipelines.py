@@ -173,7 +173,7 @@ def run_sweep(
             are finished first.
     """
     sweep = sweeps.load(file)
-    # JSON is YAML: those of the file are set as those of the command line are.
+    # `--set` takes JSON: the overrides of the file are applied as those of the command line are.
     common = [f"{key}={json.dumps(value)}" for key, value in sweep.overrides.items()]
     recipe = recipes.load(sweep.recipe, profile or sweep.profile, [*common, *overrides])
     jobs = of_recipe(recipe)

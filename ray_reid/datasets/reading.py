@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import ConfigDict
+
 from ray_reid import images, schema
 from ray_reid.recipe.base import Frozen
+from ray_reid.runtime import arguments
 
 LOCATOR = "locator"
 
@@ -18,8 +21,11 @@ Row = dict[str, Any]
 class ReaderSource(Frozen):
     """Base of the sources: every reader has a model of the options that a recipe may give it.
 
-    A reader of files has a field `root` too: their folder.
+    A reader of files has a field `root` too: their folder. A number is taken as text where an
+    option is text: a folder may be called 2024.
     """
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     reader: str
     """Name of the reader in `READERS`."""
@@ -82,7 +88,7 @@ def folder(root: str) -> Path:
     Raises:
         ValueError: If there is no such folder.
     """
-    path = Path(root).expanduser().absolute()
+    path = arguments.expanded(root).absolute()
     if not path.is_dir():
         what = "is a file, not a folder" if path.exists() else "does not exist"
         raise ValueError(f"folder {root!r} {what}; give the folder that holds the images")

@@ -24,7 +24,7 @@ from ray_reid.recipe.view import restrict
 from ray_reid.runtime.facts import VARIANTS
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.results import Manifest
-from ray_reid.runtime.run import Run, content_key
+from ray_reid.runtime.run import MODELS, TRAININGS, Run, content_key
 from ray_reid.storage import Fingerprint
 from ray_reid.training import validation
 from ray_reid.training.train import check_network, num_batches, stages_of, training_tables
@@ -32,7 +32,6 @@ from ray_reid.training.train import outside as begins_with
 
 SCORED = ("train", "embed", "evaluate")
 """Jobs of a pipeline whose work a trial does itself; what they need is made before."""
-MODELS, TRAININGS = "models", ".trainings"
 FORMAT = 2
 """Of a trial's result: raised when it changes though the recipe and the tables do not."""
 VALIDATION, HISTORY = "validation", "history"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_reid import schema
-from ray_reid.datasets import sources
+from ray_reid.datasets import reading, sources
 from ray_reid.datasets.loading import CORRUPT, load
 from ray_reid.datasets.readers.folder import FolderSource, read_names
 from ray_reid.datasets.reading import LOCATOR, Row
@@ -107,7 +107,7 @@ def _loaded(row: Row) -> Row:
 
 
 def _sentence(row: Row, source: FolderSource) -> str:
-    place = Path(row[LOCATOR]).relative_to(Path(source.root).expanduser().absolute())
+    place = Path(row[LOCATOR]).relative_to(reading.folder(source.root))
     return f"{place}: {row[schema.DROP_REASON].removeprefix(f'{CORRUPT}: ')}"
 
 

@@ -13,6 +13,7 @@ from ray_reid.gallery.embedded.store import CURRENT, GalleryManifest, Reader, ch
 from ray_reid.gallery.embedded.writer import Writer
 from ray_reid.places import Place
 from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime import arguments
 from ray_reid.runtime.results import RunState
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def place(run: RunState) -> Path:
 def of_recipe(recipe: Recipe, run: Place) -> Path:
     """Where the live gallery of a run of a recipe will lie; see `place`."""
     if recipe.gallery.path is not None:
-        return Path(recipe.gallery.path).expanduser()
+        return arguments.expanded(recipe.gallery.path)
     if isinstance(run, Path):
         return run / FOLDER
     raise ValueError(

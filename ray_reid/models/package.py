@@ -26,7 +26,7 @@ from ray_reid.places import Place
 from ray_reid.ranking import open_set
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
-from ray_reid.runtime import tracking
+from ray_reid.runtime import mlflow_store, tracking
 from ray_reid.runtime.results import POINTER, RunState, check_layout
 
 WEIGHTS, RECIPE, LABELS, PREPROCESSING, METRICS = (
@@ -206,7 +206,7 @@ def load(
     if isinstance(path, (list, tuple)):
         return Ensemble([load(one, device) for one in path])
     if str(path).startswith("models:/"):
-        return Model(tracking.download_model(str(path), tracking.RUNS), device)
+        return Model(tracking.download_model(str(path), mlflow_store.RUNS), device)
     return Model(find(path), device)
 
 

@@ -4,9 +4,12 @@ A recipe may hold `profiles`: named sets of dotted overrides (`train.epochs: 12`
 mechanism as `--set` on the command line. The resolved recipe is saved with the run.
 """
 
+import copy
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import yaml
 from pydantic import (
@@ -18,6 +21,9 @@ from ray_reid.recipe import keys
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.shipped import RECIPES
 from ray_reid.recipe.view import RecipeView
+
+TEXT_ERRORS = ("string_type", "path_type", "literal_error", "invalid-json-value")
+"""What pydantic says of a number, or another value, where it wants text."""
 
 
 def load(recipe: str, profile: str | None = None, overrides: Sequence[str] = ()) -> Recipe:
@@ -34,24 +40,67 @@ def load(recipe: str, profile: str | None = None, overrides: Sequence[str] = ())
         raise ValueError(f"unknown profile {profile!r} of {recipe!r}; choose from {list(profiles)}")
     for key, value in (profiles.get(profile or "") or {}).items():
         keys.assign(values, key, value)
-    for key, value in assignments(overrides):
-        keys.assign(values, key, value)
-    return validate(values | ({"profile": profile} if profile else {}))
+    return change(values | ({"profile": profile} if profile else {}), overrides)
+
+
+def change(values: Mapping[str, Any], overrides: Sequence[str]) -> Recipe:
+    """Apply `key.path=value` overrides in order to what a recipe holds, and check the result.
+
+    Where a recipe wants text, it gets the text as it was typed: `name=0012` is not 10.
+
+    Raises:
+        ValueError: If a key is unknown or a value breaks a rule.
+    """
+    typed = _assigned(values, assignments(overrides))
+    try:
+        return Recipe.model_validate(typed)
+    except ValidationError as error:
+        texts = dict(_split(overrides))
+        spelled = _assigned(values, [(key, _spelled(text)) for key, text in texts.items()])
+        for rule in error.errors():
+            key = ".".join(map(str, rule["loc"]))
+            text = texts.get(key, _at(spelled, rule["loc"]))
+            if rule["type"] in TEXT_ERRORS and isinstance(text, str):
+                keys.assign(typed, key, text)
+        return validate(typed)
 
 
 def assignments(overrides: Sequence[str]) -> list[tuple[str, Any]]:
-    """Read `key.path=value` overrides in order, the values as YAML.
+    """Read `key.path=value` overrides in order: JSON, YAML of JSON's scalars, else text as typed.
 
     Raises:
         ValueError: If one is not of that form.
     """
+    return [(key, _parse(text)) for key, text in _split(overrides)]
+
+
+def _split(overrides: Sequence[str]) -> list[tuple[str, str]]:
     found = []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise ValueError(f"--set {override!r} is not of the form key.path=value")
-        found.append((key, _parse(key, text)))
+        found.append((key, text))
     return found
+
+
+def _assigned(values: Mapping[str, Any], changes: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    changed = copy.deepcopy(dict(values))
+    for key, value in changes:
+        keys.assign(changed, key, value)
+    return changed
+
+
+def _at(node: Any, where: Sequence[int | str]) -> Any:
+    """What lies at a place in nested values; None if the place names more than keys."""
+    for part in where:
+        if isinstance(node, list) and isinstance(part, int) and part < len(node):
+            node = node[part]
+        elif isinstance(node, dict):
+            node = node.get(part)
+        else:
+            return None
+    return node
 
 
 def validate(values: Mapping[str, Any]) -> Recipe:
@@ -120,11 +169,46 @@ def read_yaml(path: Path, kind: str = "recipe") -> dict[str, Any]:
     return values
 
 
-def _parse(key: str, text: str) -> Any:
+class _ScalarsOfJson(yaml.SafeLoader):
+    """YAML 1.1 reads `no` as false, `0012` as 10 and `1:30` as 90; here they are text."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+
+
+_WHOLE = "-?(?:0|[1-9][0-9]*)"
+for _kind, _pattern, _first in (
+    ("null", "~|null|", ["~", "n", ""]),
+    ("bool", "true|false", ["t", "f"]),
+    ("int", _WHOLE, list("-0123456789")),
+    ("float", _WHOLE + r"(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?", list("-0123456789")),
+):
+    _ScalarsOfJson.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(f"(?:{_pattern})$"), _first
+    )
+
+
+def _parse(text: str) -> Any:
+    """The value of a text; what is neither JSON nor YAML is text."""
+    if text.startswith(("[", "{", '"')):
+        try:
+            return json.loads(text)
+        except ValueError:
+            pass
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--set {key}: {text!r} is not a YAML value") from error
+        value = _ScalarsOfJson(text).get_single_data()
+    except yaml.YAMLError:
+        return text
+    # Otherwise without what looks like a comment, or spaces.
+    return text if isinstance(value, str) and not text.startswith(('"', "'")) else value
+
+
+def _spelled(text: str) -> Any:
+    """The same with every scalar as it is spelled."""
+    try:
+        value = yaml.load(text, yaml.BaseLoader)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, (list, dict)) else text
 
 
 def flatten(values: Any, prefix: str = "") -> dict[str, str]:

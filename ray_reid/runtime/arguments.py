@@ -1,6 +1,7 @@
-"""Arguments that several commands have."""
+"""Values that people give, in arguments and recipes."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,3 +17,17 @@ def place(text: str) -> "Place":
         return places.place(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def expanded(path: str | Path) -> Path:
+    """Replace a leading `~` by the home folder that it stands for.
+
+    Raises:
+        ValueError: If that folder is unknown, as for a user id without a name and without HOME.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"the home folder in {str(path)!r} is unknown; set HOME, or give the whole path"
+        ) from error

@@ -11,14 +11,16 @@ from typing import Any
 
 import ray
 import ray.data
+from ray._common.utils import get_default_ray_temp_dir
+from ray._private.utils import validate_socket_filepath
 
 from ray_reid.recipe.resources import Resources
+from ray_reid.runtime import interrupts
 from ray_reid.runtime.capacity import Share
 from ray_reid.runtime.patience import LIMITS
 
 log = logging.getLogger(__name__)
 
-TOKEN = Path.home() / ".ray" / "auth_token"
 # Without a dashboard nobody reads them, and they take a twentieth of a small machine's cores.
 UNSEEN = {"enable_metrics_collection": False, "task_events_report_interval_ms": 0}
 
@@ -41,10 +43,19 @@ class Cluster:
         if not ray.is_initialized():
             _connect(self._resources, self._address)
             self._started = True
+            # Ray's handler of SIGTERM exits without a message.
+            interrupts.take()
         LIMITS.stop = self._resources.patience_s
         configure()
 
     def __enter__(self) -> "Cluster":
+        """Check, before any work, that a local instance could start.
+
+        Raises:
+            ValueError: If the path of the temporary folder is too long for Ray.
+        """
+        if not ray.is_initialized() and self._address in (None, "local"):
+            _check_socket_paths()
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -114,7 +125,7 @@ def _connect(resources: Resources, address: str | None) -> None:
                 **quiet,
             )
         return
-    if "RAY_AUTH_MODE" not in os.environ and TOKEN.exists():
+    if "RAY_AUTH_MODE" not in os.environ and _has_token():
         # A head started where this file exists asks for its token, but clients do not look.
         os.environ["RAY_AUTH_MODE"] = "token"
     _check_answers(address)
@@ -122,6 +133,26 @@ def _connect(resources: Resources, address: str | None) -> None:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError) as error:
         raise ValueError(f"no Ray cluster answers at {address!r}: {error}") from error
+
+
+def _check_socket_paths() -> None:
+    folder = get_default_ray_temp_dir()  # type: ignore[no-untyped-call]
+    session = f"session_2026-01-31_23-59-59_000000_{os.getpid()}"
+    try:
+        validate_socket_filepath(f"{folder}/{session}/sockets/plasma_store")
+    except OSError as error:
+        raise ValueError(
+            f"temporary folder {folder!r} is too long for Ray, whose sockets lie below it: a "
+            "socket's path has 107 bytes at most; set RAY_TMPDIR to a shorter folder, such as /tmp"
+        ) from error
+
+
+def _has_token() -> bool:
+    try:
+        return (Path.home() / ".ray" / "auth_token").exists()
+    except RuntimeError:
+        # There is no home: a user id without a name, and no HOME.
+        return False
 
 
 def _check_answers(address: str) -> None:

@@ -7,12 +7,12 @@ from ray_reid import places
 from ray_reid.places import Place
 from ray_reid.runtime.holding import hold
 from ray_reid.runtime.results import MANIFEST, Manifest, RunState, being_read
-from ray_reid.runtime.run import KEY_DIGITS
+from ray_reid.runtime.run import KEY_DIGITS, MODELS, TRAININGS, TRIALS
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """A result, or an unfinished attempt at one, that is not current."""
+    """A result that is not current, or unfinished work on a result or a trial."""
 
     folder: Place
     num_bytes: int
@@ -20,17 +20,17 @@ class Leftover:
 
 
 def leftovers(path: Place) -> list[Leftover]:
-    """Results and attempts of a run that are neither current nor opened by a live reader.
+    """List results and unfinished work that are neither current nor opened by a live reader.
 
     Raises:
         ValueError: If the directory is not a run.
     """
     state = RunState.read(path)
     kept = set(state.keys.items()) | being_read(path)
+    left = [folder for folder in _results(state) if (folder.parent.name, folder.name) not in kept]
     return [
         Leftover(folder, _size(folder), (folder / MANIFEST).is_file())
-        for folder in _results(state)
-        if (folder.parent.name, folder.name) not in kept
+        for folder in [*left, *_trials(state)]
     ]
 
 
@@ -66,6 +66,16 @@ def _results(state: RunState) -> Iterator[Place]:
                 yield folder
         elif folder.parent.name in state.jobs and folder.is_dir():
             yield folder
+
+
+def _trials(state: RunState) -> Iterator[Place]:
+    """Unfinished work of trials: checkpoints of their trainings, and models not yet complete.
+
+    No result needs them. The next sweep would resume a trial from its checkpoints.
+    """
+    for pattern in (f"{TRAININGS}/{'[0-9a-f]' * KEY_DIGITS}", f"{MODELS}/.*"):
+        found = places.matching(state.path, f"{TRIALS}/{pattern}")
+        yield from (folder for folder in found if folder.is_dir())
 
 
 def _size(folder: Place) -> int:

@@ -20,6 +20,7 @@ from ray_reid import places
 from ray_reid.places import Place
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.resources import RESOURCES
+from ray_reid.runtime import interrupts
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.holding import Check, hold
 from ray_reid.runtime.job import Job, Work
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 KEY_DIGITS = 12
 TRIALS = "trials"
 """Folder of a run with finished trials, by their content: its experiments share them."""
+MODELS, TRAININGS = "models", ".trainings"
+"""Folders in it: models that trials share, and checkpoints of trials without a result yet."""
 
 
 class Run:
@@ -92,6 +95,7 @@ class Run:
         """
         key, sections, inputs = self._identified(job, recipe, keys)
         if key not in self._made:
+            interrupts.check()
             self._check()
             out = self.path / job.name / key
             if (out / MANIFEST).exists():

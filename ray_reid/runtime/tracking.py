@@ -1,25 +1,31 @@
-"""MLflow: one parent run per pipeline, a child per job. The only module that imports mlflow.
+"""MLflow: one parent run per pipeline, a child per job.
 
 A job's `Facts` say what is logged; only what every job may say is read here.
 """
 
 import json
 import logging
-import os
-import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from ray_reid import places
 from ray_reid.places import BucketPath, Place
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime import interrupts
 from ray_reid.runtime.facts import Facts
+from ray_reid.runtime.mlflow_store import (
+    ARTIFACTS,
+    PARENT_TAG,
+    existing,
+    experiment,
+    explained,
+    opened,
+    store,
+)
 from ray_reid.storage import Fingerprint
 
 if TYPE_CHECKING:
@@ -27,30 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PARENT_TAG = "mlflow.parentRunId"
 # MLflow reserves "latest".
 ALIAS = "newest"
-ARTIFACTS = "mlartifacts"
-# MLflow's own defaults call home, and wait for minutes when a server does not answer.
-SETTINGS = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-}
-DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-RUNS = Path("runs")
-"""Parent of the run directories, where nothing else is said."""
-# MLflow's server has no authentication.
-HOST = "127.0.0.1"
-
-
-def store(runs: Place) -> str:
-    """The tracking URI: `MLFLOW_TRACKING_URI`, else a SQLite file beside the run directories.
-
-    A bucket holds no database: beside runs there it is `runs/mlflow.db` on this machine.
-    """
-    local = runs.resolve() if isinstance(runs, Path) else RUNS.resolve()
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{local / 'mlflow.db'}"
 
 
 def model_name(recipe: str) -> str:
@@ -72,7 +56,7 @@ class Child:
         Raises:
             ValueError: If the store no longer takes them.
         """
-        with _explained(self._client.tracking_uri):
+        with explained(self._client.tracking_uri):
             self._log(facts, out)
 
     def log_input(self, fingerprint: Fingerprint) -> None:
@@ -81,7 +65,7 @@ class Child:
         Raises:
             ValueError: If the store no longer takes it.
         """
-        with _explained(self._client.tracking_uri):
+        with explained(self._client.tracking_uri):
             self._log_dataset(fingerprint, "input")
 
     def _log(self, facts: Facts, out: Place) -> None:
@@ -136,13 +120,11 @@ class Tracker:
     def __init__(self, run: Place, recipe: Recipe) -> None:
         """Connect to the store and find or make the recipe's experiment; `open` uses it."""
         runs = run.resolve().parent
-        self._uri = store(runs)
+        self._uri, self._client = opened(runs)
         if isinstance(runs, BucketPath):
             log.info("MLflow: figures in %s, artifacts in %s", self._uri, runs / ARTIFACTS)
-        with _explained(self._uri):
-            _check(self._uri)
-            self._client = _client(self._uri)
-            self._experiment = _experiment(self._client, recipe.name, runs)
+        with explained(self._uri):
+            self._experiment = experiment(self._client, recipe.name, runs)
         self._recipe = recipe
         self._state = run / ".mlflow.json"
         self._runs = _remembered(self._state)
@@ -161,7 +143,7 @@ class Tracker:
         """
         tracker = cls(run, recipe)
         with tracker._run("pipeline", run.resolve().name) as tracker._parent:
-            with _explained(tracker._uri):
+            with explained(tracker._uri):
                 if not keeps_recipe:
                     tracker._log_recipe()
             yield tracker
@@ -182,25 +164,26 @@ class Tracker:
 
     def artifact(self, file: Place) -> None:
         """Attach a file to the parent run."""
-        with _explained(self._uri):
+        with explained(self._uri):
             self._client.log_artifact(self._parent, str(places.fetched(file)))
 
     def metrics(self, values: Mapping[str, float]) -> None:
         """Log the pipeline's own figures to the parent run."""
-        with _explained(self._uri):
+        with explained(self._uri):
             for name, value in values.items():
                 self._client.log_metric(self._parent, _metric(name), float(value))
 
     @contextmanager
     def _run(self, key: str, name: str, tags: dict[str, str] | None = None) -> Iterator[str]:
-        with _explained(self._uri):
+        with explained(self._uri):
             run_id = self._reopened(key) or self._created(key, name, tags)
         status = "FAILED"
         try:
             yield run_id
             status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) or interrupts.came() is not None:
+                status = "KILLED"
             raise
         finally:
             self._end(run_id, status)
@@ -230,7 +213,7 @@ class Tracker:
 
     def _end(self, run_id: str, status: str) -> None:
         try:
-            with _explained(self._uri):
+            with explained(self._uri):
                 self._client.set_terminated(run_id, status)
         except ValueError as error:
             if status == "FINISHED":
@@ -251,98 +234,19 @@ class Tracker:
         self._client.log_text(self._parent, recipes.dump(self._recipe), "recipe.yaml")
 
 
-def server_command(runs: Path, port: int) -> tuple[str, list[str], dict[str, str]]:
-    """Program, arguments and environment of an MLflow server on the store of `runs`.
-
-    Raises:
-        ValueError: If there is no store yet.
-    """
-    uri = _existing(store(runs))
-    server = ["server", "--backend-store-uri", uri, "--host", HOST, "--port", str(port)]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    command = [sys.executable, "-m", "mlflow", *server, "--workers", "1"]
-    return sys.executable, command, {**os.environ, **quiet}
-
-
 def download_model(uri: str, runs: Path) -> Path:
     """Fetch a registered model (`models:/NAME@ALIAS`) and return its local directory.
 
     Raises:
         ValueError: If there is no store yet, it cannot be reached, or has no such model.
     """
-    tracking = _existing(store(runs))
-    with _explained(tracking):
-        _check(tracking)
-        _client(tracking)
+    existing(store(runs))
+    tracking, _ = opened(runs)
+    with explained(tracking):
         import mlflow
 
         mlflow.set_tracking_uri(tracking)
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
-
-
-def _existing(uri: str) -> str:
-    file = _sqlite_file(uri)
-    if file is not None and not file.exists():
-        raise ValueError(f"no MLflow store at {uri!r} yet: run a recipe first, or give --runs")
-    return uri
-
-
-def _sqlite_file(uri: str) -> Path | None:
-    if not uri.startswith("sqlite:///"):
-        return None
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
-
-
-@contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    """Turn the trouble of MLflow or its database into one sentence that names the store."""
-    # Read when MLflow is imported, which happens nowhere before.
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError) as error:
-        raise ValueError(_sentence(uri, str(error))) from error
-
-
-def _sentence(uri: str, reason: str) -> str:
-    # Of the nested exceptions of an HTTP request the innermost says what happened; of those of a
-    # database the first line; both after names of classes.
-    innermost = reason.strip().rpartition("(Caused by ")[2].removesuffix('"))')
-    first = re.sub(r"^(\(\S+\)|\w+\(\"\w+\(.*?\):) ", "", innermost.partition("\n")[0])
-    named = "of MLFLOW_TRACKING_URI " if os.environ.get("MLFLOW_TRACKING_URI") else ""
-    said = f"cannot use the MLflow store {named}{uri!r}: {first}"
-    # Without the user and password of an address.
-    return re.sub(r"//[^/@\s]*@", "//", said)
-
-
-def _check(uri: str) -> None:
-    """Find at once what MLflow would retry for minutes: a database that cannot be used."""
-    from sqlalchemy import create_engine
-
-    try:
-        urlsplit(uri)
-        if not uri.startswith(DATABASES):
-            return
-        file = _sqlite_file(uri)
-        if file is not None:
-            _check_writable(file)
-            file.parent.mkdir(parents=True, exist_ok=True)
-        create_engine(uri).connect().close()
-    except (ImportError, OSError, ValueError) as error:
-        raise ValueError(_sentence(uri, str(error))) from error
-
-
-def _check_writable(file: Path) -> None:
-    """Refuse a file or folder that SQLite could not write: its journal lies beside the file."""
-    there = next(path for path in (file, *file.parents) if path.exists())
-    for path in (there, there.parent) if there == file else (there,):
-        # To root everything is writable; a folder without any write bit is so on purpose.
-        if not path.stat().st_mode & 0o222 or not os.access(path, os.W_OK):
-            raise PermissionError(f"{str(path)!r} is not writable")
 
 
 def _remembered(state: Place) -> dict[str, str]:
@@ -354,34 +258,6 @@ def _remembered(state: Place) -> dict[str, str]:
     except (ValueError, AttributeError, OSError) as error:
         log.warning("%s is unreadable (%s); new MLflow runs are made", state, error)
         return {}
-
-
-def _experiment(client: "MlflowClient", recipe: str, runs: Place) -> str:
-    # An experiment keeps its artifacts in one place.
-    name = recipe if isinstance(runs, Path) else f"{recipe} in {runs}"
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        if found.lifecycle_stage == "deleted":
-            log.warning("the experiment %s was deleted from the store; it is restored", name)
-            client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
-    location = None
-    if isinstance(runs, BucketPath):
-        location = str(runs / ARTIFACTS)
-    elif client.tracking_uri.startswith("sqlite:"):
-        location = (runs / ARTIFACTS).as_uri()
-    return str(client.create_experiment(name, artifact_location=location))
-
-
-def _client(uri: str) -> "MlflowClient":
-    from mlflow import MlflowClient
-
-    # Creating the SQLite schema logs a hundred migration lines that tell a user nothing.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    # Each try to reach a server is a line; what the last one met is told anyway.
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def _metric(name: str) -> str:

@@ -25,6 +25,7 @@ from ray_reid.gallery.searcher import Searcher, check_current
 from ray_reid.places import Place
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.serve import Dressers, Serve
+from ray_reid.runtime import interrupts
 from ray_reid.runtime.cluster import Cluster, check_capacity
 from ray_reid.runtime.patience import patient
 from ray_reid.runtime.ports import check_port
@@ -255,7 +256,7 @@ def _server(host: str, port: int, own: bool) -> Iterator[None]:
 def _interruptible() -> Iterator[None]:
     """Make SIGTERM raise KeyboardInterrupt too, and SIGINT even where a shell ignores it."""
     wanted = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, signal.default_int_handler) for number in wanted}
+    before = {number: signal.signal(number, interrupts.interrupt) for number in wanted}
     try:
         yield
     finally:

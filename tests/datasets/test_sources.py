@@ -86,6 +86,11 @@ def test_a_wrong_pattern_fails_before_anything_is_read(pattern: str, sentence: s
         FolderSource(root="x", pattern=pattern)
 
 
+def test_a_number_that_names_a_folder_is_text() -> None:
+    recipe = recipes.load("baseline", None, ["ingest.sources=[{reader: folder, root: 2024}]"])
+    assert sources.resolve(recipe.ingest.sources) == (FolderSource(root="2024"),)
+
+
 def test_a_single_source_takes_options_as_the_command_line_has_them() -> None:
     found = sources.single(Path("x"), "cuhk03", ["protocol=classic", "split=3"])
     assert found == CUHK03Source(root="x", protocol="classic", split=3)

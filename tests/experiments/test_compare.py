@@ -22,7 +22,7 @@ from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.sweeps import Sweep
 from ray_reid.runtime import figures
 from ray_reid.runtime.job import Work
-from ray_reid.runtime.run import TRIALS
+from ray_reid.runtime.run import TRAININGS, TRIALS
 from ray_reid.training import train
 
 SMALL = (
@@ -123,7 +123,7 @@ def test_a_trial_of_several_workers_is_trained_by_ray_train(
     (again,) = compare.compare_job(replace(work, out=tmp_path / "again")).table
     assert again == row
     assert file.stat().st_mtime_ns == before
-    assert not list((work.trials / trials.TRAININGS).glob("*"))
+    assert not list((work.trials / TRAININGS).glob("*"))
 
 
 def test_a_comparison_and_a_sweep_know_a_trial_by_the_same_key(

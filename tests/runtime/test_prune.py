@@ -51,6 +51,20 @@ def test_what_is_neither_current_nor_open_is_listed_and_then_removed(run: Path) 
     assert prune(run) == []
 
 
+def test_what_killed_trials_have_left_is_removed_and_what_is_finished_stays(run: Path) -> None:
+    trials = run / "trials"
+    left = [trials / ".trainings" / OLD, trials / "models" / f".{OLD}-77"]
+    for folder in (*left, trials / "models" / NEW):
+        folder.mkdir(parents=True)
+        (folder / "weights").write_bytes(bytes(500))
+    (trials / f"{NEW}.json").write_text("{}")
+    found = {one.folder: (one.num_bytes, one.complete) for one in leftovers(run)}
+    assert {folder: found[folder] for folder in left} == dict.fromkeys(left, (500, False))
+    prune(run)
+    names = sorted(path.relative_to(trials).as_posix() for path in trials.rglob("*"))
+    assert names == [f"{NEW}.json", "models", f"models/{NEW}", f"models/{NEW}/weights"]
+
+
 def test_what_a_reader_has_opened_stays_until_it_ends(
     run: Path, publish_job: Callable[..., Path]
 ) -> None:

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
-from ray_reid.runtime import tracking
+from ray_reid.runtime import mlflow_store, tracking
 from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.tracking import Tracker
 from ray_reid.storage import Fingerprint
@@ -72,7 +72,7 @@ def test_a_changed_job_gets_a_child_of_its_own_and_a_resumed_one_goes_on(
     assert runs["train-a"].data.metrics == {"figure": 2}
     assert runs["train-b"].data.metrics == {"figure": 3}
     for child_run in (runs["train-a"], runs["train-b"]):
-        assert child_run.data.tags[tracking.PARENT_TAG] == known["pipeline"]
+        assert child_run.data.tags[mlflow_store.PARENT_TAG] == known["pipeline"]
         assert child_run.info.status == "FINISHED"
 
 
@@ -229,7 +229,7 @@ def test_the_server_listens_on_this_machine_only(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     (tmp_path / "mlflow.db").touch()
-    _, command, environment = tracking.server_command(tmp_path, 5001)
+    _, command, environment = mlflow_store.server_command(tmp_path, 5001)
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert command[command.index("--port") + 1] == "5001"
     assert os.environ.items() <= environment.items()

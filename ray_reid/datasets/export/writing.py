@@ -13,6 +13,7 @@ from typing import Any
 from ray_reid import images, schema, storage
 from ray_reid.datasets.reading import Row
 from ray_reid.places import Place
+from ray_reid.runtime import arguments
 
 LABELLED = ("train", "query", "gallery")
 # Roles of images that nobody is searched for in; they are in the gallery only.
@@ -148,7 +149,7 @@ def aside(folder: Path) -> Iterator[Path]:
     Raises:
         ValueError: If something is at that name already.
     """
-    folder = folder.expanduser().resolve()
+    folder = arguments.expanded(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         what = "is not empty" if folder.is_dir() else "is a file"
         raise ValueError(f"{str(folder)!r} {what}; give a new folder to export to")

@@ -14,6 +14,7 @@ from pathlib import Path
 from ray_reid.datasets import reading
 from ray_reid.recipe.prompts import Prompts
 from ray_reid.recipe.shipped import LIBRARIES
+from ray_reid.runtime import arguments
 
 COLUMNS = ("brand", "model", "body_style", "years", "colours")
 # In the order in which an identity's name gives them.
@@ -144,7 +145,7 @@ def _check_prompts_differ(chosen: Sequence[Identity], template: str) -> None:
 
 
 def _find(path: str | Path) -> Path:
-    places = list(dict.fromkeys([Path(path).expanduser(), LIBRARIES / path]))
+    places = list(dict.fromkeys([arguments.expanded(path), LIBRARIES / path]))
     for place in places:
         if place.is_file():
             return place

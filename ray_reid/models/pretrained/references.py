@@ -14,6 +14,8 @@ import torch
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
+from ray_reid.runtime import arguments
+
 log = logging.getLogger(__name__)
 
 MINIATURE = "miniature:"
@@ -54,7 +56,7 @@ def resolve(reference: str) -> str:
                 f"unknown model {reference!r}; choose from {[MINIATURE + n for n in names]}"
             )
         return str(WEIGHTS / name)
-    path = Path(reference).expanduser()
+    path = arguments.expanded(reference)
     if path.exists():
         return str(path.resolve())
     is_path = reference.startswith(("/", "./", "../", "~")) or reference.count("/") > 1
