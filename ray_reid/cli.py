@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ray_reid.evaluation.commands import COMMANDS as RUN_COMMANDS
 from ray_reid.gallery import commands as galleries
@@ -16,12 +16,15 @@ from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.arguments import place
 from ray_reid.runtime.version import VERSION
 
+log = logging.getLogger(__name__)
+
 INTERRUPTED = 130
 MISTAKE = 2
 UNFIT = 1
 """Exit code of a doctor who says that training may not start."""
 PEERS = ("fastreid", "torchreid", "transreid", "clipreid", "solider", "cal")
 TABLES = ("generate", "inpaint", "ingest")
+EXAMPLE = r"(?P<identity>.+)_cam(?P<camera>\d+)"
 LAYOUTS = ("vehiclex", "market1501", "imagefolder", "parquet")
 
 
@@ -188,6 +191,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", help="set of sizes in the recipe (default: its first)")
     parser.add_argument("--run", type=place, required=True, help="run directory")
     parser.add_argument("--data", type=Path, help="a folder of photographs to use as the source")
+    parser.add_argument("--reader", help="how to read --data (default: the layout it has)")
     parser.add_argument("--pattern", help="regular expression of their names, with --data")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
     parser.add_argument("--address", help="Ray cluster; default RAY_ADDRESS, else a local one")
@@ -219,14 +223,29 @@ def _recipe_of_run(options: argparse.Namespace) -> Recipe:
 def _overrides(options: argparse.Namespace) -> list[str]:
     overrides: list[str] = list(options.overrides)
     if options.data is not None:
-        source = {"reader": "folder", "root": str(options.data)}
-        if options.pattern is not None:
-            source["pattern"] = options.pattern
         # JSON is YAML; the folder takes the place of the recipe's sources before --set applies.
-        overrides.insert(0, f"ingest.sources={json.dumps([source])}")
-    elif options.pattern is not None:
-        raise ValueError("--pattern names the images of a folder; give the folder with --data")
+        overrides.insert(0, f"ingest.sources={json.dumps([_source(options)])}")
+    elif options.pattern is not None or options.reader is not None:
+        given = "--reader" if options.pattern is None else "--pattern"
+        raise ValueError(f"{given} is for a folder; give the folder with --data")
     return overrides
+
+
+def _source(options: argparse.Namespace) -> dict[str, Any]:
+    """The source that --data names: as --reader and --pattern say, else by its layout."""
+    root = {"root": str(options.data)}
+    if options.pattern is not None:
+        return {"reader": options.reader or "folder", **root, "pattern": options.pattern}
+    # A pattern that is set as another key means one's own names as well.
+    set_here = any(one.startswith("ingest.sources.0.pattern") for one in options.overrides)
+    if options.reader is not None or set_here:
+        return {"reader": options.reader or "folder", **root}
+
+    from ray_reid.datasets import sources
+
+    known = sources.recognised(options.data, f"--pattern {EXAMPLE!r}")
+    log.info("%s: reader %s", options.data, known.reader)
+    return {**known.model_dump(mode="json", exclude_unset=True), "reader": known.reader, **root}
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -248,24 +267,12 @@ def _doctor(options: argparse.Namespace) -> int:
     from ray_reid.datasets import doctor, sources
 
     if options.reader is None and not options.overrides:
-        found = doctor.recognise(options.path)
-        if len(found) != 1:
-            raise ValueError(_unrecognised(options.path, [source.reader for source in found]))
-        source = found[0]
+        source = sources.recognised(options.path, f"--set pattern={EXAMPLE!r}")
     else:
         source = sources.single(options.path, options.reader or "folder", options.overrides)
     diagnosis = doctor.examine(source, look=not options.quick)
     print(doctor.page(options.path, diagnosis))
     return 0 if diagnosis.trainable else UNFIT
-
-
-def _unrecognised(path: Path, found: Sequence[str]) -> str:
-    if found:
-        return f"{str(path)!r} looks like each of {list(found)}; choose one with --reader"
-    return (
-        f"{str(path)!r} has none of the known layouts; give --reader, or for your own names "
-        "--set pattern='(?P<identity>.+)_cam(?P<camera>\\d+)'"
-    )
 
 
 def _show(options: argparse.Namespace) -> None:

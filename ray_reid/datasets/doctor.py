@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ray_reid import images, schema
-from ray_reid.datasets import loading, reading, sources
+from ray_reid.datasets import loading, sources
 from ray_reid.datasets.readers import READERS
 from ray_reid.datasets.reading import LOCATOR, ReaderSource, Row
 from ray_reid.runtime.bars import bar
@@ -68,17 +68,6 @@ class _Look:
     """Hash of the encoded bytes."""
     picture: int = 0
     """64-bit difference hash of the picture."""
-
-
-def recognise(root: Path) -> list[ReaderSource]:
-    """Every layout that a folder has, as a source; none, or more than one, is for a person.
-
-    Raises:
-        ValueError: If there is no such folder.
-    """
-    place = reading.folder(str(root))
-    found = (layout.recognise(place) for layout in READERS.values())
-    return [source for source in found if source is not None]
 
 
 def examine(source: ReaderSource, look: bool = True) -> Diagnosis:
@@ -175,6 +164,12 @@ def _labels(rows: Sequence[Row]) -> Iterator[Finding]:
             "they are compared with every other image; leave them out or give them one",
         )
     sizes = Counter(row[schema.IDENTITY] for row in rows if row[schema.SPLIT] == "train")
+    if not sizes:
+        yield Finding(
+            "problem",
+            "no train images: there is nothing to train on",
+            "`ray-reid evaluate` scores a model package on a set for tests alone",
+        )
     single = sum(number == 1 for name, number in sizes.items() if name is not None)
     if single:
         yield Finding(

@@ -67,6 +67,8 @@ class Layout:
     """What its authors ask of users: licence, or that the set was withdrawn."""
     beside: Callable[[Any], Iterable[str]] = lambda _: ()
     """Texts that a reading depends on beside the files; a changed one is another input."""
+    protocol: Callable[[Any], str] = lambda _: "market"
+    """The `evaluate.protocol` of a source: the one that its authors' figures are measured by."""
 
 
 def folder(root: str) -> Path:
@@ -216,13 +218,14 @@ def check_queries(rows: Sequence[Mapping[str, Any]], where: str) -> list[str]:
 
 
 def check_training(rows: Iterable[Mapping[str, Any]], where: str) -> None:
-    """Check that there is something to tell apart.
+    """Check that there is something to tell apart; images for tests alone are not trained on.
 
     Raises:
-        ValueError: If fewer than two identities are in the train split.
+        ValueError: If there are train images, but of fewer than two identities.
     """
-    train = {row[schema.IDENTITY] for row in rows if row[schema.SPLIT] == "train"} - {None}
-    if len(train) < 2:
+    found = {row[schema.IDENTITY] for row in rows if row[schema.SPLIT] == "train"}
+    train = found - {None}
+    if found and len(train) < 2:
         raise ValueError(f"{where} has {len(train)} train identities; training needs at least 2")
 
 

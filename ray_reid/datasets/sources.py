@@ -51,6 +51,39 @@ def read(source: ReaderSource) -> Reading:
     return READERS[source.reader].read(source)
 
 
+def recognise(root: Path) -> list[ReaderSource]:
+    """Return every layout that a folder has, as a source; none, or several, is for a person.
+
+    Raises:
+        ValueError: If there is no such folder.
+    """
+    place = reading.folder(str(root))
+    found = (layout.recognise(place) for layout in READERS.values())
+    return [source for source in found if source is not None]
+
+
+def recognised(root: Path, ways: str) -> ReaderSource:
+    """Return the one source that a folder is.
+
+    Args:
+        root: The folder.
+        ways: How to say what it is, for the sentence about a folder that is none or several.
+
+    Raises:
+        ValueError: If there is no such folder, it has no known layout, or more than one.
+    """
+    found = recognise(root)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        readers = [source.reader for source in found]
+        raise ValueError(f"{str(root)!r} looks like each of {readers}; choose one with --reader")
+    raise ValueError(
+        f"{str(root)!r} has none of the known layouts; give --reader, one of {list(READERS)}, or "
+        f"for your own names {ways}"
+    )
+
+
 def files(source: ReaderSource) -> list[Path]:
     """List the files that a reading depends on; drawings depend on none.
 

@@ -137,5 +137,10 @@ def _locate(root: str) -> Path:
 
 
 LAYOUT = Layout(
-    CCVIDSource, read_ccvid, files, recognise, terms="CC BY-NC-SA 4.0; mosaic faces in print"
+    CCVIDSource,
+    read_ccvid,
+    files,
+    recognise,
+    terms="CC BY-NC-SA 4.0; mosaic faces in print",
+    protocol=lambda _: "ccvid",
 )

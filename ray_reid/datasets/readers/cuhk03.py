@@ -211,4 +211,12 @@ def _official(source: CUHK03Source) -> Mapping[str, tuple[int, int]]:
     return cuhk03_np.OFFICIAL[source.boxes] if source.protocol == "new" else {}
 
 
-LAYOUT = Layout(CUHK03Source, read_cuhk03, files, recognise, _official, "research use only")
+LAYOUT = Layout(
+    CUHK03Source,
+    read_cuhk03,
+    files,
+    recognise,
+    _official,
+    "research use only",
+    protocol=lambda source: "cuhk03_classic" if source.protocol == "classic" else "market",
+)

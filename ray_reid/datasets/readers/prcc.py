@@ -91,4 +91,5 @@ LAYOUT = Layout(
     recognise,
     lambda source: {"train": (17896 + 5002 * source.val, 150)},
     "academic research only",
+    protocol=lambda _: "prcc",
 )

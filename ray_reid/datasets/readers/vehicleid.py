@@ -191,4 +191,5 @@ LAYOUT = Layout(
     recognise,
     _official,
     "non-commercial research only, on request",
+    protocol=lambda _: "vehicleid",
 )
