@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     known = {
         "run": (_add_run, _run, "run a recipe: ingest, train, embed, evaluate, index"),
+        "evaluate": (_add_evaluate, _evaluate, "score a model package on a data set"),
         "tune": (_add_tune, _tune, "try values of a recipe, on several seeds each"),
         "doctor": (_add_doctor, _doctor, "look at a data set: may training start?"),
         "search": (galleries.add_search, galleries.search, "find an image in a run's gallery"),
@@ -120,6 +121,16 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 def _add_tune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sweep", help="name (backbones) or .yaml file")
     _add_run_options(parser)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "package",
+        nargs="+",
+        help="model package, run, models:/NAME@ALIAS or pretrained:BACKBONE; several: an ensemble",
+    )
+    parser.add_argument("--recipe", help="use the data set and protocol of a recipe or .yaml file")
+    _add_run_options(parser, "runs/PACKAGE-on-DATA")
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
@@ -187,9 +198,10 @@ def _add_submission(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="new file")
 
 
-def _add_run_options(parser: argparse.ArgumentParser) -> None:
+def _add_run_options(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     parser.add_argument("--profile", help="set of sizes in the recipe (default: its first)")
-    parser.add_argument("--run", type=place, required=True, help="run directory")
+    said = "run directory" if default is None else f"run directory (default: {default})"
+    parser.add_argument("--run", type=place, required=default is None, help=said)
     parser.add_argument("--data", type=Path, help="a folder of photographs to use as the source")
     parser.add_argument("--reader", help="how to read --data (default: the layout it has)")
     parser.add_argument("--pattern", help="regular expression of their names, with --data")
@@ -243,7 +255,7 @@ def _source(options: argparse.Namespace) -> dict[str, Any]:
 
     from ray_reid.datasets import sources
 
-    known = sources.recognised(options.data, f"--pattern {EXAMPLE!r}")
+    known = sources.recognised(options.data, f"--pattern '{EXAMPLE}'")
     log.info("%s: reader %s", options.data, known.reader)
     return {**known.model_dump(mode="json", exclude_unset=True), "reader": known.reader, **root}
 
@@ -254,6 +266,15 @@ def _run(options: argparse.Namespace) -> None:
     from ray_reid import pipelines
 
     pipelines.run(recipe, options.run, options.address)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    settings = dict(recipes.assignments(_overrides(options)))
+    more = {name: getattr(options, name) for name in ("run", "recipe", "profile", "address")}
+
+    from ray_reid import pipelines
+
+    pipelines.score(options.package, settings=settings, **more)
 
 
 def _tune(options: argparse.Namespace) -> None:
@@ -267,7 +288,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from ray_reid.datasets import doctor, sources
 
     if options.reader is None and not options.overrides:
-        source = sources.recognised(options.path, f"--set pattern={EXAMPLE!r}")
+        source = sources.recognised(options.path, f"--set pattern='{EXAMPLE}'")
     else:
         source = sources.single(options.path, options.reader or "folder", options.overrides)
     diagnosis = doctor.examine(source, look=not options.quick)
