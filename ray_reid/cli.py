@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ray_reid.evaluation.commands import COMMANDS as RUN_COMMANDS
+from ray_reid.evaluation.exchange_commands import COMMANDS as EXCHANGE_COMMANDS
 from ray_reid.gallery import commands as galleries
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
@@ -27,10 +28,7 @@ UNREAD = 141
 MISTAKE = 2
 UNFIT = 1
 """Exit code of a doctor who says that training may not start."""
-PEERS = ("fastreid", "torchreid", "transreid", "clipreid", "solider", "cal")
-TABLES = ("generate", "inpaint", "ingest")
 EXAMPLE = r"(?P<identity>.+)_cam(?P<camera>\d+)"
-LAYOUTS = ("vehiclex", "market1501", "imagefolder", "parquet")
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -125,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     known = {
         "run": (_add_run, _run, "run a recipe: ingest, train, embed, evaluate, index"),
+        "evaluate": (_add_evaluate, _evaluate, "score a model package on a data set"),
         "tune": (_add_tune, _tune, "try values of a recipe, on several seeds each"),
         "doctor": (_add_doctor, _doctor, "look at a data set: may training start?"),
         "search": (galleries.add_search, galleries.search, "find an image in a run's gallery"),
@@ -132,10 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         "show": (_add_show, _show, "tell all that a run knows of one image, and show it"),
         "serve": (_add_serve, _serve, "answer searches over HTTP"),
         "ui": (_add_ui, _ui, "open MLflow on the store of the runs"),
-        "export": (_add_export, _export, "write a table in the layout of a peer's toolkit"),
-        "import": (_add_import, _import, "make a model package of a peer's checkpoint"),
-        "export-onnx": (_add_export_onnx, _export_onnx, "write a model as an ONNX file"),
-        "submission": (_add_submission, _submission, "write a run as AI City's track2.txt"),
+        **EXCHANGE_COMMANDS,
         **RUN_COMMANDS,
     }
     for name, (add, command, purpose) in known.items():
@@ -155,6 +151,17 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 def _add_tune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sweep", help="name (backbones) or .yaml file")
     _add_run_options(parser)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "package",
+        nargs="+",
+        help="model package, run, models:/NAME@ALIAS or pretrained:BACKBONE; several: an ensemble",
+    )
+    parser.add_argument("--recipe", help="use the data set and protocol of a recipe or .yaml file")
+    _add_run_options(parser, "runs/PACKAGE-on-DATA")
+    _add_replace(parser)
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
@@ -194,42 +201,10 @@ def _add_ui(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=5000)
 
 
-def _add_export(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=place)
-    parser.add_argument("folder", type=Path, help="new folder")
-    parser.add_argument("--layout", choices=LAYOUTS, required=True)
-    parser.add_argument("--table", choices=TABLES, help="default: the first it has")
-    parser.add_argument(
-        "--splits",
-        nargs="+",
-        choices=("train", "query", "gallery", "unlabelled"),
-        help="with the layout parquet (default: train query gallery)",
-    )
-
-
-def _add_import(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("folder", type=Path, help="new folder of the package")
-    parser.add_argument("--from", choices=PEERS, required=True, dest="peer")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="A.B=C", dest="overrides",
-        help="what differs from the peer's published models, such as train.backbone=resnet101",
-    )  # fmt: skip
-
-
-def _add_export_onnx(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=place, help="run directory or model package")
-    parser.add_argument("file", type=Path, help="new file")
-
-
-def _add_submission(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=place)
-    parser.add_argument("file", type=Path, help="new file")
-
-
-def _add_run_options(parser: argparse.ArgumentParser) -> None:
+def _add_run_options(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     parser.add_argument("--profile", help="set of sizes in the recipe (default: its first)")
-    parser.add_argument("--run", type=place, required=True, help="run directory")
+    said = "run directory" if default is None else f"run directory (default: {default})"
+    parser.add_argument("--run", type=place, required=default is None, help=said)
     parser.add_argument("--data", type=Path, help="a folder of photographs to use as the source")
     parser.add_argument("--reader", help="how to read --data (default: the layout it has)")
     parser.add_argument("--pattern", help="regular expression of their names, with --data")
@@ -302,6 +277,15 @@ def _run(options: argparse.Namespace) -> None:
     pipelines.run(recipe, options.run, options.address, options.replace)
 
 
+def _evaluate(options: argparse.Namespace) -> None:
+    settings = dict(recipes.assignments(_overrides(options)))
+    more = {name: getattr(options, name) for name in ("run", "recipe", "profile", "address")}
+
+    from ray_reid import pipelines
+
+    pipelines.score(options.package, settings=settings, replace_data=options.replace, **more)
+
+
 def _tune(options: argparse.Namespace) -> None:
     from ray_reid import pipelines
 
@@ -365,51 +349,6 @@ def _ui(options: argparse.Namespace) -> None:
         print(f"newest run: {page}{newest}")
     print(f"all runs: {page}{mlflow_store.ALL_RUNS}", flush=True)
     os.execve(*command)
-
-
-def _export(options: argparse.Namespace) -> None:
-    from ray_reid.datasets import export
-
-    table = export.find_table(options.run, options.table)
-    if options.splits is None:
-        done = export.LAYOUTS[options.layout](table, options.folder)
-    elif options.layout == "parquet":
-        done = export.parquet.write_parquet(table, options.folder, options.splits)
-    else:
-        raise ValueError(f"layout {options.layout!r} has its own splits; --splits is for 'parquet'")
-    print(
-        f"{options.folder}: {done.images} images of {done.identities} identities on "
-        f"{done.cameras} cameras; licence: {'; '.join(done.licences)}"
-    )
-    for reason, count in done.skipped.items():
-        print(f"left out: {count} images ({reason})")
-
-
-def _import(options: argparse.Namespace) -> None:
-    from ray_reid.models.checkpoints import import_checkpoint
-
-    done = import_checkpoint(options.checkpoint, options.folder, options.peer, options.overrides)
-    print(f"{options.folder}: a model package of {done.identities} identities")
-    if done.left_out:
-        groups = ", ".join(f"{name} ({count})" for name, count in done.left_out.items())
-        print(f"left out: {groups}")
-
-
-def _export_onnx(options: argparse.Namespace) -> None:
-    from ray_reid.models import onnx_export, package
-
-    done = onnx_export.export(package.load(options.run, "cpu"), options.file)
-    print(
-        f"{options.file}: embeddings of {done.dimension} numbers; lowest cosine with PyTorch's "
-        f"{done.cosine:.6f} over {done.images} images"
-    )
-
-
-def _submission(options: argparse.Namespace) -> None:
-    from ray_reid.datasets.export import track2
-
-    queries = track2.write(options.run, options.file)
-    print(f"{options.file}: {queries} queries, the nearest {track2.TOP} images of each")
 
 
 if __name__ == "__main__":

@@ -5,15 +5,16 @@ Every job is declared beside the function that does its work; `jobs/` tells what
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ray_reid.datasets import ingest, sources
-from ray_reid.evaluation import embed, evaluate, report
+from ray_reid.evaluation import embed, evaluate, floors, given, report
 from ray_reid.experiments import compare, sweep_table, trials, tune
 from ray_reid.gallery import gallery, index, live, searcher
 from ray_reid.generation import adapt, describe, generate, inpaint, review, variants
-from ray_reid.places import Place
+from ray_reid.places import Place, place
 from ray_reid.recipe import recipes, sweeps
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.cluster import Cluster
@@ -56,6 +57,10 @@ PIPELINES: dict[str, tuple[Job, ...]] = {
     ),
 }
 """Jobs by the name of the recipe; what a job needs may depend on the pipeline that it is in."""
+GIVEN = (ingest.JOB, given.JOB, embed.JOB, evaluate.JOB, index.JOB)
+"""Jobs of a recipe that names a model package, whatever its own name."""
+FLOOR = (ingest.JOB, floors.JOB, embed.JOB, evaluate.JOB, index.JOB)
+"""Jobs of one that names a backbone whose pretrained features are scored as they are."""
 JOBS = {job.name: job for jobs in PIPELINES.values() for job in jobs}
 
 
@@ -65,9 +70,10 @@ def of_recipe(recipe: Recipe) -> tuple[Job, ...]:
     Raises:
         ValueError: If no pipeline has the recipe's name.
     """
-    if recipe.name not in PIPELINES:
+    jobs = _known(recipe)
+    if not jobs:
         raise ValueError(f"no pipeline {recipe.name!r}; choose from {sorted(PIPELINES)}")
-    return PIPELINES[recipe.name]
+    return jobs
 
 
 def run(
@@ -130,7 +136,7 @@ def perform(
         live.of_recipe(recipe, path)
     with (
         Cluster(recipe.resources, address) as cluster,
-        open_run(path, recipe, cluster.start, PIPELINES.get(recipe.name, ())) as held,
+        open_run(path, recipe, cluster.start, _known(recipe)) as held,
     ):
         for job in jobs:
             held.perform(job)
@@ -142,6 +148,51 @@ def perform(
         log.info("%s\nreport: %s", printed, path / report.PAGE)
         if any(job.name == index.JOB.name for job in jobs):
             searcher.seed(path)
+
+
+def score(
+    package: str | Place | Sequence[str | Place],
+    data: given.Data | None = None,
+    *,
+    run: str | Place | None = None,
+    settings: Mapping[str, Any] | None = None,
+    recipe: str | Place | None = None,
+    profile: str | None = None,
+    address: str | None = None,
+    replace_data: bool = False,
+) -> dict[str, float]:
+    """Score a model package on a data set, in a run of its own: `ray_reid.evaluate`.
+
+    Args:
+        package: What `ray_reid.load` takes; several are an ensemble. Or the floor of a training,
+            `pretrained:BACKBONE`.
+        data: Folder of a layout that `ray-reid doctor` recognises; or a source, or several, as a
+            recipe has them: `{"reader": "folder", "root": "crops", "pattern": "..."}`.
+        run: Directory of the run, on a disk or in a bucket; by default `runs/PACKAGE-on-DATA`. It
+            may not hold the package.
+        settings: Values of the recipe by dotted keys, such as `{"evaluate.protocol": "track"}`.
+        recipe: Name or file of a recipe whose data set and protocol are used, such as
+            `runs/demo/recipe.yaml`. None takes the protocol of the data set and the package's own
+            views of an image.
+        profile: Of that recipe.
+        address: Ray cluster; None is `RAY_ADDRESS`, else a local one.
+        replace_data: Whether results of other data may be superseded, where the run has any.
+
+    Returns:
+        The figures of `metrics.json` by name, from 0 to 1.
+
+    Raises:
+        ValueError: If there is no package, or the data set cannot be scored.
+    """
+    packages = [package] if isinstance(package, (str, Place)) else package
+    names, file = [str(one) for one in packages], None if recipe is None else str(recipe)
+    composed = given.recipe_of(names, settings or {}, file, profile, data)
+    path = given.run_of(names, composed) if run is None else place(run)
+    for name in names:
+        given.check_apart(name, path)
+    gallery.check_faiss()
+    perform(composed, path, of_recipe(composed), address, replace_data)
+    return report.headline(RunState.read(path))
 
 
 def write_report(state: RunState) -> str:
@@ -176,6 +227,11 @@ def run_sweep(
     # `--set` takes JSON: the overrides of the file are applied as those of the command line are.
     common = [f"{key}={json.dumps(value)}" for key, value in sweep.overrides.items()]
     recipe = recipes.load(sweep.recipe, profile or sweep.profile, [*common, *overrides])
+    if recipe.package is not None:
+        raise ValueError(
+            f"sweep {sweep.name!r} trains, but its recipe {sweep.recipe!r} scores the package "
+            f"{recipe.package!r}; give a recipe that trains"
+        )
     jobs = of_recipe(recipe)
     resolved = trials.resolve(sweep, recipe, jobs)
     with (
@@ -236,8 +292,16 @@ def _check(recipe: Recipe, jobs: Sequence[Job]) -> None:
     for job in jobs:
         if job.check is not None:
             job.check(recipe)
-    made = any(job.name == "variants" for job in PIPELINES.get(recipe.name, ()))
+    made = any(job.name == "variants" for job in _known(recipe))
     if recipe.refine is not None and not made:
         raise ValueError(
-            f"the pipeline {recipe.name!r} makes no variants of queries: refine goes with 'dlcr'"
+            f"the pipeline {recipe.name!r} makes no variants of queries: refine goes with 'dlcr', "
+            "and with no package that is given"
         )
+
+
+def _known(recipe: Recipe) -> tuple[Job, ...]:
+    """The whole pipeline of a recipe; none where its name is not known."""
+    if recipe.package is None:
+        return PIPELINES.get(recipe.name, ())
+    return FLOOR if floors.is_floor(recipe.package) else GIVEN

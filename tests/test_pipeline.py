@@ -20,6 +20,7 @@ import safetensors.numpy
 
 import ray_reid
 from ray_reid import cli, pipelines, places, schema, storage
+from ray_reid.evaluation import runs
 from ray_reid.gallery.embedded.writer import Writer
 from ray_reid.gallery.searcher import Searcher
 from ray_reid.places import Place
@@ -71,6 +72,20 @@ def _prints(path: Place) -> list[dict[str, Any]]:
     return [
         asdict(storage.fingerprint(at, name)) for name, at in RunState.read(path).tables().items()
     ]
+
+
+def test_a_package_scored_on_the_set_of_its_run_has_the_figures_of_the_run(
+    home: Path, run: Path
+) -> None:
+    figures = ray_reid.evaluate(run, run=home / "scored", recipe=run / "recipe.yaml")
+    assert figures == json.loads((run / "metrics.json").read_text())["metrics"]
+    found = runs.difference(run, home / "scored")
+    assert found.comparable
+    assert found.recipe.keys() == {"package"}
+    # What it was trained on is known from its card.
+    folders = [RunState.read(path).folder("evaluate") / "model" for path in (run, home / "scored")]
+    first, second = ((folder / "README.md").read_text() for folder in folders)
+    assert first == second
 
 
 def test_a_run_leaves_what_was_promised(run: Path) -> None:

@@ -172,6 +172,12 @@ def _labels(rows: Sequence[Row]) -> Iterator[Finding]:
         )
     yield from (Finding("warning", text) for text in reading.one_tested(rows))
     sizes = Counter(row[schema.IDENTITY] for row in rows if row[schema.SPLIT] == "train")
+    if not sizes:
+        yield Finding(
+            "problem",
+            "no train images: there is nothing to train on",
+            "`ray-reid evaluate` scores a model package on a set for tests alone",
+        )
     single = sum(number == 1 for name, number in sizes.items() if name is not None)
     if single:
         yield Finding(

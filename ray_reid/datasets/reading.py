@@ -80,6 +80,8 @@ class Layout:
     images in any others are counted and named."""
     beside: Callable[[Any], Iterable[str]] = lambda _: ()
     """Texts that a reading depends on beside the files; a changed one is another input."""
+    protocol: Callable[[Any], str] = lambda _: "market"
+    """The `evaluate.protocol` of a source: the one that its authors' figures are measured by."""
 
 
 def folder(root: str) -> Path:
@@ -267,13 +269,14 @@ def one_tested(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def check_training(rows: Iterable[Mapping[str, Any]], where: str) -> None:
-    """Check that there is something to tell apart.
+    """Check that there is something to tell apart; images for tests alone are not trained on.
 
     Raises:
-        ValueError: If fewer than two identities are in the train split.
+        ValueError: If there are train images, but of fewer than two identities.
     """
-    train = {row[schema.IDENTITY] for row in rows if row[schema.SPLIT] == "train"} - {None}
-    if len(train) < 2:
+    found = {row[schema.IDENTITY] for row in rows if row[schema.SPLIT] == "train"}
+    train = found - {None}
+    if found and len(train) < 2:
         raise ValueError(f"{where} has {len(train)} train identities; training needs at least 2")
 
 

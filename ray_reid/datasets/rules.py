@@ -20,7 +20,7 @@ FEW_QUERIES = 200
 
 
 def check(rows: Sequence[Row], recipe: Recipe) -> list[str]:
-    """Hold all images that a recipe reads against its training and its evaluation.
+    """Hold all images that a recipe reads against its training, if it has one, and its evaluation.
 
     Returns:
         Warnings, one sentence each.
@@ -28,6 +28,8 @@ def check(rows: Sequence[Row], recipe: Recipe) -> list[str]:
     Raises:
         ValueError: If a job would refuse them once it has begun.
     """
+    if recipe.package is not None:
+        return check_test(rows, recipe)
     for _, spec in recipe.train.trainings():
         # Generated images bring a source of their own.
         if spec.mixing == "real":

@@ -73,7 +73,14 @@ def evaluate_job(work: Work) -> EvaluateFacts:
     (work.out / FILE).write_text(text)
     captions = _draw(work, query, gallery) | refinement.draw(refined, work.out)
     line.update()
-    page = card.write(work.recipe, _trained_on(work), result, RANKED)
+    # A package with a card was given: only its card knows what it was trained on.
+    known = places.fetched(work.inputs["train"] / "model") / card.FILE
+    given = known.is_file()
+    page = (
+        card.evaluated(known.read_text(), result, RANKED)
+        if given
+        else card.write(work.recipe, _trained_on(work), result, RANKED)
+    )
     thresholds, decided = _decide(work, query, gallery, result["stamp"])
     _write_package(work, text, page, thresholds)
     if judged.gate is not None:
@@ -93,7 +100,8 @@ def evaluate_job(work: Work) -> EvaluateFacts:
         open_set=decided,
         refinement=refined,
         pictures=captions,
-        model="model",
+        # A model that somebody made before is not the newest one.
+        model=None if given else "model",
     )
 
 

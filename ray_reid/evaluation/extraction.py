@@ -11,14 +11,13 @@ from PIL import Image
 from ray_reid import images, places, schema
 from ray_reid.images import Pixels
 from ray_reid.models import package as packages
-from ray_reid.models.package import Model, Names
+from ray_reid.models.package import REGISTERED, Model, Names
 from ray_reid.models.pretrained import references
 from ray_reid.models.pretrained.detector import Box
 from ray_reid.recipe.embed import Crop, Embed
 from ray_reid.recipe.models import Models
 
 Vectors = NDArray[np.float32]
-REGISTERED = "models:/"
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """The model card of a package: what it was trained on, how it was measured, how it is used."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,8 @@ from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.version import VERSION
 
 FILE = "README.md"
+EVALUATION = "## Evaluation"
+PICTURE = "queries and the images found for them"
 UNKNOWN = "unknown: ask those who gave the images"
 PROTOCOL = (
     "protocol",
@@ -51,7 +54,7 @@ class Source:
 
 def write(
     recipe: Recipe,
-    sources: Sequence[Source],
+    sources: Sequence[Source] | str,
     result: Mapping[str, Any] | None = None,
     picture: str | None = None,
     imported: Mapping[str, str] | None = None,
@@ -60,16 +63,33 @@ def write(
 
     Args:
         recipe: Of the package.
-        sources: What it was trained on.
+        sources: What it was trained on; or what there is to say of that.
         result: Figures and stamp, as in `metrics.json`; null if it was not evaluated.
         picture: File of ranked lists beside the card.
         imported: `peer` and `sha256` of the checkpoint that it was imported from.
     """
-    parts = [_title(recipe, imported)]
-    if picture is not None:
-        parts.append(f"![queries and the images found for them]({picture})")
+    parts = [_title(recipe, imported), *_picture(picture)]
     parts += [USE, _training(sources, imported), _evaluation(result)]
     return "\n\n".join(parts) + "\n"
+
+
+def evaluated(page: str, result: Mapping[str, Any], picture: str | None = None) -> str:
+    """Return the card of a package with another evaluation; all else stays as it was written.
+
+    Args:
+        page: The card.
+        result: Figures and stamp, as in `metrics.json`.
+        picture: File of ranked lists beside the card.
+    """
+    head, *sections = re.split(r"^(?=## )", page, flags=re.MULTILINE)
+    title = re.sub(rf"^!\[{re.escape(PICTURE)}\].*$", "", head, flags=re.MULTILINE)
+    kept = [part.strip() for part in sections if not part.startswith(EVALUATION)]
+    parts = [title.strip(), *_picture(picture), *kept, _evaluation(result)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _picture(file: str | None) -> list[str]:
+    return [] if file is None else [f"![{PICTURE}]({file})"]
 
 
 def _title(recipe: Recipe, imported: Mapping[str, str] | None) -> str:
@@ -87,12 +107,14 @@ def _title(recipe: Recipe, imported: Mapping[str, str] | None) -> str:
     )
 
 
-def _training(sources: Sequence[Source], imported: Mapping[str, str] | None) -> str:
+def _training(sources: Sequence[Source] | str, imported: Mapping[str, str] | None) -> str:
     if imported is not None:
         return (
             "## Training and terms\n\nNot known here: those of the checkpoint hold, whose SHA-256 "
             f"is `{imported['sha256']}`."
         )
+    if isinstance(sources, str):
+        return f"## Training and terms\n\n{sources}"
     header = ("source", "origin", "images", "identities", "terms of the images")
     rows = [
         (one.name, one.origin, f"{one.images:,}", f"{one.identities:,}", one.licence or UNKNOWN)
@@ -107,7 +129,7 @@ def _training(sources: Sequence[Source], imported: Mapping[str, str] | None) -> 
 
 def _evaluation(result: Mapping[str, Any] | None) -> str:
     if result is None:
-        return "## Evaluation\n\nNot evaluated here."
+        return f"{EVALUATION}\n\nNot evaluated here."
     floor = result["reference"]
     figures = [
         (name, f"{value:.4f}", f"{floor[name]:.4f}" if name in floor else "-")
@@ -118,7 +140,7 @@ def _evaluation(result: Mapping[str, Any] | None) -> str:
     for side in ("query", "gallery"):
         rows.append((side, ", ".join(f"{n:,} {what}" for what, n in stamp[side].items())))
     return (
-        "## Evaluation\n\n"
+        f"{EVALUATION}\n\n"
         + _table(("figure", "model", "colour histogram (no learning)"), figures)
         + "\n\nOnly figures of the same stamp can be compared:\n\n"
         + _table(("stamp", ""), rows)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ray_reid import images, places
 from ray_reid.models import views
+from ray_reid.models.boxes import cut
 from ray_reid.models.networks import ReidNetwork, side_codes
 from ray_reid.models.networks.precision import autocast, autocast_dtype
 from ray_reid.places import Place
@@ -40,6 +41,8 @@ WEIGHTS, RECIPE, LABELS, PREPROCESSING, METRICS = (
 LAST = RECIPE
 """What of a package is written last, in the order of the names."""
 BATCH_SIZE = 128
+REGISTERED = "models:/"
+"""Begins the URI of a model that is registered in MLflow."""
 Names = Sequence[str | None]
 
 
@@ -107,6 +110,34 @@ class Model:
             return views.average(lambda one: self.network.embed(one, side), pixels, flip, scales)
 
         return self._over(embeddings, inputs, batch_size)
+
+    def embed_boxes(
+        self,
+        image: Any,
+        boxes: Any,
+        flip: bool | None = None,
+        batch_size: int = BATCH_SIZE,
+        scales: Sequence[float] | None = None,
+        sides: tuple[Names, Names] | None = None,
+    ) -> NDArray[np.float32]:
+        """Embed the boxes of one image, such as the objects that a detector found in a frame.
+
+        Args:
+            image: One of what `embed` takes a list of.
+            boxes: (N, 4) left, top, right and bottom in pixels, NumPy or PyTorch, or an object that
+                has them as `xyxy`, such as `supervision.Detections`; clipped to the image.
+            flip: As in `embed`.
+            batch_size: Boxes on the device at a time.
+            scales: As in `embed`.
+            sides: Cameras and views of the boxes, as in `embed`.
+
+        Returns:
+            (N, D) float32, unit norm, in the order of the boxes.
+
+        Raises:
+            ValueError: If the image cannot be decoded, or a box holds no pixel of it.
+        """
+        return self.embed(cut(_decode(image), boxes), flip, batch_size, scales, sides)
 
     def activation_maps(
         self, inputs: Sequence[Any], batch_size: int = BATCH_SIZE
@@ -180,6 +211,18 @@ class Ensemble:
         joined: NDArray[np.float32] = np.concatenate(found, axis=1) / np.float32(len(found) ** 0.5)
         return joined
 
+    def embed_boxes(
+        self,
+        image: Any,
+        boxes: Any,
+        flip: bool | None = None,
+        batch_size: int = BATCH_SIZE,
+        scales: Sequence[float] | None = None,
+        sides: tuple[Names, Names] | None = None,
+    ) -> NDArray[np.float32]:
+        """Embed boxes of one image as `Model.embed_boxes` does."""
+        return self.embed(cut(_decode(image), boxes), flip, batch_size, scales, sides)
+
 
 @overload
 def load(path: str | Place, device: str | None = None) -> Model: ...
@@ -205,9 +248,7 @@ def load(
     """
     if isinstance(path, (list, tuple)):
         return Ensemble([load(one, device) for one in path])
-    if str(path).startswith("models:/"):
-        return Model(tracking.download_model(str(path), mlflow_store.RUNS), device)
-    return Model(find(path), device)
+    return Model(_located(path), device)
 
 
 def find(path: str | Place) -> Place:
@@ -221,6 +262,13 @@ def find(path: str | Place) -> Place:
     if (root / POINTER).exists():
         state = RunState.read(root)
         known = [state.folder(job) / "model" for job in ("evaluate", "train") if job in state]
+        if not known:
+            raise ValueError(f"run {str(root)!r} has no model: its job 'train' is not done")
+    elif isinstance(root, Path) and root.is_file():
+        raise ValueError(
+            f"{str(root)!r} is a file, not a model package; `ray-reid import` makes one of a "
+            "checkpoint"
+        )
     check_layout(root)
     for folder in known:
         if (folder / WEIGHTS).is_file():
@@ -229,12 +277,27 @@ def find(path: str | Place) -> Place:
 
 
 def recipe_of(path: str | Place) -> Recipe:
-    """The recipe of a package, without its weights.
+    """The recipe of a package, without its weights; `load` says what may be given.
 
     Raises:
         ValueError: If there is no package.
     """
-    return recipes.validate(recipes.read_yaml(places.fetched(find(path) / RECIPE)))
+    return recipes.validate(recipes.read_yaml(places.fetched(_located(path) / RECIPE)))
+
+
+def fetched(path: str | Place) -> Path:
+    """The folder of a package on this machine; `load` says what may be given.
+
+    Raises:
+        ValueError: If there is no package.
+    """
+    return places.fetched(_located(path))
+
+
+def _located(path: str | Place) -> Place:
+    if str(path).startswith(REGISTERED):
+        return tracking.download_model(str(path), mlflow_store.RUNS)
+    return find(path)
 
 
 def save(
@@ -271,7 +334,8 @@ def _numbers(values: Tensor) -> list[float]:
     return [float(str(value)) for value in values.float().cpu().numpy().ravel()]
 
 
-def _decode(item: Any, size: tuple[int, int]) -> images.Pixels:
+def _decode(item: Any, size: tuple[int, int] | None = None) -> images.Pixels:
+    """The pixels of an image, at its own size or resized to height and width."""
     if isinstance(item, (str, Path)):
         return images.read(Path(item), size)
     return images.decode(item, size)

@@ -133,6 +133,54 @@ def evaluate(
     return _summary(scores, valid, len(matches), inputs.num_items)
 
 
+def evaluate_within(
+    query: NDArray[Any],
+    gallery: NDArray[Any],
+    query_group: NDArray[np.int64],
+    gallery_group: NDArray[np.int64],
+    *,
+    query_identity: Labels,
+    gallery_identity: Labels,
+    **known: Any,
+) -> Metrics:
+    """Rank for every query the gallery images of its own group alone, and score the rankings.
+
+    Args:
+        query: (Q, D)
+        gallery: (G, D)
+        query_group: (Q,) number of the group of each query.
+        gallery_group: (G,) likewise.
+        query_identity: See `evaluate`, as all others; they may not be labels of single images.
+        gallery_identity: Likewise.
+
+    Returns:
+        As `evaluate`; `cmc` is as long as the largest group.
+
+    Raises:
+        ValueError: As `evaluate`, in any of the groups.
+    """
+    ap, inp = np.full(len(query), np.nan), np.full(len(query), np.nan)
+    rank, place = np.zeros((2, len(query)), np.int64)
+    largest = 1
+    for group in np.unique(query_group):
+        asking, answering = (
+            np.flatnonzero(numbers == group) for numbers in (query_group, gallery_group)
+        )
+        found = evaluate(
+            query[asking],
+            gallery[answering],
+            query_identity=[query_identity[row] for row in asking.tolist()],
+            gallery_identity=[gallery_identity[row] for row in answering.tolist()],
+            **known,
+        )
+        ap[asking], inp[asking] = found.ap, found.inp
+        rank[asking], place[asking] = found.first, found.place
+        largest = max(largest, len(answering))
+    valid = np.flatnonzero(rank)
+    scores = ap[valid], inp[valid], rank[valid], place[valid]
+    return _summary(scores, valid, len(query), largest)
+
+
 def evaluate_similarity(
     similarity: NDArray[Any],
     *,

@@ -133,6 +133,9 @@ def _score(
     asking, query = _items(case, case.query, labels, embedding)
     answering, gallery = _items(case, case.gallery, labels, embedding)
     known = _known(case, labels, query, gallery, average_precision)
+    if case.within is not None:
+        _refuse_within(steps, "evaluate.postprocess")
+        return metrics.evaluate_within(asking, answering, *case.within, **known)
     if not steps:
         return metrics.evaluate(asking, answering, **known)
     of_steps: dict[str, Any] = {}
@@ -163,6 +166,7 @@ def _refined(
 ) -> RefinedScores:
     asking, query = _items(case, case.query, labels, embedding)
     answering, gallery = _items(case, case.gallery, labels, embedding)
+    _refuse_within(case.within, "refine")
     known = _known(case, labels, query, gallery, average_precision)
     plain = metrics.evaluate(asking, answering, **known)
     columns = [
@@ -199,18 +203,25 @@ def _known(
     case: Case, labels: TestLabels, query: Rows, gallery: Rows, average_precision: AveragePrecision
 ) -> dict[str, Any]:
     """Arguments of `metrics` for a case, besides embeddings or similarities."""
-    clothes = case.rule != "market"
+    clothes, apart = case.rule != "market", case.apart != "nothing"
     return {
         "query_identity": labels.take("identity", query),
         "gallery_identity": labels.take("identity", gallery),
-        "query_camera": labels.take(case.apart, query),
-        "gallery_camera": labels.take(case.apart, gallery),
+        "query_camera": labels.take(case.apart, query) if apart else None,
+        "gallery_camera": labels.take(case.apart, gallery) if apart else None,
         "query_clothes": labels.take("clothes", query) if clothes else None,
         "gallery_clothes": labels.take("clothes", gallery) if clothes else None,
         "protocol": case.rule,
         "average_precision": average_precision,
         "gallery_track": labels.take("track", gallery) if case.tracks == "nearest" else None,
     }
+
+
+def _refuse_within(asked: object, section: str) -> None:
+    if asked:
+        raise ValueError(
+            f"protocol 'reassociation' ranks the few images of one frame: {section} has no place"
+        )
 
 
 def _items(

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from ray_reid.ranking import metrics
 
 DRAWS = 10
+GAP_FRAMES, QUERY_STRIDE = 30, 60
+"""Of the protocol `reassociation`: the defaults of roboflow's package `reid`."""
 Rows = NDArray[np.int64]
 
 
@@ -44,11 +46,14 @@ class Case:
     query: Rows
     gallery: Rows
     rule: metrics.Protocol = "market"
-    apart: Literal["camera", "track"] = "camera"
+    apart: Literal["camera", "track", "nothing"] = "camera"
     """What of the query's identity is junk by the Market rule: its camera, or its track."""
     tracks: Literal["none", "mean", "nearest"] = "none"
     """`mean`: a query or gallery item is the mean of a track's embeddings. `nearest`: a gallery
     item is a track, as similar as its nearest image."""
+    within: tuple[Rows, Rows] | None = None
+    """(Q,) and (G,) numbers of groups: a query is ranked against the images of its own group alone.
+    Null ranks it against all."""
 
 
 Cases = Mapping[str, Sequence[Case]]
@@ -180,6 +185,62 @@ def _cuhk03_classic(labels: TestLabels) -> Cases:
     return {"standard": [Case(query, images) for images in drawn]}
 
 
+def _reassociation(labels: TestLabels) -> Cases:
+    """Crops of videos, MOT and its kin: who is who, a gap of frames later in the same sequence.
+
+    As `ReassociationProtocol` of roboflow's package `reid` 0.1 defines it. Every test image of a
+    frame that `QUERY_STRIDE` divides asks; the images of its sequence exactly `GAP_FRAMES` later
+    answer, if they are two or more and its identity is among them. So a query has one true match,
+    and mAP is the mean reciprocal rank. A sequence is a camera of a source, `time` the frame.
+    """
+    _need(labels, "time", "reassociation")
+    frame = _frames(labels)
+    source = labels.source if labels.source is not None else [None] * len(frame)
+    sequence = list(zip(source, labels.camera, strict=True))
+    shown: dict[Hashable, dict[Hashable, int]] = {}
+    for row, name in enumerate(labels.identity):
+        if frame[row] is not None and name is not None:
+            images = shown.setdefault((sequence[row], frame[row]), {})
+            if images.setdefault(name, row) != row:
+                raise ValueError(
+                    f"protocol 'reassociation': identity {name!r} is twice in frame {frame[row]}, "
+                    "but a frame shows an object once"
+                )
+    query: list[tuple[int, Hashable]] = []
+    answering: dict[int, Hashable] = {}
+    for row, (name, number) in enumerate(zip(labels.identity, frame, strict=True)):
+        if number is None or name is None or number % QUERY_STRIDE:
+            continue
+        later = (sequence[row], number + GAP_FRAMES)
+        candidates = shown.get(later, {})
+        if len(candidates) > 1 and name in candidates:
+            query.append((row, later))
+            answering |= dict.fromkeys(candidates.values(), later)
+    group = {later: place for place, later in enumerate(dict.fromkeys(answering.values()))}
+    within = (
+        np.array([group[later] for _, later in query], dtype=np.int64),
+        np.array([group[later] for later in answering.values()], dtype=np.int64),
+    )
+    rows = np.array([row for row, _ in query], dtype=np.int64)
+    gallery = np.array(list(answering), dtype=np.int64)
+    return {"standard": [Case(rows, gallery, apart="nothing", within=within)]}
+
+
+def _frames(labels: TestLabels) -> list[int | None]:
+    """Number of the frame of each image.
+
+    Raises:
+        ValueError: If one is not whole.
+    """
+    assert labels.time is not None, "asked for only where there are times"
+    for value in labels.time:
+        if value is not None and value != int(value):
+            raise ValueError(
+                f"protocol 'reassociation' needs the number of the frame in 'time', not {value}"
+            )
+    return [None if value is None else int(value) for value in labels.time]
+
+
 PROTOCOLS: Mapping[str, Callable[[TestLabels], Cases]] = {
     "market": _market,
     "track": _track,
@@ -195,6 +256,7 @@ PROTOCOLS: Mapping[str, Callable[[TestLabels], Cases]] = {
     "vehicleid": _vehicleid,
     "vehicleid_inverse": _vehicleid_inverse,
     "cuhk03_classic": _cuhk03_classic,
+    "reassociation": _reassociation,
 }
 """VIPeR and PRID2011 are `market` on each of ten seeded splits of their source."""
 
@@ -234,7 +296,8 @@ def _one_each(labels: TestLabels, rows: Rows, seed: int) -> Rows:
 
 def _need(labels: TestLabels, name: str, protocol: str) -> None:
     assert name in {field.name for field in fields(labels)}
-    if all(value is None for value in getattr(labels, name)):
+    values = getattr(labels, name)
+    if values is None or all(value is None for value in values):
         raise ValueError(
             f"protocol {protocol!r} needs the column {name!r}, which is null in every test image"
         )

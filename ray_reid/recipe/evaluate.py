@@ -47,6 +47,7 @@ class Evaluate(Frozen):
         "vehicleid",
         "vehicleid_inverse",
         "cuhk03_classic",
+        "reassociation",
     ] = "market"
     """Which images ask, which answer and which are junk; see `protocols`."""
     average_precision: Literal["rectangle", "trapezoid"] = "rectangle"

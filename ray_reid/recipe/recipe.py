@@ -31,6 +31,9 @@ class Recipe(Frozen):
     profile: str = "none"
     """Which set of overrides made this recipe."""
     seed: int = Field(0, ge=0)
+    package: str | None = None
+    """A model package to score instead of training one; the section `train` is then that of the
+    package. `ray-reid evaluate` writes such recipes."""
     resources: Resources = Resources()
     models: Models = Models()
     ingest: Ingest = Ingest()

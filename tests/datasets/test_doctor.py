@@ -45,6 +45,17 @@ def findings(root: Path, level: str, look: bool = True) -> list[str]:
     return [finding.text for finding in diagnosis.findings if finding.level == level]
 
 
+def test_a_set_for_tests_alone_is_not_trained_on(tmp_path: Path) -> None:
+    root = market(tmp_path)
+    for file in (root / "bounding_box_train").iterdir():
+        file.unlink()
+    source = Market1501Source(root=str(root))
+    # A model package can be scored on it.
+    assert {row["split"] for row in sources.read(source).rows} == {"query", "gallery"}
+    assert not doctor.examine(source).trainable
+    assert findings(root, "problem") == ["no train images: there is nothing to train on"]
+
+
 def test_a_sound_set_may_be_trained_on(tmp_path: Path) -> None:
     root = market(tmp_path)
     (source,) = sources.recognise(root)

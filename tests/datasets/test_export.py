@@ -19,6 +19,7 @@ from ray_reid.datasets.readers.market1501 import Market1501Source
 from ray_reid.datasets.readers.parquet import ParquetSource
 from ray_reid.datasets.readers.vehiclex import VehicleXSource
 from ray_reid.datasets.reading import Reading
+from ray_reid.evaluation import exchange_commands
 
 Rows = list[dict[str, Any]]
 
@@ -319,7 +320,7 @@ def test_characters_that_xml_forbids_do_not_spoil_the_labels(tmp_path: Path) -> 
 def test_the_command_exports_the_newest_table_of_a_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], publish_job: Callable[..., Path]
 ) -> None:
-    assert tuple(export.LAYOUTS) == cli.LAYOUTS
+    assert tuple(export.LAYOUTS) == exchange_commands.LAYOUTS
     run, out = tmp_path / "run", tmp_path / "out"
 
     def command(*options: str) -> int:

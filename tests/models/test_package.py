@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,40 @@ def test_a_package_embeds_bytes_paths_and_pictures_alike(saved: Path, tmp_path: 
     pixels = np.asarray(picture)
     for inputs in ([picture], [pixels], pixels[None], torch.from_numpy(pixels.copy())[None]):
         assert np.allclose(model.embed(inputs), embeddings[1:2], atol=1e-5)
+
+
+def test_boxes_of_an_image_are_embedded_as_their_crops(saved: Path) -> None:
+    model = ray_reid.load(saved, "cpu")
+    (encoded,) = _jpegs(1)
+    picture = Image.open(io.BytesIO(encoded))
+    boxes = [[3.4, 2, 20.6, 30], [-5, 10, 12, 99]]
+    crops = [picture.crop((3, 2, 21, 30)), picture.crop((0, 10, 12, 32))]
+    expected = model.embed(crops)
+    assert np.allclose(model.embed_boxes(encoded, boxes), expected, atol=1e-5)
+    detections = SimpleNamespace(xyxy=np.array(boxes, dtype=np.float32))
+    assert np.allclose(model.embed_boxes(picture, detections), expected, atol=1e-5)
+    assert np.allclose(model.embed_boxes(picture, torch.tensor(boxes)), expected, atol=1e-5)
+    pixels = np.asarray(picture.convert("RGB"))
+    assert np.allclose(model.embed_boxes(pixels, boxes), expected, atol=1e-5)
+    joined = ray_reid.load([saved, saved], "cpu").embed_boxes(picture, boxes)
+    assert np.allclose(joined @ joined.T, expected @ expected.T, atol=1e-5)
+    assert model.embed_boxes(picture, SimpleNamespace(xyxy=np.empty((0, 4)))).shape == (0, 24)
+    assert model.embed_boxes(picture, []).shape == (0, 24)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "said"),
+    [
+        ([[0, 0, 9, 9], [48, 0, 60, 9]], r"box 1 is \[48\.0, .*no pixel of the image of 48 x 32"),
+        ([[5, 5, 5, 9]], r"box 0 is \[5\.0, 5\.0, 5\.0, 9\.0\] \(left, top"),
+        ([[float("nan"), 0, 9, 9]], r"box 0 is \[nan, .*no pixel"),
+        ([1, 2, 3, 4], r"shape \[4\], but \(N, 4\) is needed"),
+        ("all", r"boxes are not \(N, 4\) numbers"),
+    ],
+)
+def test_a_box_without_pixels_is_named(saved: Path, boxes: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ray_reid.load(saved, "cpu").embed_boxes(_jpegs(1)[0], boxes)
 
 
 def test_flip_averaging_makes_mirrored_images_equal(saved: Path) -> None:

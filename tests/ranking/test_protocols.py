@@ -1,6 +1,7 @@
 """Each protocol on a small test set whose right answer is known by construction."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -252,3 +253,68 @@ def test_a_protocol_says_what_it_lacks() -> None:
         protocols.cases("vc_clothes", labels)
     with pytest.raises(ValueError, match=r"unknown protocol 'veri'; choose from \['market'"):
         protocols.cases("veri", labels)
+
+
+def _videos(seed: int = 0) -> protocols.TestLabels:
+    """Crops of three videos of two sources, in which people come and go; and two distractors."""
+    chance = np.random.default_rng(seed)
+    rows = [
+        (f"{source}{camera}:{person}", camera, float(frame), source)
+        for source, camera in (("one", "a"), ("one", "b"), ("two", "a"))
+        for frame in range(0, 241, 10)
+        for person in range(7)
+        if chance.random() < 0.7
+    ]
+    rows += [(None, "a", 30.0, "one"), (None, "a", 60.0, "one")]
+    identity, camera, time, source = zip(*rows, strict=True)
+    none = [None] * len(rows)
+    asks = chance.random(len(rows)) < 0.5
+    return protocols.TestLabels(asks, identity, camera, none, none, time, source)
+
+
+def test_reassociation_matches_a_loop_over_the_frames() -> None:
+    labels = _videos()
+    embedding = random_embeddings(labels, noise=1.5)
+    unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
+    assert labels.time is not None
+    assert labels.source is not None
+    ranks = []
+    everyone = range(len(labels.identity))
+    for row in everyone:
+        later = [
+            other
+            for other in everyone
+            if (labels.source[other], labels.camera[other])
+            == (labels.source[row], labels.camera[row])
+            and labels.time[other] == labels.time[row] + 30
+            and labels.identity[other] is not None
+        ]
+        true = [other for other in later if labels.identity[other] == labels.identity[row]]
+        if labels.time[row] % 60 == 0 and len(later) >= 2 and true:
+            similar = unit[later] @ unit[row]
+            ranks.append(1 + int(np.sum(similar > similar[later.index(true[0])])))
+    found = protocol_scores.run("reassociation", labels, embedding)
+    figures = protocol_scores.figures(found)
+    assert found["standard"][0].num_queries == len(ranks) > 20
+    assert figures["mAP"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
+    for k in (1, 5):
+        assert figures[f"rank-{k}"] == pytest.approx(np.mean([rank <= k for rank in ranks]))
+    assert 0 < figures["rank-1"] < 1
+
+
+def test_reassociation_refuses_what_it_cannot_rank() -> None:
+    labels = _videos()
+    embedding = random_embeddings(labels)
+    with pytest.raises(ValueError, match="needs the column 'time', which is null"):
+        protocols.cases("reassociation", replace(labels, time=None))
+    with pytest.raises(ValueError, match=r"number of the frame in 'time', not 0\.5"):
+        protocols.cases("reassociation", replace(labels, time=[0.5] * len(embedding)))
+    twice = replace(labels, identity=["one"] * len(embedding))
+    with pytest.raises(ValueError, match="'one' is twice in frame 0"):
+        protocols.cases("reassociation", twice)
+    between = [60.0 * row + 7 for row in range(len(embedding))]
+    with pytest.raises(ValueError, match="0 queries and 0 gallery images"):
+        protocols.cases("reassociation", replace(labels, time=between))
+    steps = Evaluate.model_validate({"postprocess": [{"name": "query_expansion"}]}).postprocess
+    with pytest.raises(ValueError, match=r"evaluate\.postprocess has no place"):
+        protocol_scores.run("reassociation", labels, embedding, steps=steps)

@@ -152,4 +152,5 @@ LAYOUT = Layout(
     recognise,
     terms="CC BY-NC-SA 4.0; mosaic faces in print",
     aside=lambda _: SESSIONS,
+    protocol=lambda _: "ccvid",
 )

@@ -219,4 +219,5 @@ LAYOUT = Layout(
     _official,
     "research use only",
     aside=lambda _: [_folder(boxes) for boxes in get_args(Boxes)],
+    protocol=lambda source: "cuhk03_classic" if source.protocol == "classic" else "market",
 )

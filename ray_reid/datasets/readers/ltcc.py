@@ -94,4 +94,5 @@ LAYOUT = Layout(
     files,
     recognise,
     terms="research use only, no redistribution of derivatives",
+    protocol=lambda _: "clothes",
 )

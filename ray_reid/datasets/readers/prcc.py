@@ -92,4 +92,5 @@ LAYOUT = Layout(
     lambda source: {"train": (17896 + 5002 * source.val, 150)},
     "academic research only",
     aside=lambda _: ("val", "sketch", "contour"),
+    protocol=lambda _: "prcc",
 )

@@ -62,4 +62,11 @@ def _locate(root: str) -> Path:
     return reading.locate(root, [folder for _, folder in FOLDERS], "VC-Clothes")
 
 
-LAYOUT = Layout(VCClothesSource, read_vc_clothes, files, recognise, terms="Apache-2.0")
+LAYOUT = Layout(
+    VCClothesSource,
+    read_vc_clothes,
+    files,
+    recognise,
+    terms="Apache-2.0",
+    protocol=lambda _: "vc_clothes",
+)

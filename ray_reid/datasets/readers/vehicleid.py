@@ -192,4 +192,5 @@ LAYOUT = Layout(
     recognise,
     _official,
     "non-commercial research only, on request",
+    protocol=lambda _: "vehicleid",
 )
