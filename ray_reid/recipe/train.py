@@ -1,6 +1,6 @@
 """The part of a recipe that says what is trained and how."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -117,8 +117,9 @@ class Train(Frozen):
 
     backbone: str = "resnet18"
     """Any timm model name."""
-    pretrained: bool = False
-    """Take timm's weights for the backbone; needs the hub or its local cache."""
+    pretrained: bool | Annotated[str, Field(min_length=1)] = False
+    """Weights that the backbone begins with: `true` takes timm's, from the hub or its local cache;
+    else a reference: a file, a folder, a model package of ours, `package:NAME` or a hub id."""
     backbone_params: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of timm.create_model."""
     ibn: Literal["a"] | None = None
@@ -248,6 +249,15 @@ class Train(Frozen):
             raise ValueError(f"stages {names} need names of their own")
         if self.stages:
             self.trainings()
+        return self
+
+    @model_validator(mode="after")
+    def _backbone_is_a_name(self) -> "Train":
+        if "/" in self.backbone or ":" in self.backbone:
+            raise ValueError(
+                f"backbone {self.backbone!r} is no name of a network in timm; name one, such as "
+                "resnet50, and give a file, folder or hub id of its weights as pretrained"
+            )
         return self
 
     @model_validator(mode="after")
