@@ -6,6 +6,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from ray_reid.recipe import keys
 from ray_reid.recipe.base import Frozen, ImageSide
+from ray_reid.recipe.finetune import Finetune
 from ray_reid.recipe.sampler import Sampler
 
 
@@ -177,6 +178,10 @@ class Train(Frozen):
     learning_rate: float = Field(1e-3, gt=0)
     backbone_rate: float = Field(1.0, ge=0)
     """The backbone's share of the learning rate; below 1 where it brings weights of its own."""
+    semantic_rate: float = Field(1.0, ge=0)
+    """The semantic encoder's share of the learning rate; 0 keeps it as it is. CLIP-ReID trains its
+    image encoder at a rate of 5e-6, which at a `learning_rate` of 3.5e-4 is a share of 0.014."""
+    finetune: Finetune = Finetune()
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of SGD."""
     weight_decay: float = Field(5e-4, ge=0)
@@ -257,6 +262,15 @@ class Train(Frozen):
             raise ValueError(
                 f"backbone {self.backbone!r} is no name of a network in timm; name one, such as "
                 "resnet50, and give a file, folder or hub id of its weights as pretrained"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _head_is_trained_alone(self) -> "Train":
+        if self.finetune.head_epochs >= self.epochs:
+            raise ValueError(
+                f"finetune.head_epochs {self.finetune.head_epochs} must be less than epochs "
+                f"{self.epochs}, or the backbone never learns; set backbone_rate to 0 for that"
             )
         return self
 

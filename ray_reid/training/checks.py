@@ -26,7 +26,8 @@ def check(recipe: Recipe) -> None:
         except ValueError as error:
             raise ValueError(f"train.semantic.encoder: {error}") from error
     for _, own in spec.trainings():
-        if isinstance(own.pretrained, str) or own.ibn_weights is not None:
+        named = isinstance(own.pretrained, str) or own.ibn_weights is not None
+        if named or own.finetune.layer_decay < 1:
             check_network(own)
 
 
@@ -37,11 +38,12 @@ def check_network(spec: Train) -> None:
         ValueError: If timm or PyTorch refuses it.
     """
     from ray_reid.models.networks import ReidNetwork
+    from ray_reid.training import optimizers
 
     # The hub is asked by the workers.
     here = {"pretrained": False} if spec.pretrained is True else {}
     try:
-        ReidNetwork(spec.model_copy(update=here), num_classes=2)
+        optimizers.build(spec, ReidNetwork(spec.model_copy(update=here), num_classes=2))
     except (TypeError, RuntimeError, AssertionError) as error:
         raise ValueError(
             f"train.backbone {spec.backbone!r} cannot be built with backbone_params "
