@@ -21,7 +21,7 @@ from ray_reid.models.networks.precision import autocast, autocast_dtype
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.train import Train
 from ray_reid.training import fit, loader
-from ray_reid.training.fit import OPTIMIZERS
+from ray_reid.training.optimizers import OPTIMIZERS
 from support.turns import Step
 
 Batches = Iterator[tuple[Tensor, Tensor]]

@@ -18,6 +18,8 @@ from ray_reid.recipe.embed import Crop, Embed
 from ray_reid.recipe.models import Models
 
 Vectors = NDArray[np.float32]
+PLACELESS = (REGISTERED, references.PACKAGE)
+"""How references begin that mean the same in any working directory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +182,7 @@ def resolved(spec: Embed) -> Embed:
     """The same with paths that hold in any working directory, for workers elsewhere."""
 
     def absolute(path: str) -> str:
-        return path if path.startswith(REGISTERED) else str(places.place(path).resolve())
+        return path if path.startswith(PLACELESS) else str(places.place(path).resolve())
 
     camera = None if spec.camera_model is None else absolute(spec.camera_model)
     ensemble = tuple(map(absolute, spec.ensemble))

@@ -27,8 +27,8 @@ from ray_reid.runtime.facts import VARIANTS, Facts
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.run import TRIALS
 from ray_reid.runtime.sections import Section, Table, spread
-from ray_reid.training import validation
-from ray_reid.training.train import check_network, num_batches, stages_of, training_tables
+from ray_reid.training import checks, validation
+from ray_reid.training.train import num_batches, stages_of, training_tables
 from ray_reid.training.train import outside as begins_with
 
 log = logging.getLogger(__name__)
@@ -112,6 +112,7 @@ def check(recipe: Recipe) -> None:
         try:
             _check_changes(name, changes)
             changed = recipes.override(recipe, changes)
+            checks.check(changed)
             embed.check(changed)
             _check_variants(recipe, changed)
         except ValueError as error:
@@ -149,7 +150,7 @@ def _resolved(recipe: Recipe, setting: Setting, tables: Sequence[Place]) -> Reci
     try:
         _check_changes(setting.name, setting.changes)
         changed = recipes.override(recipe, setting.changes)
-        check_network(changed.train)
+        checks.check_network(changed.train)
         num_batches(changed, tables, validation.left_out(changed, tables))
     except ValueError as error:
         raise ValueError(f"compare.arms: arm {setting.name!r}: {error}") from error

@@ -27,7 +27,8 @@ from ray_reid.runtime.results import Manifest
 from ray_reid.runtime.run import MODELS, TRAININGS, Run, content_key
 from ray_reid.storage import Fingerprint
 from ray_reid.training import validation
-from ray_reid.training.train import check_network, num_batches, stages_of, training_tables
+from ray_reid.training.checks import check_network
+from ray_reid.training.train import num_batches, stages_of, training_tables
 from ray_reid.training.train import outside as begins_with
 
 SCORED = ("train", "embed", "evaluate")

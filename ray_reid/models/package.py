@@ -23,6 +23,7 @@ from ray_reid.models import views
 from ray_reid.models.boxes import cut
 from ray_reid.models.networks import ReidNetwork, side_codes
 from ray_reid.models.networks.precision import autocast, autocast_dtype
+from ray_reid.models.pretrained import references
 from ray_reid.places import Place
 from ray_reid.ranking import open_set
 from ray_reid.recipe import recipes
@@ -238,9 +239,9 @@ def load(
     """Load a model package, or several as an ensemble.
 
     Args:
-        path: A package or a run, on a disk or in a bucket (`s3://...`), or a registered model
-            `models:/NAME@ALIAS` (in the store of `MLFLOW_TRACKING_URI` or `runs/mlflow.db`); a list
-            of these is an ensemble.
+        path: A package or a run, on a disk or in a bucket (`s3://...`); a registered model
+            `models:/NAME@ALIAS` (in the store of `MLFLOW_TRACKING_URI` or `runs/mlflow.db`); or
+            `package:NAME/FOLDER` of an installed Python package. A list of these is an ensemble.
         device: Default: the GPU if there is one.
 
     Raises:
@@ -254,9 +255,16 @@ def load(
 def find(path: str | Place) -> Place:
     """The package at a place: itself, or that of a run.
 
+    Args:
+        path: A directory, or `package:NAME/FOLDER` of an installed Python package.
+
     Raises:
         ValueError: If there is none.
     """
+    if str(path).startswith(references.PACKAGE):
+        path = Path(references.resolve(str(path)))
+        # A Python package may be named alone if it carries one file of weights.
+        path = path.parent if path.name == WEIGHTS else path
     root = places.place(path)
     known = [root, root / "model"]
     if (root / POINTER).exists():

@@ -29,9 +29,9 @@ class Embed(Frozen):
     crop: Crop | None = None
     """Average with the object found in the image by `models.detector`; `{}` takes the defaults."""
     ensemble: tuple[str, ...] = ()
-    """Further models, whose embeddings are put beside the trained one's: run directories or
-    packages."""
+    """Further models, whose embeddings are put beside the trained one's: run directories, packages,
+    or `package:NAME/FOLDER` of an installed Python package."""
     camera_model: str | None = None
-    """Run directory or package of a model trained with `train.target: camera`; what it makes of
-    the images becomes the column `camera_embedding`, for the step `camera_verification`."""
+    """Run directory, package or `package:NAME/FOLDER` of a model trained with `train.target:
+    camera`. Its embeddings are the column `camera_embedding` for the step `camera_verification`."""
     stage: StageSpec = StageSpec(actors=2, batch_size=128)

@@ -6,7 +6,7 @@ from ray_reid.recipe.base import Frozen
 
 
 class Models(Frozen):
-    """Pretrained models by role: a hub id, a local folder, or `miniature:NAME`."""
+    """Pretrained models by role: a hub id, a local folder, `package:NAME` or `miniature:NAME`."""
 
     text_to_image: str = "miniature:text_to_image"
     """A diffusers text-to-image pipeline (Stable Diffusion 1, 2 or XL)."""

@@ -6,6 +6,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from ray_reid.recipe import keys
 from ray_reid.recipe.base import Frozen, ImageSide
+from ray_reid.recipe.finetune import Finetune
 from ray_reid.recipe.sampler import Sampler
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -127,8 +128,9 @@ class Train(Frozen):
 
     backbone: str = "resnet18"
     """Any timm model name."""
-    pretrained: bool = False
-    """Take timm's weights for the backbone; needs the hub or its local cache."""
+    pretrained: bool | Annotated[str, Field(min_length=1)] = False
+    """Weights that the backbone begins with: `true` takes timm's, from the hub or its local cache;
+    else a reference: a file, a folder, a model package of ours, `package:NAME` or a hub id."""
     backbone_params: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of timm.create_model."""
     ibn: Literal["a"] | None = None
@@ -188,6 +190,10 @@ class Train(Frozen):
     learning_rate: float = Field(1e-3, gt=0)
     backbone_rate: float = Field(1.0, ge=0)
     """The backbone's share of the learning rate; below 1 where it brings weights of its own."""
+    semantic_rate: float = Field(1.0, ge=0)
+    """The semantic encoder's share of the learning rate; 0 keeps it as it is. CLIP-ReID trains its
+    image encoder at a rate of 5e-6, which at a `learning_rate` of 3.5e-4 is a share of 0.014."""
+    finetune: Finetune = Finetune()
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of SGD."""
     weight_decay: float = Field(5e-4, ge=0)
@@ -263,6 +269,24 @@ class Train(Frozen):
             raise ValueError(f"stages {names} need names of their own")
         if self.stages:
             self.trainings()
+        return self
+
+    @model_validator(mode="after")
+    def _backbone_is_a_name(self) -> "Train":
+        if "/" in self.backbone or ":" in self.backbone:
+            raise ValueError(
+                f"backbone {self.backbone!r} is no name of a network in timm; name one, such as "
+                "resnet50, and give a file, folder or hub id of its weights as pretrained"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _head_is_trained_alone(self) -> "Train":
+        if self.finetune.head_epochs >= self.epochs:
+            raise ValueError(
+                f"finetune.head_epochs {self.finetune.head_epochs} must be less than epochs "
+                f"{self.epochs}, or the backbone never learns; set backbone_rate to 0 for that"
+            )
         return self
 
     @model_validator(mode="after")

@@ -22,19 +22,13 @@ from ray_reid.models.networks.precision import autocast, autocast_dtype
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.sampler import P_X_K
 from ray_reid.recipe.train import Train
-from ray_reid.training import adversary, samplers
+from ray_reid.training import adversary, optimizers, samplers
 from ray_reid.training.adversary import Adversary
 from ray_reid.training.augment import augment, blend, mix
 from ray_reid.training.loader import Rows, TrainingLabels
 from ray_reid.training.losses import ReidLoss
 
 log = logging.getLogger(__name__)
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adamw": torch.optim.AdamW,
-    "adam": torch.optim.Adam,
-    "sgd": torch.optim.SGD,
-}
 
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 MEASURED = ("loss", "cross_entropy", "metric", "accuracy")
@@ -81,6 +75,7 @@ class Fit:
         network = _network(self.spec, rows.chosen, start)
         self.layout = torch.channels_last if self.spec.channels_last else torch.contiguous_format
         self.network = network.to(device).to(memory_format=self.layout)
+        optimizers.freeze(self.spec, self.network)
         self.wrapped: Any = wrap(self.network)
         if self.spec.compile:
             self.wrapped = torch.compile(self.wrapped)
@@ -88,7 +83,7 @@ class Fit:
         if self.network.side is not None:
             chosen, known = rows.chosen, self.network.side.sides
             self.codes = side_codes(chosen.cameras, chosen.views, known)
-        self.optimizer = _optimizer(self.spec, self.network)
+        self.optimizer = optimizers.build(self.spec, self.network)
         self.loss = ReidLoss(self.spec.loss)
         # Built last: without it, everything else begins with the same random numbers.
         self.adversary = _adversary(self.spec, rows.chosen, self.network, device)
@@ -114,6 +109,7 @@ class Fit:
         self._sums = torch.tensor(progress.sums or [0.0] * len(self.measured), dtype=torch.float64)
         self._sums = self._sums.to(self.device)
         while progress.epoch < self.spec.epochs:
+            optimizers.hold_statistics(self.spec, self.network, progress.epoch)
             plan = self.plan(progress.epoch)
             for images, labels in self.rows.batches(plan, self.worker, progress.batch):
                 self._sums += self._step(images, labels, plan[progress.batch, self.worker])
@@ -235,9 +231,7 @@ class Fit:
 
     def _set_learning_rate(self) -> None:
         epochs = self.batches_done / self.batches_per_epoch
-        rate = self.spec.learning_rate * schedule(self.spec, epochs)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["share"]
+        optimizers.set_learning_rate(self.spec, self.optimizer, self.progress.epoch, epochs)
 
     def _close_epoch(self) -> None:
         progress = self.progress
@@ -275,7 +269,7 @@ def _adversary(
 
     def optimize(parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
         group = {"params": parameters, "weight_decay": spec.weight_decay, "lr": rate}
-        return _descent(spec, [group])
+        return optimizers.of_groups(spec, [group])
 
     return Adversary(spec.clothes, chosen, network.neck.num_features, device, optimize)
 
@@ -328,38 +322,3 @@ PLANS: dict[str, Callable[[Train, TrainingLabels, dict[str, Any]], samplers.Plan
     "source_balanced": lambda _, rows, shared: samplers.source_balanced(rows.sources, **shared),
     "progressive": _progressive,
 }
-
-
-def schedule(spec: Train, epochs: float) -> float:
-    """Share of the learning rate after `epochs` (fractional): linear warm-up, then the schedule."""
-    if epochs < spec.warmup_epochs:
-        return 0.01 + 0.99 * epochs / spec.warmup_epochs
-    if spec.schedule == "multistep":
-        return float(spec.decay ** sum(epochs >= milestone for milestone in spec.milestones))
-    length = max(spec.epochs - spec.warmup_epochs, 1e-9)
-    return 0.5 * (1 + math.cos(math.pi * min((epochs - spec.warmup_epochs) / length, 1.0)))
-
-
-def _optimizer(spec: Train, network: ReidNetwork) -> torch.optim.Optimizer:
-    """Weight decay on matrices and kernels only, unless `decay_biases` has it on biases and norms.
-
-    Each group has its `share` of the learning rate.
-    """
-    backbone = {id(parameter) for parameter in network.backbone.parameters()}
-    groups = []
-    for inside, share in ((True, spec.backbone_rate), (False, 1.0)):
-        for matrix, decay in ((True, spec.weight_decay), (False, 0.0)):
-            chosen = [
-                parameter
-                for parameter in network.parameters()
-                if parameter.requires_grad
-                and (id(parameter) in backbone) == inside
-                and (parameter.ndim > 1 or spec.decay_biases) == matrix
-            ]
-            groups.append({"params": chosen, "weight_decay": decay, "share": share})
-    return _descent(spec, [group for group in groups if group["params"]])
-
-
-def _descent(spec: Train, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    own = {"momentum": spec.momentum} if spec.optimizer == "sgd" else {}
-    return OPTIMIZERS[spec.optimizer](groups, lr=spec.learning_rate, **own)

@@ -28,6 +28,7 @@ from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.progress import metered
 from ray_reid.runtime.sections import ReportPicture, Section
 from ray_reid.training import worker
+from ray_reid.training.checks import check, check_network, check_plan
 
 # Ray Train's controller imports this module too; it has no use for torch and waits for it.
 if TYPE_CHECKING:
@@ -222,38 +223,6 @@ def training_tables(work: Work) -> list[Place]:
     return [(work.inputs[name] / "observations").resolve() for name in jobs]
 
 
-def check_network(spec: Train) -> None:
-    """Build the network once here: a mistake in it would fail in every worker, again and again.
-
-    Raises:
-        ValueError: If timm or PyTorch refuses it.
-    """
-    from ray_reid.models.networks import ReidNetwork
-
-    try:
-        ReidNetwork(spec.model_copy(update={"pretrained": False}), num_classes=2)
-    except (TypeError, RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"train.backbone {spec.backbone!r} cannot be built with backbone_params "
-            f"{spec.backbone_params} for image_size {list(spec.image_size)}: "
-            f"{stage.reason(error)}"
-        ) from error
-
-
-def check_plan(recipe: Recipe, chosen: "TrainingLabels", world_size: int = 1) -> int:
-    """Plan an epoch here, where a refusal is one sentence; returns its number of batches.
-
-    Raises:
-        ValueError: If the rows cannot fill a batch, or the workers cannot share it.
-    """
-    from ray_reid.training import fit
-
-    try:
-        return len(fit.plan(recipe, chosen, 0, world_size))
-    except ValueError as error:
-        raise ValueError(f"train.sampler: {error}") from error
-
-
 def _train(
     recipe: Recipe,
     tables: Sequence[Place],
@@ -355,7 +324,11 @@ def outside(recipe: Recipe) -> str:
     from ray_reid.models.pretrained import references
 
     spec = recipe.train
-    begins_with = [name for name in (spec.ibn_weights, spec.semantic.encoder) if name is not None]
+    begins_with = [
+        name
+        for name in (spec.pretrained, spec.ibn_weights, spec.semantic.encoder)
+        if isinstance(name, str)
+    ]
     return ",".join(map(references.fingerprint, begins_with)) or "none"
 
 
@@ -388,6 +361,7 @@ JOB = Job(
     needs=("ingest",),
     sections=("name", "seed", "train"),
     also=validates_with,
+    check=check,
     outside=outside,
     # 2: RandAugment by batches; CLIP-SENet's network.
     format=2,

@@ -1,6 +1,7 @@
 """What is embedded beside the model's own view of an image: crops, further models, cameras."""
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,33 @@ def test_models_that_do_not_fit_are_refused_before_anything_is_trained(home: Pat
         ValueError, match=r"embed.crop.classes: the detector knows none of \['dog'\]"
     ):
         extracted(home, crop={"classes": ["dog"]})
+
+
+def test_a_python_package_may_carry_the_models(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(home / "cameras", tmp_path / "carrier")
+    about = tmp_path / "carrier-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: carrier\nVersion: 1.0\n")
+    records = [f"carrier/{file.name},," for file in (tmp_path / "carrier").iterdir()]
+    (about / "RECORD").write_text("\n".join(records) + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    expected = ray_reid.load(home / "cameras", "cpu").embed(pictures())
+    for reference in ("package:carrier", "package:carrier/carrier"):
+        recipe = recipes.validate({"name": "one", "embed": {"camera_model": reference}})
+        embed.check(recipe)
+        assert extraction.resolved(recipe.embed) == recipe.embed
+        assert embed.outside(recipe) == embed.outside(
+            recipes.override(recipe, {"embed.camera_model": str(tmp_path / "carrier")})
+        )
+        found = extracted(home, camera_model=reference)
+        np.testing.assert_allclose(found.camera_embedding, expected, atol=1e-5)
+    recipe = recipes.validate({"name": "one", "embed": {"ensemble": ["package:no-such"]}})
+    with pytest.raises(
+        ValueError, match=r"^embed\.ensemble\.0: .*needs the Python package 'no-such'"
+    ):
+        embed.check(recipe)
 
 
 def test_the_models_beside_the_trained_one_are_part_of_a_results_name(home: Path) -> None:

@@ -14,8 +14,9 @@ from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.train import Train
 from ray_reid.training import loader
-from ray_reid.training.fit import Fit, schedule
+from ray_reid.training.fit import Fit
 from ray_reid.training.loader import TrainingRows
+from ray_reid.training.optimizers import schedule
 
 
 @pytest.fixture(scope="module")

@@ -2,17 +2,13 @@
 
 import hashlib
 import json
-import pickle
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ray_reid import places
@@ -20,6 +16,8 @@ from ray_reid.models import card, package
 from ray_reid.models.checkpoints import residual, swin, vision
 from ray_reid.models.checkpoints.peer import Converted, Peer
 from ray_reid.models.networks import ReidNetwork
+from ray_reid.models.pretrained import weight_files
+from ray_reid.models.pretrained.weight_files import some
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.train import Train
@@ -32,8 +30,6 @@ PEERS: dict[str, Peer] = {
     "solider": swin.SOLIDER,
     "cal": residual.CAL,
 }
-WRAPPERS = ("model", "state_dict", "model_state_dict", "teacher")
-"""Where checkpoints keep the weights, beside the state of the training."""
 CLASSIFIER = "classifier_state_dict"
 SOURCE = "imported.json"
 
@@ -53,7 +49,7 @@ def import_checkpoint(
     """Write a peer's checkpoint as a model package.
 
     Args:
-        file: `.safetensors`, or a file of torch.save with tensors and plain values only.
+        file: Of safetensors or torch.save; what is no tensor or plain value is not read.
         folder: New directory of the package.
         peer: One of PEERS.
         overrides: `train.key=value` that differ from the peer's published models, such as
@@ -88,38 +84,15 @@ def read(file: Path) -> dict[str, Tensor]:
     """Weights by the peer's names, without wrappers; a classifier kept apart is `classifier.*`.
 
     Raises:
-        ValueError: If the file is not of tensors and plain values; nothing in it is executed.
+        ValueError: If the file holds no weights; nothing in it is executed.
     """
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            "is more than tensors and plain values, and a pickle could run any code: load it where "
-            "you trust it, and save its state dict alone"
-        ) from error
-    except (SafetensorError, EOFError, RuntimeError) as error:
-        raise ValueError(f"cannot be read: {str(error).strip().splitlines()[0]}") from error
-    return _unwrapped(found)
-
-
-def _unwrapped(found: Any) -> dict[str, Tensor]:
-    aside: Mapping[str, Any] = {}
-    if isinstance(found, Mapping):
-        aside = found.get(CLASSIFIER, {})
-    for _ in WRAPPERS:
-        inner = [found[key] for key in WRAPPERS if isinstance(found, Mapping) and key in found]
-        if not inner or not isinstance(inner[0], Mapping):
-            break
-        found = inner[0]
-    if not isinstance(found, Mapping):
-        raise ValueError(f"holds a {type(found).__name__}, not a state dict")
-    weights = {name: value for name, value in found.items() if isinstance(value, Tensor)}
-    weights |= {f"classifier.{name}": value for name, value in aside.items()}
-    if not weights:
-        raise ValueError(f"holds no weights under {list(WRAPPERS)} or by itself")
-    return {name.removeprefix("module."): value for name, value in weights.items()}
+    found = weight_files.load(file)
+    aside = found.get(CLASSIFIER) if isinstance(found, Mapping) else None
+    named = weight_files.weights(found)
+    if isinstance(aside, Mapping) and aside:
+        apart = weight_files.weights(aside)
+        named |= {f"classifier.{name}": value for name, value in apart.items()}
+    return named
 
 
 def recipe_of(peer: str, converted: Converted, overrides: Sequence[str]) -> Recipe:
@@ -158,27 +131,23 @@ def fitted(
     extra = sorted(names[name] for name in given.keys() - state.keys())
     if extra:
         raise ValueError(
-            f"has {len(extra)} weights with no place in {_described(spec)}: {_some(extra)}"
+            f"has {len(extra)} weights with no place in {_described(spec)}: {some(extra)}"
         )
     missing = sorted(state.keys() - given.keys() - defaults)
     if missing:
-        raise ValueError(f"lacks {len(missing)} weights of {_described(spec)}: {_some(missing)}")
+        raise ValueError(f"lacks {len(missing)} weights of {_described(spec)}: {some(missing)}")
     for name, tensor in given.items():
         if tensor.shape != state[name].shape:
             raise ValueError(
                 f"has {names[name]!r} of shape {list(tensor.shape)}, but {_described(spec)} at "
                 f"image size {list(spec.image_size)} needs {list(state[name].shape)}"
             )
+    weight_files.check_finite({names[name]: tensor for name, tensor in given.items()})
     return {name: given.get(name, value).to(value.dtype) for name, value in state.items()}
 
 
 def _described(spec: Train) -> str:
     return f"the backbone {spec.backbone!r} with pooling {spec.pooling!r}"
-
-
-def _some(names: Sequence[str], shown: int = 8) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return f"{list(names[:shown])}{more}"
 
 
 def _digest(file: Path) -> str:

@@ -1,17 +1,16 @@
 """Backbones: timm's models by name, with IBN-a where it is asked for (Pan et al., ECCV 2018)."""
 
 import difflib
-import pickle
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ray_reid.models.networks import initial_weights
 from ray_reid.models.networks.timm_options import apply_options
+from ray_reid.models.pretrained import weight_files
 from ray_reid.recipe.train import Train
 
 IBN_STAGES = ("layer1", "layer2", "layer3")
@@ -56,12 +55,14 @@ def build(spec: Train) -> nn.Module:
     if tuple(fixed) != spec.image_size:
         params.setdefault("img_size", spec.image_size)
     backbone: nn.Module = timm.create_model(
-        spec.backbone, pretrained=spec.pretrained, num_classes=0, global_pool="", **params
+        spec.backbone, pretrained=spec.pretrained is True, num_classes=0, global_pool="", **params
     )
+    if isinstance(spec.pretrained, str):
+        initial_weights.load(backbone, spec.backbone, spec.pretrained)
     if spec.ibn == "a":
         add_ibn(backbone, spec.backbone)
     if spec.ibn_weights is not None:
-        load_ibn_weights(backbone, Path(spec.ibn_weights))
+        load_ibn_weights(backbone, spec.backbone, Path(spec.ibn_weights))
     return apply_options(backbone, spec)
 
 
@@ -116,35 +117,24 @@ def add_ibn(backbone: nn.Module, name: str) -> None:
         block.bn1 = InstanceBatchNorm(block.bn1)
 
 
-def load_ibn_weights(backbone: nn.Module, path: Path) -> None:
+def load_ibn_weights(backbone: nn.Module, name: str, path: Path) -> None:
     """Load weights that IBN-Net's authors publish, key by key; their classifier `fc` is left out.
 
     Args:
         backbone: An IBN-a network without a classifier.
-        path: `.safetensors`, or a file of torch.save with tensors only.
+        name: What timm calls it.
+        path: A file of safetensors or torch.save.
 
     Raises:
         ValueError: If the file cannot be read, or a weight is missing, left over or of another
             shape.
     """
-    wanted = backbone.state_dict()
-    given = _excited(_read_weights(path), wanted)
-    # Counters that nothing reads: files of old versions of PyTorch have none.
-    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
-    missing = sorted(wanted.keys() - given.keys() - counters)
-    extra = sorted(given.keys() - wanted.keys())
-    if missing or extra:
-        raise ValueError(
-            f"IBN weights {str(path)!r} are not those of this backbone: {len(missing)} missing "
-            f"{missing[:3]}, {len(extra)} left over {extra[:3]}"
-        )
-    for name, tensor in given.items():
-        if tensor.shape != wanted[name].shape:
-            raise ValueError(
-                f"IBN weights {str(path)!r} are not those of this backbone: {name} is "
-                f"{list(tensor.shape)}, but must be {list(wanted[name].shape)}"
-            )
-    backbone.load_state_dict(given, strict=False)
+    try:
+        given = weight_files.read(path)
+        own = {key: part for key, part in given.items() if not key.startswith("fc.")}
+        initial_weights.place(backbone, _excited(own, backbone.state_dict()), name)
+    except ValueError as error:
+        raise ValueError(f"train.ibn_weights {str(path)!r} {error}") from error
 
 
 def _excited(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -160,17 +150,3 @@ def _excited(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, T
         if f"{place}.bias" in wanted:
             renamed[f"{place}.bias"] = torch.zeros_like(wanted[f"{place}.bias"])
     return renamed
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            read = load_file(path)
-        else:
-            read = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"IBN weights {str(path)!r} cannot be read: {reason}") from error
-    if not isinstance(read, dict) or not all(isinstance(part, Tensor) for part in read.values()):
-        raise ValueError(f"IBN weights {str(path)!r} must map names to tensors")
-    return {name: part for name, part in read.items() if not name.startswith("fc.")}

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -19,11 +20,16 @@ from ray_reid.runtime import arguments
 log = logging.getLogger(__name__)
 
 MINIATURE = "miniature:"
+PACKAGE = "package:"
+"""Begins the name of an installed Python package that carries weights."""
 HUB = "hf-hub:"
 """Begins the hub ids of open_clip."""
 HUB_SECONDS = 6.0
 """How long the hub may take to answer, whatever it is that takes the time."""
 WITHOUT_NETWORK = "without a network, give a local folder, or fetch the model into the hub's cache"
+PATHS = ("/", "./", "../", "~")
+"""How a reference begins that can be nothing but a place on this machine."""
+WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
 WEIGHTS = Path(__file__).resolve().parent.parent.parent / "miniature" / "weights"
 
 
@@ -43,11 +49,14 @@ class HubSilentError(UnfitReferenceError):
 
 
 def resolve(reference: str) -> str:
-    """The local folder of a reference, or the hub id as it is.
+    """The local file or folder of a reference, or the hub id as it is.
 
     Raises:
-        UnfitReferenceError: If a miniature model or a folder is named that does not exist.
+        UnfitReferenceError: If a miniature model, a package or a place is named that does not
+            exist.
     """
+    if reference.startswith(PACKAGE):
+        return str(_in_package(reference))
     if reference.startswith(MINIATURE):
         name = reference.removeprefix(MINIATURE)
         names = sorted(path.name for path in WEIGHTS.iterdir() if path.is_dir())
@@ -59,13 +68,46 @@ def resolve(reference: str) -> str:
     path = arguments.expanded(reference)
     if path.exists():
         return str(path.resolve())
-    is_path = reference.startswith(("/", "./", "../", "~")) or reference.count("/") > 1
-    # Weights of ultralytics are a file that a person fetched; the hub has folders only.
-    if is_path or reference.endswith(".pt"):
+    is_path = reference.startswith(PATHS) or reference.count("/") > 1
+    # The hub has folders only.
+    if is_path or reference.endswith(WEIGHT_FILES):
         raise UnfitReferenceError(
             f"model {reference!r} is not there; give a local path or a hub id"
         )
     return reference
+
+
+def check_local(reference: str) -> None:
+    """Refuse what can only be on this machine and is not; what a hub may have passes.
+
+    Raises:
+        UnfitReferenceError: If a miniature model, a package or a place is named that does not
+            exist.
+    """
+    if reference.startswith((MINIATURE, PACKAGE, *PATHS)):
+        resolve(reference)
+
+
+def _in_package(reference: str) -> Path:
+    """The one file of weights that an installed package carries, or what is named inside it."""
+    name, _, inside = reference.removeprefix(PACKAGE).partition("/")
+    try:
+        carrier = metadata.distribution(name)
+    except (metadata.PackageNotFoundError, ValueError) as error:
+        raise UnfitReferenceError(
+            f"model {reference!r} needs the Python package {name!r}, which is not installed here: "
+            f"`pip install {name}`"
+        ) from error
+    files = [file for file in carrier.files or () if file.suffix in WEIGHT_FILES]
+    if not inside and len(files) == 1:
+        return Path(str(carrier.locate_file(files[0]))).resolve()
+    found = Path(str(carrier.locate_file(inside)))
+    if not inside or not found.exists():
+        raise UnfitReferenceError(
+            f"model {reference!r} must name one file or folder of the package; its files of "
+            f"weights are {[f'{PACKAGE}{name}/{file}' for file in files]}"
+        )
+    return found.resolve()
 
 
 @contextmanager
