@@ -11,7 +11,7 @@ from ray_reid.models import card
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.job import Job, Work
-from ray_reid.training import train
+from ray_reid.training import checks, train
 from ray_reid.training.train import TrainFacts
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def check(recipe: Recipe) -> None:
             raise ValueError(
                 f"train.{name} adds a layer to {recipe.package!r} that nobody has trained; leave it"
             )
-    train.check_network(spec)
+    checks.check_network(spec)
 
 
 def floor_job(work: Work) -> TrainFacts:

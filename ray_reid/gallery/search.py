@@ -168,7 +168,7 @@ def refined(
     together = np.concatenate([query, variants])
     view, (_, number) = gallery.find(together, max(k, spec.m), where)
     own = number[0, : spec.m]
-    asked = {*view.identities(own[own >= 0])} - {None}
+    asked = {name for name in view.identities(own[own >= 0]) if name is not None}
     # All images of the subjects in question come before all others.
     theirs = view.numbers(replace(where, identities=tuple(sorted(asked)))) if asked else []
     numbers = np.unique(np.append(number[number >= 0], np.array(theirs, np.int64)))

@@ -54,11 +54,11 @@ class Ahead(NamedTuple):
     A null identity is a subject of its own.
 
     Attributes:
-        count: (R,) of each row.
+        number: (R,) of each row.
         known: (R, B) bits of the identities that are counted.
     """
 
-    count: Integers
+    number: Integers
     known: NDArray[np.uint8]
 
 
@@ -76,7 +76,7 @@ def _put_ahead(ahead: Any, row: int, subject: int) -> None:
         if ahead.known[row, subject // 8] & bit:
             return
         ahead.known[row, subject // 8] |= bit
-    ahead.count[row] += 1
+    ahead.number[row] += 1
 
 
 @compiled
@@ -161,16 +161,15 @@ def _tallied(bins: Numbers, table: _Table, counts: Integers) -> Numbers:
     """Count all values by their bins; return the columns in the bins that a band touches."""
     tally, reached, kept = table.tally, table.reached, table.kept
     tally[:] = 0
-    size = np.uint32(0)
+    size: Any = np.uint32(0)
     for column in range(len(bins)):
-        # Unsigned, lest every index be tested for a sign.
-        bin_ = np.uint32(bins[column])
+        bin_ = np.uint32(bins[column])  # Unsigned, lest every index be tested for a sign.
         tally[bin_] += 1
         kept[size] = column
         size += np.uint32(reached[bin_] < 0)
-    for bin_ in range(BINS):
-        if reached[bin_] >= 0:
-            counts[reached[bin_]] += tally[bin_]
+    for each in range(BINS):
+        if reached[each] >= 0:
+            counts[reached[each]] += tally[each]
     return kept[:size]
 
 

@@ -43,7 +43,7 @@ def rank(
             for tile in range(len(proxies.tiles)):
                 _count_tile(proxies, rows, tile, grids, ends, counts, ahead)
             score(counts, ends, trapezoid, ap[rows], inp[rows], first[rows])
-            place[rows] = 1 + ahead.count
+            place[rows] = 1 + ahead.number
 
         cores.map(score_stripe, proxies.stripes())
     return scores
@@ -59,7 +59,7 @@ def rank_given(
     ahead = nobody(len(num_matches), inputs.subject)
     count_given(inputs, rule, similarity, ends, counts, ahead)
     score(counts, ends, trapezoid, ap, inp, first)
-    place[:] = 1 + ahead.count
+    place[:] = 1 + ahead.number
     return scores
 
 
@@ -112,5 +112,5 @@ def _count(
         UNLIMITED if kind is np.float64 else int(TOO_MANY * block.size),
         # Each row has one count more than it has matches.
         counts[done:],
-        Ahead(ahead.count[done:], ahead.known[done:]),
+        Ahead(ahead.number[done:], ahead.known[done:]),
     )

@@ -64,8 +64,10 @@ def rand_augment(images: Tensor, operations: int, magnitude: int, seed: int) -> 
     shape, by = (operations, len(images)), magnitude / BINS
     drawn = torch.randint(len(SIGNED) + len(UNSIGNED), shape, generator=generator)
     back = torch.rand(shape, generator=generator) < 0.5
-    groups = [(n, way, change) for n, change in enumerate(SIGNED) for way in (True, False)]
-    groups += [(n, None, change) for n, change in enumerate(UNSIGNED, start=len(SIGNED))]
+    groups: list[tuple[int, bool | None, Operation]] = [
+        (number, way, change) for number, change in enumerate(SIGNED) for way in (True, False)
+    ]
+    groups += [(number, None, change) for number, change in enumerate(UNSIGNED, len(SIGNED))]
     for step in range(operations):
         for number, way, change in groups:
             chosen = drawn[step] == number

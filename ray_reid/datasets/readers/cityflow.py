@@ -203,7 +203,7 @@ def _answers_too(row: Row) -> bool:
 
 def _again(row: Row) -> Row:
     """The same image in the gallery; a vehicle that is trained on is nobody's match there."""
-    again = {schema.SPLIT: "gallery"}
+    again: Row = {schema.SPLIT: "gallery"}
     if row[schema.SPLIT] == "train":
         again |= {schema.IDENTITY: None, schema.ROLE: "distractor"}
     key = schema.observation_id(row[schema.OBSERVATION_ID], "gallery")

@@ -40,7 +40,7 @@ class FineGrainedEnhancement(nn.Module):
     def forward(self, semantics: Tensor) -> Tensor:
         """(B, D) to (B, D)."""
         mapped: Tensor = self.phi(semantics)
-        grouped = mapped.unflatten(1, (len(self.weights), -1))
+        grouped = mapped.reshape(len(mapped), len(self.weights), -1)
         return mapped + (self.weights * grouped).flatten(1)
 
 
