@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ray_reid.recipe.outfits import PARTS
 
 Answer = tuple[str | None, str | None, str | None]
-"""Upper, lower and footwear as one answer names them; null where it does not see them."""
+"""Upper, lower and footwear as one answer names them; None where it does not see them."""
 
 MAX_WORDS = 8
 SEPARATORS = "/;,&"
