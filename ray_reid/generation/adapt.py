@@ -223,7 +223,7 @@ def _sheet(out: Place, candidates: Sequence[CandidateFacts], best: str, recipe: 
         ]
         sign = ", the best score" if one.name == best else ""
         heading = (
-            f"{one.name}{sign}: Frechet distance {one.fid:.3f}, asked colour "
+            f"{_title(one)}{sign}: Frechet distance {one.fid:.3f}, asked colour "
             f"{one.agreement:.0%}, score {one.score:.2f}"
         )
         groups[heading] = cards
@@ -236,11 +236,16 @@ def _sheet(out: Place, candidates: Sequence[CandidateFacts], best: str, recipe: 
     )
 
 
+def _title(candidate: CandidateFacts) -> str:
+    """Name of a candidate, with its model where that is its own."""
+    return candidate.name + (f" of {candidate.model}" if candidate.model is not None else "")
+
+
 def section(facts: AdaptFacts) -> Section:
     """Show the candidates and which one scored best."""
     rows = tuple(
         (
-            candidate.name if candidate.model is None else f"{candidate.name} of {candidate.model}",
+            _title(candidate),
             number(candidate.fid, 3),
             number(candidate.agreement, 3),
             number(candidate.score, 3),

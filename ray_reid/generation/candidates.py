@@ -61,10 +61,15 @@ def own_models(recipe: Recipe) -> dict[str, str]:
     }
 
 
-def model_of(recipe: Recipe, lora: Lora | None) -> str:
-    """Reference of the model that a training fine-tunes; without one, of the model as it was."""
-    own = None if lora is None else lora.model
-    return own or recipe.models.text_to_image
+def model_of(recipe: Recipe, lora: Lora | None) -> tuple[str, str]:
+    """The model that a training fine-tunes: key of the recipe and reference.
+
+    Args:
+        lora: The training; None is the model as it was.
+    """
+    if lora is None or lora.model is None:
+        return "models.text_to_image", recipe.models.text_to_image
+    return f"adapt.trainings.{recipe.adapt.trainings.index(lora)}.model", lora.model
 
 
 def state_names(training: str, lora: Lora) -> list[str]:

@@ -42,12 +42,12 @@ def fit_and_judge(recipe: Recipe, out: Place, name: str, lora: Lora | None, mete
     shown = storage.read(out / "images", columns)[schema.IMAGE].to_pylist()
     told = storage.read(out / "captions", [schema.CAPTION])[schema.CAPTION].to_pylist()
     pixels = [images.decode(encoded) for encoded in shown]
-    model = model_of(recipe, lora)
-    judge = Judge(recipe, pixels, model)
+    key, model = model_of(recipe, lora)
+    judge = Judge(recipe, pixels, model, key)
     if lora is None:
         judge.judge(out / "candidates" / name, adapted=False)
         return
-    pipeline = load_pipeline(model, "fp32")
+    pipeline = load_pipeline(model, "fp32", key)
     tuning = Tuning(pipeline, pixels, told, lora, recipe)
     file = out / "states" / f"{name}.pt"
     if file.exists():
@@ -74,15 +74,16 @@ def _write_state(state: dict[str, Any], file: Place) -> None:
 class Judge:
     """Measure a candidate: distance to the target images, and the share of the asked colour."""
 
-    def __init__(self, recipe: Recipe, target: list[Pixels], generator: str) -> None:
+    def __init__(self, recipe: Recipe, target: list[Pixels], generator: str, key: str) -> None:
         """Embed the target images and the colour prompts.
 
         Args:
             target: Images that were adapted to, (H, W, 3) uint8 each.
             generator: Reference of the text-to-image model.
+            key: Of the recipe, which names that model.
         """
         spec = recipe.adapt
-        self.recipe, self.generator = recipe, generator
+        self.recipe, self.generator, self.key = recipe, generator, key
         self.model = ImageText(recipe.models.image_text, recipe.models.precision)
         self.target = self._embed(target)
         wanted = vehicle_prompts.identities(recipe.prompts, recipe.seed)[: spec.num_prompts]
@@ -102,14 +103,14 @@ class Judge:
         Raises:
             ValueError: If the model's safety checker refuses nearly all images.
         """
-        pipeline = load_pipeline(self.generator, self.recipe.models.precision)
+        pipeline = load_pipeline(self.generator, self.recipe.models.precision, self.key)
         if adapted:
             load_adapter(pipeline, place)
         made = self._generate(pipeline)
         shown = [number for number, image in enumerate(made) if image is not None]
         if len(shown) < 2:
             raise ValueError(
-                f"models.text_to_image {self.generator!r}: its safety checker refused "
+                f"{self.key} {self.generator!r}: its safety checker refused "
                 f"{len(made) - len(shown)} of {len(made)} images that judge {place.name!r}, and a "
                 "Frechet distance needs 2; raise adapt.images_per_prompt or take another model"
             )

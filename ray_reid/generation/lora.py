@@ -175,10 +175,10 @@ def _conditions(pipeline: Any, captions: list[str], size: tuple[int, int]) -> di
         hidden.append(found[0].float().cpu())
         if is_xl:
             pooled.append(found[2].float().cpu())
-    conditions = {"hidden": torch.cat(hidden).clone()}
+    conditions = {"hidden": torch.cat(hidden)}
     if is_xl:
         # Original size, crop corner and target size (Podell et al., 2023, section 2.2).
-        conditions["text_embeds"] = torch.cat(pooled).clone()
+        conditions["text_embeds"] = torch.cat(pooled)
         conditions["time_ids"] = torch.tensor([[*size, 0.0, 0.0, *size]] * len(captions))
     return conditions
 

@@ -241,10 +241,13 @@ def _stages(work: Work, kept: Selection) -> dict[str, Selection]:
 
 
 def _sample(work: Work, name: str) -> Selection:
-    """Whole images without a filter; a recipe need not ask for any."""
+    """Whole images without a filter, less those that the pipeline refused and left black.
+
+    A recipe need not ask for any.
+    """
     table = _generated(work) / name
     if any(table.rglob("*.parquet")):
-        return _select(table, kept_only=False)
+        return _select(table)
     return Selection(table, schema.observations([]).select(list(COLUMNS)))
 
 

@@ -65,10 +65,22 @@ def test_an_answer_has_three_short_parts_or_is_refused(
         "red hoodie; blue jeans; white sneakers",
         "Red hoodie, blue jeans, and white sneakers.",
         "The person in the image wears red hoodie with blue jeans and white sneakers. He runs.",
+        "A man wearing red hoodie, blue jeans and white sneakers",
+        "1. Upper: red hoodie\n2. Lower: blue jeans\n3. Footwear: white sneakers",
+        "- Upper: red hoodie\n- Lower: blue jeans\n- Footwear: white sneakers",
+        "* **Upper:** red hoodie\n* **Lower:** blue jeans\n* **Footwear:** white sneakers",
+        "* red hoodie\n* blue jeans\n* white sneakers",
+        "Upper - red hoodie, Lower - blue jeans, Footwear - white sneakers",
+        "Upper body clothing: red hoodie, the lower: blue jeans, and the shoes: white sneakers",
     ],
 )
 def test_the_usual_forms_of_an_answer_are_read_alike(text: str) -> None:
     assert parse_answer(text) == ("red hoodie", "blue jeans", "white sneakers")
+
+
+def test_an_and_between_colours_parts_no_garments() -> None:
+    told = "The person is wearing a black and white shirt, red pants and blue shoes."
+    assert parse_answer(told) == ("a black and white shirt", "red pants", "blue shoes")
 
 
 @pytest.mark.parametrize(
@@ -111,6 +123,15 @@ def test_the_same_words_in_another_order_are_the_same_description() -> None:
     answers += [("grey coat", "jeans", "pair of boots")] * 2 + [("blue coat", "jeans", "boots")] * 3
     # Two texts of four images; of the same words the most frequent text.
     assert summarise(answers)[0] == "grey coat"
+
+
+def test_a_hyphen_makes_no_other_description() -> None:
+    answers = [("long-sleeved t-shirt", "jeans", "boots")] * 2
+    answers += [("T shirt, long sleeved", "jeans", "boots"), ("short shirt", "jeans", "boots")]
+    answers += [("shirt, short", "jeans", "boots")]
+    assert descriptions.words("long-sleeved t-shirt") == descriptions.words(answers[2][0] or "")
+    assert descriptions.words("short shirt") == descriptions.words("shirt, short")
+    assert summarise(answers)[0] == "long-sleeved t-shirt"
 
 
 def test_a_paraphrase_in_a_summary_is_as_frequent_as_the_answers_that_it_restates() -> None:

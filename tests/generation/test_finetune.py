@@ -333,7 +333,7 @@ def test_a_candidate_is_scored_by_distance_and_by_the_colour_that_was_asked_for(
     home: Path, tmp_path: Path
 ) -> None:
     recipe, target = _recipe(home), _pictures(5)
-    judge = Judge(recipe, target, recipe.models.text_to_image)
+    judge = Judge(recipe, target, recipe.models.text_to_image, "models.text_to_image")
     wanted = vehicle_prompts.identities(recipe.prompts, recipe.seed)[:3]
     assert judge.prompts == [one.prompt for one in wanted] * 2
     judge.judge(tmp_path / "none", adapted=False, loss=0.5)
@@ -355,7 +355,7 @@ def test_a_candidate_is_scored_by_distance_and_by_the_colour_that_was_asked_for(
 def test_images_that_the_safety_checker_refused_count_against_a_candidate(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = Judge(_recipe(home), _pictures(5), str(home / "sd"))
+    judge = Judge(_recipe(home), _pictures(5), str(home / "sd"), "adapt.trainings.1.model")
     judge.judge(tmp_path / "whole", adapted=False)
     refused = {0, 4}
     made = judge._generate
@@ -375,17 +375,21 @@ def test_images_that_the_safety_checker_refused_count_against_a_candidate(
     assert result["fid"] == pytest.approx(expected, abs=1e-5)
     assert result["agreement"] <= 4 / 6
     refused |= {1, 2, 3}
-    with pytest.raises(ValueError, match=r"safety checker refused 5 of 6 images .* 'none'"):
+    with pytest.raises(
+        ValueError, match=r"^adapt\.trainings\.1\.model .* refused 5 of 6 .* 'none'"
+    ):
         judge.judge(tmp_path / "none", adapted=False)
 
 
 def test_a_candidate_of_another_model_is_trained_and_judged_with_it(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded: list[str] = []
+    loaded: list[tuple[str, str]] = []
     monkeypatch.setattr(
         "ray_reid.generation.finetune.load_pipeline",
-        lambda model, precision: loaded.append(model) or load_pipeline(model, precision),
+        lambda model, precision, key: (
+            loaded.append((key, model)) or load_pipeline(model, precision, key)
+        ),
     )
     rows = [{"observation_id": str(n), "image": _encoded(image), "source": "s", "split": "train"}
             for n, image in enumerate(_pictures(2))]  # fmt: skip
@@ -395,8 +399,12 @@ def test_a_candidate_of_another_model_is_trained_and_judged_with_it(
     told = {"observation_id": np.array(["0", "1"], object), "caption": np.array(["a", "b"], object)}
     storage.write(tmp_path / "captions", schema.to_table(told))
     other = str(home / "sdxl")
-    fit_and_judge(_recipe(home), tmp_path, "rank2", _lora(epochs=1, model=other), Progress())
-    assert loaded == [other, other]
+    lora = _lora(epochs=1, model=other)
+    trainings = [_lora().model_dump(mode="json"), lora.model_dump(mode="json")]
+    recipe = recipes.override(_recipe(home), {"adapt.trainings": trainings})
+    fit_and_judge(recipe, tmp_path, "rank2", lora, Progress())
+    # Where it cannot be loaded, this key is named.
+    assert loaded == [("adapt.trainings.1.model", other)] * 2
 
 
 def test_every_kept_state_is_judged_and_the_bar_is_told(home: Path, tmp_path: Path) -> None:

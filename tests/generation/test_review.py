@@ -9,6 +9,7 @@ from PIL import Image
 
 from ray_reid import schema, storage
 from ray_reid.generation import frechet, review
+from ray_reid.generation.generators.settings import UNSAFE
 from ray_reid.images import decode, encode
 from ray_reid.recipe import recipes
 from ray_reid.runtime import figures
@@ -63,7 +64,7 @@ def generated(name, count, shift, **columns):
     )
 
 
-def make_work(run, real=40, made=30, raw=0, drop_reason=reason, **section):
+def make_work(run, real=40, made=30, raw=0, drop_reason=reason, unsafe=(), **section):
     test = [{**row, schema.SPLIT: "query"} for row in rows_of("query", 4)]
     corrupt = [{**row, schema.DROP_REASON: "corrupt image: x"} for row in rows_of("corrupt", 2)]
     real_rows = rows_of("street", real) + test + corrupt
@@ -71,7 +72,8 @@ def make_work(run, real=40, made=30, raw=0, drop_reason=reason, **section):
     rows = generated("made", made, 30, drop_reason=drop_reason)
     storage.write(run / "generate" / "observations", schema.observations(rows))
     if raw:
-        table = schema.observations(generated("raw", raw, 90))
+        refused = dict.fromkeys(unsafe, UNSAFE)
+        table = schema.observations(generated("raw", raw, 90, drop_reason=refused.get))
         storage.write(run / "generate" / "raw", table)
         table = schema.observations(generated("adapted", raw, 60))
         storage.write(run / "generate" / "adapted", table)
@@ -119,6 +121,15 @@ def test_the_stages_compare_equally_many_images_first_in_the_order_of_their_ids(
         assert stage.fid == pytest.approx(frechet.frechet_distance(own[:8], real))
         assert (stage.num_images, stage.extractor) == (8, "image_text")
     assert raw.fid > adapted.fid
+
+
+def test_images_that_the_pipeline_left_black_are_of_no_stage(tmp_path):
+    raw = review.review_job(make_work(tmp_path, raw=12, unsafe=(0, 3))).stages[0]
+    assert raw.images == 10
+    shown = features(tmp_path, "generate/raw", lambda row: row[schema.DROP_REASON] is None)
+    real = features(tmp_path, "ingest/observations", lambda row: row["source"] == "street")
+    size = raw.num_images
+    assert raw.fid == pytest.approx(frechet.frechet_distance(shown[:size], real[:size]))
 
 
 def test_a_missing_set_is_null_and_holds_no_other_back(tmp_path):

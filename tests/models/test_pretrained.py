@@ -207,6 +207,10 @@ def test_a_cached_model_is_taken_from_the_cache_where_the_hub_is_silent(
     roles.check(Models(captioner="some/captioner", parser="some/parser"), "captioner", "parser")
     assert silent_hub == ["some/captioner"]
     assert references.constants.HF_HUB_OFFLINE
+    monkeypatch.setattr(references, "_cached", lambda name: None)
+    # The user has set no such variable.
+    with pytest.raises(ValueError, match="HF_HUB_OFFLINE is set or the hub did not answer before"):
+        roles.check(Models(parser="another/parser"), "parser")
 
 
 @pytest.mark.parametrize("load", [ImageText, load_encoder], ids=lambda one: one.__name__)
@@ -268,6 +272,24 @@ def test_a_fingerprint_follows_the_content(
     assert references.fingerprint(str(again)) == first
     (again / "open_clip_config.json").write_text("{}")
     assert references.fingerprint(str(again)) != first
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "folder/weights.bin"])
+def test_a_file_of_weights_for_a_model_of_open_clips_list_is_named_by_its_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    found = set()
+    for content in ("one", "other"):
+        (tmp_path / name).write_text(content)
+        found |= {references.fingerprint(f"RN50/{place}") for place in (name, tmp_path / name)}
+    assert len(found) == 2
+    # It is there: neither is it missing, nor was it looked for on the hub.
+    with pytest.raises(ValueError, match=rf"^models\.image_text 'RN50/{name}' .* else$"):
+        ImageText(f"RN50/{name}")
+    with pytest.raises(ValueError, match=r"'RN50/none/weights\.pt'"):
+        references.fingerprint("RN50/none/weights.pt")
 
 
 def test_a_hub_model_has_the_same_name_before_and_after_it_is_fetched(

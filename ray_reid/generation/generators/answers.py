@@ -6,12 +6,12 @@ or a list with commas, whose garments say which part they belong to.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ray_reid.recipe.outfits import PARTS
 
 Answer = tuple[str | None, str | None, str | None]
-"""Upper, lower and footwear as one answer names them; null where it does not see them."""
+"""Upper, lower and footwear as one answer names them; None where it does not see them."""
 
 MAX_WORDS = 8
 SEPARATORS = "/;,&"
@@ -20,7 +20,12 @@ _NAMES = {
     "upper": "upper", "top": "upper", "lower": "lower", "bottom": "lower", "footwear": "footwear",
     "shoes": "footwear",
 }  # fmt: skip
-_NAME = rf"\b({'|'.join(_NAMES)})(?:[ -]?(?:body|clothes|clothing|garment|wear))? ?[:=] ?"
+# A name with what may stand before it: a number, a bullet, a short word.
+_NAME = (
+    r"(?:(?:\d[.)]|[-\u2022]|\band|\bthe) )*"
+    rf"\b({'|'.join(_NAMES)})(?:[ -]?(?:body|clothes|clothing|garments?|wear)){{0,2}}"
+    r"(?: ?[:=] ?| [-\u2013] )"
+)
 _LABEL, _FIRST_LABEL = re.compile(_NAME), re.compile(rf"^{_NAME}")
 # A tokenizer may put spaces around the hyphen of a t-shirt.
 _HYPHEN = re.compile(r"\s*-\s*")
@@ -30,14 +35,20 @@ _NOTHING = re.compile(
     r"|no (\w+|.*\b(visible|shown|seen)\b.*)"
 )
 _MARKUP = re.compile(r"[*`\"{}\[\]]")
+# A star that stands alone is a bullet; others are emphasis.
+_STAR = re.compile(r"(?<!\S)\*(?!\S)")
 _NUMBER = re.compile(r"(?:^|\s)\d[.)] ")
 _BULLET = re.compile(r"(?:^| )[-\u2022] ")
 _LEAD = re.compile(
     r"^(?:(?:the|this|a) )?(?:person|man|woman|individual|subject|he|she|they)"
     r"(?: in (?:the|this) (?:image|picture|photo))?"
-    r" (?:(?:is|are) (?:wearing|dressed in)|wears?|has on) "
+    r" (?:(?:(?:is|are) )?(?:wearing|dressed in)|wears?|has on|in) "
 )
-_JOINED = re.compile(r", and |, with |,| and | with ")
+_COMMA, _JOINED = re.compile(r", (?:and )?"), re.compile(r", (?:and |with )?|,| with ")
+_COLOURS = frozenset({
+    "white", "grey", "gray", "black", "red", "orange", "yellow", "green", "blue", "navy", "purple",
+    "brown", "pink", "beige", "tan",
+})  # fmt: skip
 # Garments by the words that end their names: what is not among them is read in the other forms.
 _ENDS: Mapping[str, frozenset[str]] = {
     "upper": frozenset({
@@ -64,12 +75,10 @@ def parse_answer(text: str) -> Answer | None:
     """
     if text.count("|"):
         return _checked(text.split("|"))
-    line = " ".join(_MARKUP.sub(" ", text).lower().split())
-    forms: tuple[Callable[[str], Sequence[str] | None], ...] = (
-        _named, _numbered, _listed, _told
-    )  # fmt: skip
-    for form in forms:
-        parts = form(line)
+    lines = _MARKUP.sub(" ", _STAR.sub("-", text)).lower().splitlines()
+    whole = "\n".join(" ".join(line.split()) for line in lines)
+    line = " ".join(whole.split())
+    for parts in (_named(whole), _numbered(line), _listed(line), _told(line)):
         answer = None if parts is None else _checked([_LEAD.sub("", part) for part in parts])
         if answer is not None:
             return answer
@@ -113,12 +122,12 @@ def _checked(parts: Sequence[str]) -> Answer | None:
     return upper, lower, footwear
 
 
-def _named(line: str) -> list[str] | None:
-    """`upper: ... lower: ... footwear: ...`, in any order and with anything between."""
-    labels = list(_LABEL.finditer(line))
-    ends = [*(label.start() for label in labels[1:]), len(line)]
+def _named(text: str) -> list[str] | None:
+    """`upper: ... lower: ... footwear: ...`, in any order; a part ends with its line."""
+    labels = list(_LABEL.finditer(text))
+    ends = [*(label.start() for label in labels[1:]), len(text)]
     found = {
-        _NAMES[label[1]]: _sentence(line[label.end() : end])
+        _NAMES[label[1]]: _sentence(text[label.end() : end].strip())
         for label, end in zip(labels, ends, strict=True)
     } if labels else {}  # fmt: skip
     whole = len(labels) == len(PARTS) == len(found)
@@ -140,11 +149,25 @@ def _listed(line: str) -> list[str] | None:
 def _told(line: str) -> list[str] | None:
     """A sentence, or a list with commas, whose garments tell the parts."""
     sentence = _LEAD.sub("", _sentence(line))
-    for pieces in (re.split(r", (?:and )?", sentence), _JOINED.split(sentence)):
+    for pieces in (_COMMA.split(sentence), _apart(sentence)):
         found = {part: _of(pieces, ends) for part, ends in _ENDS.items()}
         if all(len(own) == 1 for own in found.values()):
             return [found[part][0] for part in PARTS]
     return None
+
+
+def _apart(sentence: str) -> list[str]:
+    """The garments of a sentence; an "and" between two colours of one parts nothing."""
+    found = []
+    for piece in _JOINED.split(sentence):
+        first, *others = piece.split(" and ")
+        found.append(first)
+        for other in others:
+            if _COLOURS.intersection(found[-1].split()[-1:]):
+                found[-1] += f" and {other}"
+            else:
+                found.append(other)
+    return found
 
 
 def _of(pieces: Iterable[str], ends: frozenset[str]) -> list[str]:
@@ -154,5 +177,5 @@ def _of(pieces: Iterable[str], ends: frozenset[str]) -> list[str]:
 
 
 def _sentence(text: str) -> str:
-    """The first sentence of a text."""
-    return re.split(r"\.(?: |$)", text, maxsplit=1)[0]
+    """The first sentence of a text, or of its first line."""
+    return re.split(r"\.(?:\s|$)|\n", text, maxsplit=1)[0]

@@ -21,7 +21,7 @@ from ray_reid.recipe.outfits import PARTS
 
 FILE = "descriptions.parquet"
 _OTHERS = re.compile(r"[/;]| or ")
-_WORD = re.compile(r"[^\W_]+")
+_WORD, _T_SHIRT = re.compile(r"[^\W_]+"), re.compile(r"\bt[ -]shirt")
 _FILLERS = frozenset({
     "a", "an", "the", "in", "of", "with", "and", "pair", "pairs", "coloured", "colored", "color",
     "colour",
@@ -82,7 +82,7 @@ def summarise(answers: Sequence[Answer], summary: Answer | None = None) -> Answe
 
 def words(part: str) -> frozenset[str]:
     """The words of a description that tell it from others, in one spelling and number."""
-    spelt = part.lower().replace("gray", "grey").replace("t shirt", "tshirt").replace("-", "")
+    spelt = _T_SHIRT.sub("tshirt", part.lower()).replace("gray", "grey")
     named = (word for word in _WORD.findall(spelt) if word not in _FILLERS)
     return frozenset(word.removesuffix("s") for word in named)
 

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from pickle import UnpicklingError
 from queue import Empty, SimpleQueue
 from threading import Thread
 
 import torch
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 
 from ray_reid.runtime import arguments
 
@@ -125,8 +127,13 @@ def refusing(key: str, reference: str) -> Iterator[None]:
     except UnfitReferenceError as error:
         named = "" if repr(reference) in str(error) else f" {reference!r}"
         raise ValueError(f"{key}{named}: {error}") from error
+    except (EOFError, UnpicklingError, SafetensorError) as error:
+        raise ValueError(
+            f"{key} {reference!r} cannot be loaded: its file of weights is incomplete, or holds "
+            "something else"
+        ) from error
     except (OSError, RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
-        where = "" if Path(resolve(reference)).exists() else (
+        where = "" if local(reference) is not None else (
             f"; it is no local folder, so it was looked for on the hub: {WITHOUT_NETWORK}"
         )  # fmt: skip
         raise ValueError(f"{key} {reference!r} cannot be loaded: {_said(error)}{where}") from error
@@ -138,6 +145,21 @@ def _said(error: BaseException) -> str:
         return f"{error.strerror or type(error).__name__}: {error.filename}"
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def local(reference: str) -> Path | None:
+    """Return the file or folder of this machine that a reference names; None for a hub id.
+
+    Of `NAME/FILE` of open_clip it is the file with the weights.
+
+    Raises:
+        UnfitReferenceError: See `resolve`.
+    """
+    weights = Path(reference.partition("/")[2])
+    if weights.is_file() and not Path(reference).expanduser().exists():
+        return weights
+    found = Path(resolve(reference))
+    return found if found.exists() else None
 
 
 def locate(reference: str) -> str:
@@ -169,8 +191,9 @@ def knock(found: str) -> None:
     if constants.HF_HUB_OFFLINE:
         if not cached:
             raise UnfitReferenceError(
-                "it is neither a local folder nor in the hub's cache on this machine, and "
-                f"HF_HUB_OFFLINE is set; {WITHOUT_NETWORK}"
+                "it is neither a local folder nor in the hub's cache on this machine, and the hub "
+                "is not asked, because HF_HUB_OFFLINE is set or the hub did not answer before; "
+                f"{WITHOUT_NETWORK}"
             )
         return
     try:
@@ -232,10 +255,10 @@ def fingerprint(reference: str) -> str:
 
     `unknown` is what neither this machine's cache nor the hub knows.
     """
-    found = Path(resolve(reference))
-    if found.is_dir():
+    found = local(reference)
+    if found is not None and found.is_dir():
         return digest(sorted(file for file in found.rglob("*") if file.is_file()), found)
-    if found.is_file():
+    if found is not None:
         return digest([found], found.parent)
     hub_id = reference.removeprefix(HUB)
     cached = _cached(hub_id)

@@ -69,7 +69,7 @@ def generate(
         negative_prompt: What guidance leads away from; empty is what the model does without one.
 
     Returns:
-        (H, W, 3) uint8 each; null where the safety checker that some pipelines bring refused the
+        (H, W, 3) uint8 each; None where the safety checker that some pipelines bring refused the
         image, in whose place it leaves black.
     """
     height, width = image_size
