@@ -184,6 +184,7 @@ GENERATING = {
         "train.backbone=resnet10t",
         "train.batches_per_epoch=3",
         "train.epochs=1",
+        "train.real_fraction=0.5",
         "train.sampler={num_identities: 4, num_instances: 2}",
         "compare={seeds: [0], arms: {real: {train.mixing: real}}}",
     ],

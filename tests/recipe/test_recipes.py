@@ -94,9 +94,9 @@ def test_a_wrong_override_is_one_sentence(override: str, sentence: str) -> None:
 )
 def test_text_is_taken_as_typed(text: str) -> None:
     recipe = recipes.load(
-        "baseline", None, [f"train.backbone={text}", f"ingest.sources.0.pattern={text}"]
+        "baseline", None, [f"models.describer={text}", f"ingest.sources.0.pattern={text}"]
     )
-    assert recipe.train.backbone == text
+    assert recipe.models.describer == text
     pattern = recipe.model_dump(mode="json")["ingest"]["sources"][0]["pattern"]
     # Of the options of a reader only the reader knows whether they are text.
     assert pattern == {"1e3": 1000.0, "true": True, "a: b": {"a": "b"}}.get(text, text)
