@@ -157,20 +157,20 @@ def _reaching(bins: Numbers, kept: Numbers) -> Numbers:
 
 
 @compiled
-def _tallied(bins: Numbers, table: _Table, counts: Integers) -> Numbers:
-    """Count all values by their bins; return the columns in the bins that a band touches."""
+def _tallied(bins: Numbers, table: _Table, size: int, counts: Integers) -> Numbers:
+    """Count by bins what reaches some matches; return the columns in doubt or that reach all."""
     tally, reached, kept = table.tally, table.reached, table.kept
     tally[:] = 0
-    size: Any = np.uint32(0)
+    num_kept: Any = np.uint32(0)
     for column in range(len(bins)):
         bin_ = np.uint32(bins[column])  # Unsigned, lest every index be tested for a sign.
         tally[bin_] += 1
-        kept[size] = column
-        size += np.uint32(reached[bin_] < 0)
+        kept[num_kept] = column
+        num_kept += np.uint32((reached[bin_] < 0) | (reached[bin_] == size))
     for each in range(BINS):
-        if reached[each] >= 0:
+        if 0 <= reached[each] < size:
             counts[reached[each]] += tally[each]
-    return kept[:size]
+    return kept[:num_kept]
 
 
 @compiled
@@ -217,7 +217,7 @@ def _count_values(
     _write_bins(values, table.scaling, bins)
     num_above = _num_above(bins)
     if num_above >= MOST * len(bins):
-        columns = _tallied(bins, table, counts)
+        columns = _tallied(bins, table, size, counts)
     else:
         counts[0] += len(bins) - num_above
         columns = _reaching(bins, table.kept)

@@ -203,8 +203,10 @@ def test_the_gradient_of_a_step_is_the_same_however_few_images_are_in_memory(
     for values in ({}, {"micro_batch": 2}, {"micro_batch": 1, "gradient_checkpointing": True}):
         tuning = _tuning(home, model, _lora(batch_size=5, **values), num=5)
         for value in tuning.trained:
-            # Gradients of the first factor are zero at the start, where the second one is.
-            torch.nn.init.normal_(value, generator=torch.Generator().manual_seed(value.numel()))
+            # Gradients of the first factor are zero at the start, where the second one is; large
+            # factors would amplify roundings.
+            rng = torch.Generator().manual_seed(value.numel())
+            torch.nn.init.normal_(value, std=0.1, generator=rng)
         loss = tuning.backward(torch.arange(5), torch.Generator().manual_seed(7))
         assert tuning.pipeline.unet.is_gradient_checkpointing == (len(values) == 2)
         found.append((loss, [value.grad.clone() for value in tuning.trained]))
@@ -213,7 +215,8 @@ def test_the_gradient_of_a_step_is_the_same_however_few_images_are_in_memory(
     for loss, gradients in others:
         assert loss == pytest.approx(whole, rel=1e-5)
         for gradient, other in zip(expected, gradients, strict=True):
-            torch.testing.assert_close(other, gradient, rtol=1e-3, atol=1e-6)
+            error = 1e-3 * float(gradient.abs().max())
+            torch.testing.assert_close(other, gradient, rtol=0, atol=error)
 
 
 def test_frozen_weights_may_be_bf16_and_the_adapter_stays_fp32(home: Path, tmp_path: Path) -> None:

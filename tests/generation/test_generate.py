@@ -66,6 +66,7 @@ def _models(home: Path) -> list[str]:
         f"models.detector={home / 'yolos'}",
         f"models.image_text={home / 'clip'}",
         f"models.captioner={home / 'clip'}",
+        "frechet.extractor=image_text",
         "adapt.trainings=[{rank: 8, keep_epochs: [50]}]",
     ]
 

@@ -102,7 +102,7 @@ def test_the_manifest_names_single_entries_as_the_job_does() -> None:
     assert list(sections) == list(adapt.JOB.sections)
     assert sections["generate.steps"] == 7
     assert "caption_stage" not in sections["adapt"]
-    assert [one["rank"] for one in sections["adapt"]["trainings"]] == [8]
+    assert [one["rank"] for one in sections["adapt"]["trainings"]] == [8, 8]
 
 
 def test_jobs_come_after_those_they_need() -> None:
