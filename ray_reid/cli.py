@@ -17,7 +17,7 @@ from ray_reid.gallery import commands as galleries
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import interrupts
-from ray_reid.runtime.arguments import place
+from ray_reid.runtime.arguments import name_home, place
 from ray_reid.runtime.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ def job_main(name: str, arguments: Sequence[str] | None = None) -> None:
 def _guarded(command: Callable[[], int | None], traceback: bool) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("ray_reid").setLevel(logging.INFO)
+    name_home()
     with interrupts.interruptible():
         try:
             code = command() or 0

@@ -1,6 +1,7 @@
 """Values that people give, in arguments and recipes."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,3 +32,14 @@ def expanded(path: str | Path) -> Path:
         raise ValueError(
             f"the home folder in {str(path)!r} is unknown; set HOME, or give the whole path"
         ) from error
+
+
+def name_home() -> None:
+    """Set HOME where no home is known: Ray Train looks it up when it is imported.
+
+    The folder does not exist, as that of Debian's users without a home: a path below it is refused.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/nonexistent"

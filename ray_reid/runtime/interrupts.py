@@ -17,6 +17,7 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Wakes the main thread. Its default is to do nothing, and no library that we use handles it.
 URGE = signal.SIGURG
+URGE_SECONDS = 0.1
 PAUSE_SECONDS = 1.0
 """Signals within this time are one: launchers such as `uv run` repeat that of the terminal."""
 
@@ -85,6 +86,7 @@ def interruptible() -> Iterator[None]:
         take()
         yield
     finally:
+        _STATE.listening = False
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
         signal.set_wakeup_fd(wakeup)
@@ -93,7 +95,6 @@ def interruptible() -> Iterator[None]:
         pythons.close()
         thread.join()
         ours.close()
-        _STATE.listening = False
 
 
 def _listen(signals: socket.socket) -> None:
@@ -103,9 +104,17 @@ def _listen(signals: socket.socket) -> None:
             handler = signal.getsignal(number)
             if handler is signal.default_int_handler:
                 _note(number)
-            elif handler is not interrupt:
+            elif handler is not interrupt and time.monotonic() - _STATE.at >= PAUSE_SECONDS:
                 _STATE.came = signal.Signals(number)
-                signal.pthread_kill(threading.main_thread().ident or 0, URGE)
+                _urge()
+
+
+def _urge() -> None:
+    """Wake the main thread until it is interrupted: a signal just before a wait does not end it."""
+    began = time.monotonic()
+    while _STATE.listening and _STATE.at < began:
+        signal.pthread_kill(threading.main_thread().ident or 0, URGE)
+        time.sleep(URGE_SECONDS)
 
 
 def _urged(_: int, frame: FrameType | None) -> None:

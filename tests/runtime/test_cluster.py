@@ -40,10 +40,7 @@ def nobody(*_):
 pwd.getpwuid = pwd.getpwnam = nobody
 for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"):
     os.environ.pop(name, None)
-import ray_reid.pipelines
 from ray_reid import cli
-from ray_reid.runtime import cluster
-assert not cluster._has_token()
 raise SystemExit(cli.main(["run", "baseline", "--run", "r", "--set", "train.epochs=0"]))
 """
 
