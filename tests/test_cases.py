@@ -4,6 +4,7 @@ Each test is a situation somebody was in: files as they lay there, and the comma
 typed. The kinds of fault behind them are tested beside the code.
 """
 
+import os
 import re
 import shutil
 import signal
@@ -317,7 +318,8 @@ def test_a_camera_that_nothing_knows(run: Path, data: Path, told: Told) -> None:
 
 @pytest.mark.slow
 def test_which_file_is_it(run: Path, data: Path, told: Told) -> None:
-    tested = storage.read(RunState.read(run).folder("index"), "gallery").to_pylist()[0]
+    rows = storage.read(RunState.read(run).folder("ingest") / "observations").to_pylist()
+    tested = next(row for row in rows if row["split"] == "gallery")
     code, said = told("search", run, data / tested["path"], "-k", "3")
     assert code == 0
     assert tested["path"] in said
@@ -402,7 +404,8 @@ def test_a_training_is_interrupted(data: Path, tmp_path: Path) -> None:
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.1)
     pressed = time.monotonic()
-    process.send_signal(signal.SIGINT)
+    # A terminal sends it to all processes of a command.
+    os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=60) == cli.INTERRUPTED, log.read_text()
     assert time.monotonic() - pressed < 20
     last = log.read_text().splitlines()[-1]
