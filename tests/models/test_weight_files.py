@@ -50,6 +50,8 @@ def _of_python_2() -> bytes:
         {"state_dict": WEIGHTS, "curve": np.ones(3), "scores": {1: np.float64(0.5), 2: None}},
         {"model": None, "state_dict": WEIGHTS, "args": argparse.Namespace(lr=np.int64(1))},
         {"teacher": {"state_dict": WEIGHTS}, "student": None},
+        # Pickles have Python 2's names of these.
+        {"model": WEIGHTS, "frozen": frozenset({1}), "rows": slice(3), "f": WEIGHTS.keys},
         {**WEIGHTS, 1: torch.zeros(2), "epoch": 3},
         *(
             _prefixed(prefix)
@@ -109,6 +111,13 @@ def _zipped(*names: str) -> bytes:
     return stream.getvalue()
 
 
+def _damaged(mark: bytes, after: int, value: int, zipped: bool = True) -> bytes:
+    """A file of weights with another byte somewhere after the last of some marks."""
+    found = bytearray(_saved(WEIGHTS, _use_new_zipfile_serialization=zipped))
+    found[found.rindex(mark) + after] = value
+    return bytes(found)
+
+
 def _tarred() -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
@@ -134,6 +143,13 @@ def _tarred() -> bytes:
         (lambda: _saved(WEIGHTS)[:-100], "is cut short"),
         (lambda: _saved(WEIGHTS, _use_new_zipfile_serialization=False)[:300], "cannot be read: "),
         (lambda: bytes(range(255, 0, -1)), "cannot be read: "),
+        # Damage: to the list of a zip archive, the version that it needs, the number of its disks.
+        (lambda: _damaged(b"PK\x01\x02", 3, 0), "cannot be read: Bad magic number"),
+        (lambda: _damaged(b"PK\x01\x02", 6, 200), "cannot be read: zip file version"),
+        (lambda: _damaged(b"PK\x06\x07", 16, 9), "cannot be read: zipfiles that span"),
+        # To what a pickle remembers by number, and to the number of bytes that it has.
+        (lambda: _damaged(b"h\x03h", 1, 202, zipped=False), "cannot be read: KeyError: 202; was"),
+        (lambda: _damaged(b"X\t\x00", 4, 255, zipped=False), "cannot be read: "),
         (lambda: pickle.dumps(WEIGHTS), "was not written by torch.save: .* could run any code"),
         (lambda: _saved(nn.Linear(2, 2)), "is a whole pickled model: .* save its state dict alone"),
         (lambda: _saved([1, 2]), "holds a list, not a state dict"),

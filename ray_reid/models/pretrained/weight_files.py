@@ -2,9 +2,15 @@
 
 import pickle
 import pickletools
+import struct
 import tarfile
 import zipfile
-from collections.abc import Iterable, Mapping
+import zlib
+
+# What Python 2 called the built-in classes, which pickles of torch.save still do.
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -38,8 +44,9 @@ UNSAFE = (
     "trust it, and save its state dict alone"
 )
 BROKEN = (
-    pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, EOFError, RuntimeError,
-    ValueError, TypeError, AttributeError, LookupError, AssertionError,
+    pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, zlib.error, struct.error, OSError,
+    EOFError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError,
+    ArithmeticError, MemoryError,
 )  # fmt: skip
 """What readers raise for a file that is damaged, or made to do harm."""
 
@@ -65,7 +72,7 @@ def load(file: Path) -> Any:
     """
     head = _head(file)
     _refuse_by_head(file, head)
-    try:
+    with _refusing_damage():
         if head.startswith((ZIP, LEGACY)):
             # Objects that checkpoints hold beside the weights, NumPy's numbers first of all.
             skipped = torch.serialization.safe_globals([(Unread, name) for name in _classes(file)])
@@ -73,11 +80,6 @@ def load(file: Path) -> Any:
             with skipped, file.open("rb") as stream:
                 return torch.load(stream, map_location="cpu", weights_only=True)
         return load_file(file)
-    except pickle.UnpicklingError as error:
-        raise ValueError(UNSAFE) from error
-    except BROKEN as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"cannot be read: {lines[0]}; was it downloaded whole?") from error
 
 
 def weights(found: Any) -> dict[str, Tensor]:
@@ -128,11 +130,33 @@ def check_finite(given: Mapping[str, Tensor]) -> None:
         )
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error, after its type where the line is a bare key, word or number."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    name = type(error).__name__
+    if isinstance(error, LookupError) or (line and " " not in line):
+        return f"{name}: {line}"
+    return line or name
+
+
 def some(names: Iterable[str], shown: int = 8) -> str:
     """The first of some names, and how many more there are."""
     known = list(names)
     more = f" and {len(known) - shown} more" if len(known) > shown else ""
     return f"{known[:shown]}{more}"
+
+
+@contextmanager
+def _refusing_damage() -> Iterator[None]:
+    """Turn what readers raise for a damaged file into one sentence that goes on after its name."""
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise ValueError(UNSAFE) from error
+    except BROKEN as error:
+        raise ValueError(
+            f"cannot be read: {first_line(error)}; was it downloaded whole?"
+        ) from error
 
 
 def _bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -174,14 +198,22 @@ def _refuse_by_head(file: Path, head: bytes) -> None:
     if tarfile.is_tarfile(file):
         raise ValueError("is a tar archive; unpack it and give the file inside")
     if head.startswith(ZIP):
-        if not zipfile.is_zipfile(file):
+        with _refusing_damage():
+            inside = _members(file)
+        if inside is None:
             raise ValueError("is cut short: its end, where its contents are listed, is missing")
-        with zipfile.ZipFile(file) as archive:
-            inside = {name.rpartition("/")[2] for name in archive.namelist()}
         if "data.pkl" not in inside:
             raise ValueError("is a zip archive without weights of torch.save")
         if "constants.pkl" in inside:
             raise ValueError("is a TorchScript program; save the state dict of its module")
+
+
+def _members(file: Path) -> set[str] | None:
+    """Names of the files in a zip archive, without folders; None if its list is missing."""
+    if not zipfile.is_zipfile(file):
+        return None
+    with zipfile.ZipFile(file) as archive:
+        return {name.rpartition("/")[2] for name in archive.namelist()}
 
 
 def _classes(file: Path) -> set[str]:
@@ -196,8 +228,13 @@ def _classes(file: Path) -> set[str]:
 
 
 def _referred(stream: BinaryIO) -> list[str]:
-    return [
-        str(argument).replace(" ", ".")
+    pairs = (
+        str(argument).partition(" ")[::2]
         for opcode, argument, _ in pickletools.genops(stream)
         if opcode.name == "GLOBAL"
+    )
+    # torch.load looks names up after it has renamed them so.
+    return [
+        ".".join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))
+        for module, name in pairs
     ]
