@@ -161,6 +161,19 @@ def test_weights_that_are_not_those_of_the_backbone_are_refused(
             _begun(reference)
 
 
+def test_weights_of_a_python_package_are_named_by_their_content_in_any_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _carrier(tmp_path, {"w.pth": {"a": torch.ones(1)}})
+    monkeypatch.syspath_prepend(tmp_path)
+    name = references.fingerprint("package:carrier/carrier/w.pth")
+    other = tmp_path / "elsewhere" / "carrier" / "w.pth"
+    other.parent.mkdir(parents=True)
+    torch.save({"a": torch.zeros(1)}, other)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert references.fingerprint("package:carrier/carrier/w.pth") == name
+
+
 def test_wrong_weights_are_refused_before_any_job(tmp_path: Path) -> None:
     assert train.JOB.check is checks.check
     recipe = recipes.load("baseline", None, ["train.pretrained=/nowhere/w.pth"])

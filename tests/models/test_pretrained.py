@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -22,6 +22,7 @@ from ray_reid.recipe import recipes
 from ray_reid.recipe.models import Models
 from ray_reid.recipe.shipped import RECIPES
 
+COMMIT = "0123456789abcdef" + 24 * "0"
 SMALL: dict[str, Any] = {"guidance_scale": 3.0, "steps": 2, "image_size": (16, 24)}
 
 
@@ -200,12 +201,16 @@ def test_a_model_that_is_not_there_is_refused_with_its_key_before_anything_runs(
 
 
 def test_a_cached_model_is_taken_from_the_cache_where_the_hub_is_silent(
-    silent_hub: list[str], monkeypatch: pytest.MonkeyPatch
+    silent_hub: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(references, "_cached", lambda name: "config.json")
     # Every file of both would else be asked for, and waited for.
     roles.check(Models(captioner="some/captioner", parser="some/parser"), "captioner", "parser")
     assert silent_hub == ["some/captioner"]
+    assert caplog.messages == [
+        "some/captioner is taken from the hub's cache, because the hub does not answer (nothing "
+        "within 0.2 s)"
+    ]
     assert references.constants.HF_HUB_OFFLINE
     monkeypatch.setattr(references, "_cached", lambda name: None)
     # The user has set no such variable.
@@ -292,27 +297,52 @@ def test_a_file_of_weights_for_a_model_of_open_clips_list_is_named_by_its_conten
         references.fingerprint("RN50/none/weights.pt")
 
 
-def test_a_hub_model_has_the_same_name_before_and_after_it_is_fetched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commit = "0123456789abcdef" + 24 * "0"
-    asked = []
+@pytest.fixture
+def open_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A hub that has every model at one commit; the models that it was asked for."""
+    asked: list[str] = []
 
     class Hub:
         def model_info(self, name: str, timeout: float) -> SimpleNamespace:
             asked.append(name)
-            return SimpleNamespace(sha=commit)
+            return SimpleNamespace(sha=COMMIT)
 
     monkeypatch.setattr(references, "HfApi", Hub)
     monkeypatch.setattr(references.constants, "HF_HUB_OFFLINE", False)
-    references._commit_on_hub.cache_clear()
-    assert references.fingerprint("hf-hub:some/model") == commit[:12]
-    assert references.fingerprint("some/model") == commit[:12]
-    assert asked == ["some/model"]
-    fetched = tmp_path / commit / "config.json"
+    for known in (references._ask, references._commit_on_hub):
+        known.cache_clear()
+    yield asked
+    for known in (references._ask, references._commit_on_hub):
+        known.cache_clear()
+
+
+def test_the_hub_is_asked_once_for_a_model_that_several_roles_and_settings_name(
+    open_hub: list[str],
+) -> None:
+    models = Models(captioner="some/captioner", parser="some/parser", detector="some/parser")
+    for _ in range(3):
+        roles.check(models, "captioner", "parser", "detector")
+    assert open_hub == ["some/captioner", "some/parser"]
+
+
+def test_a_bare_key_of_a_damaged_file_is_said_with_its_type() -> None:
+    for error, sentence in ((KeyError(94), "KeyError: 94"), (RuntimeError("no such file"), "no")):
+        with (
+            pytest.raises(ValueError, match=rf"^k 'miniature:parser' cannot be loaded: {sentence}"),
+            references.refusing("k", "miniature:parser"),
+        ):
+            raise error
+
+
+def test_a_hub_model_has_the_same_name_before_and_after_it_is_fetched(
+    open_hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert references.fingerprint("hf-hub:some/model") == COMMIT[:12]
+    assert references.fingerprint("some/model") == COMMIT[:12]
+    assert open_hub == ["some/model"]
+    fetched = tmp_path / COMMIT / "config.json"
     monkeypatch.setattr(references, "_cached", lambda _: str(fetched))
-    assert references.fingerprint("some/model") == commit[:12]
-    references._commit_on_hub.cache_clear()
+    assert references.fingerprint("some/model") == COMMIT[:12]
 
 
 def test_an_adapter_of_another_model_is_refused(home: Path, tmp_path: Path) -> None:

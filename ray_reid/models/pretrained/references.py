@@ -17,6 +17,7 @@ from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 
+from ray_reid.models.pretrained.weight_files import first_line
 from ray_reid.runtime import arguments
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class UnfitReferenceError(ValueError):
     """A reference is refused with a whole sentence; nothing needs to be said of its loading."""
 
 
-class HubSilentError(UnfitReferenceError):
+class HubSilentError(Exception):
     """The hub does not answer."""
 
 
@@ -140,11 +141,10 @@ def refusing(key: str, reference: str) -> Iterator[None]:
 
 
 def _said(error: BaseException) -> str:
-    """The first line of an error; some of the system's say nothing but the name of a file."""
+    """The first line of an error; one of the system may say nothing but the name of a file."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.strerror or type(error).__name__}: {error.filename}"
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return first_line(error)
 
 
 def local(reference: str) -> Path | None:
@@ -155,8 +155,9 @@ def local(reference: str) -> Path | None:
     Raises:
         UnfitReferenceError: See `resolve`.
     """
+    listed = not reference.startswith((MINIATURE, PACKAGE, HUB))
     weights = Path(reference.partition("/")[2])
-    if weights.is_file() and not Path(reference).expanduser().exists():
+    if listed and weights.is_file() and not Path(reference).expanduser().exists():
         return weights
     found = Path(resolve(reference))
     return found if found.exists() else None
@@ -200,8 +201,10 @@ def knock(found: str) -> None:
         given = _ask(found) is not None
     except HubSilentError as error:
         if not cached:
-            raise
-        log.warning("%s: %s; it is taken from the hub's cache", found, error)
+            raise UnfitReferenceError(
+                f"it is no local folder, and {error}; {WITHOUT_NETWORK}"
+            ) from error
+        log.warning("%s is taken from the hub's cache, because %s", found, error)
         constants.HF_HUB_OFFLINE = True
         return
     if not given and not cached:
@@ -211,8 +214,11 @@ def knock(found: str) -> None:
         )
 
 
+@lru_cache
 def _ask(hub_id: str) -> str | None:
-    """The commit that the hub would give now; null if it answers that it gives none.
+    """The commit that the hub gives; null if it answers that it gives none.
+
+    Each model is asked for once in a process, however many roles and settings of a sweep name it.
 
     Raises:
         HubSilentError: If it does not answer.
@@ -235,9 +241,7 @@ def _ask(hub_id: str) -> str | None:
     except Empty:
         found = TimeoutError(f"nothing within {HUB_SECONDS:g} s")
     if isinstance(found, Exception):
-        raise HubSilentError(
-            f"it is no local folder, and the hub does not answer ({found}); {WITHOUT_NETWORK}"
-        ) from found
+        raise HubSilentError(f"the hub does not answer ({found})") from found
     return found
 
 
@@ -272,7 +276,7 @@ def _commit_on_hub(hub_id: str) -> str:
         return "unknown"
     try:
         commit = _ask(hub_id)
-    except ValueError as error:
+    except HubSilentError as error:
         # Whoever loads the model says so; it may lie in the caches of other machines.
         log.debug("%s: %s", hub_id, error)
         return "unknown"
