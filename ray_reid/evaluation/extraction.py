@@ -152,8 +152,6 @@ def check(spec: Embed) -> None:
     if spec.camera_model is not None:
         used["embed.camera_model"] = spec.camera_model
     for key, path in used.items():
-        if path.startswith(REGISTERED):
-            continue
         try:
             target = packages.recipe_of(path).train.target
         except ValueError as error:
@@ -168,12 +166,8 @@ def check(spec: Embed) -> None:
 def fingerprint(spec: Embed, models: Models) -> str:
     """Hash of the models beside the trained one."""
     used = [*spec.ensemble, *([] if spec.camera_model is None else [spec.camera_model])]
-    digests = [
-        path
-        if path.startswith(REGISTERED)
-        else references.fingerprint(str(places.fetched(packages.find(path))))
-        for path in used
-    ]
+    # An alias of a registered model moves: its content counts too, not its name.
+    digests = [references.fingerprint(str(packages.fetched(path))) for path in used]
     detector = [] if spec.crop is None else [references.fingerprint(models.detector)]
     return schema.observation_id(*digests, *detector)
 

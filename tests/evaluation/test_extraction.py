@@ -20,6 +20,7 @@ from ray_reid.models.pretrained import detector
 from ray_reid.models.pretrained.detector import Box
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime import tracking
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +189,21 @@ def test_a_python_package_may_carry_the_models(
     with pytest.raises(
         ValueError, match=r"^embed\.ensemble\.0: .*needs the Python package 'no-such'"
     ):
+        embed.check(recipe)
+
+
+def test_a_registered_model_is_named_by_its_content_and_checked(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipes.validate({"name": "one", "embed": {"ensemble": ["models:/reid@newest"]}})
+    names = []
+    for version in ("one", "two"):
+        monkeypatch.setattr(tracking, "download_model", lambda *_, to=home / version: to)
+        embed.check(recipe)
+        names.append(embed.outside(recipe))
+    assert names[0] != names[1]
+    monkeypatch.setattr(tracking, "download_model", lambda *_: home / "cameras")
+    with pytest.raises(ValueError, match=r"^embed\.ensemble\.0 'models:/reid@newest' was trained"):
         embed.check(recipe)
 
 
