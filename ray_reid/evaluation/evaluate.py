@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -178,6 +178,11 @@ def _draw(work: Work, query: Side, gallery: Side) -> dict[str, str]:
     paths = partial(storage.column_by_id, table, schema.PATH)
     # Pictures show plain rankings, whatever the protocol makes of them.
     spec = work.recipe.evaluate
+    if spec.protocol == "reassociation":
+        # An object is searched where it was seen: all its images may be of one camera.
+        query, gallery = (
+            replace(side, camera=[None] * len(side.camera)) for side in (query, gallery)
+        )
     plain = spec.model_copy(
         update={"protocol": "market", "both_directions": False, "postprocess": ()}
     )

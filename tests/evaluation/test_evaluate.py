@@ -179,6 +179,24 @@ def test_a_protocol_of_draws_gives_means_and_deviations_and_says_so(tmp_path, ma
     assert 0 < figures["mAP_std"] < figures["mAP"] < 1
 
 
+def test_crops_of_one_camera_are_evaluated_and_drawn_a_gap_of_frames_later(tmp_path, make_run):
+    work = make_run(tmp_path, cameras=2, protocol="reassociation", num_maps=0, max_tsne=0)
+    path = work.inputs["embed"] / "embeddings"
+    table = storage.read(path, evaluate.COLUMNS)
+    asked = np.array(table[schema.SPLIT].to_pylist()) == "query"
+    for name, values in (
+        (schema.CAMERA, pa.array(["sequence"] * len(table))),
+        (schema.TIME, pa.array(np.where(asked, 60.0, 90.0))),
+    ):
+        table = table.set_column(table.schema.get_field_index(name), name, values)
+    shutil.rmtree(path)
+    storage.write(path, table)
+    facts = evaluate.evaluate_job(work)
+    assert facts.stamp["scored"] == {"standard": 8}
+    assert facts.metrics["mAP"] == facts.metrics["mINP"] > 0.5
+    assert "ranked_list.jpg" in facts.pictures
+
+
 def test_average_precision_is_a_choice_and_part_of_the_stamp(tmp_path, make_run):
     found = {}
     for kind in ("rectangle", "trapezoid"):
