@@ -25,6 +25,7 @@ def check(recipe: Recipe) -> None:
             references.check_local(spec.semantic.encoder)
         except ValueError as error:
             raise ValueError(f"train.semantic.encoder: {error}") from error
+    _check_hub(spec)
     for _, own in spec.trainings():
         named = isinstance(own.pretrained, str) or own.ibn_weights is not None
         if named or own.finetune.layer_decay < 1:
@@ -35,12 +36,13 @@ def check_network(spec: Train) -> None:
     """Build the network once here: a mistake in it would fail in every worker, again and again.
 
     Raises:
-        ValueError: If timm or PyTorch refuses it.
+        ValueError: If timm or PyTorch refuses it, or its weights are not there.
     """
     from ray_reid.models.networks import ReidNetwork
     from ray_reid.training import optimizers
 
-    # The hub is asked by the workers.
+    _check_hub(spec)
+    # The workers fetch what the hub has.
     here = {"pretrained": False} if spec.pretrained is True else {}
     try:
         optimizers.build(spec, ReidNetwork(spec.model_copy(update=here), num_classes=2))
@@ -50,6 +52,15 @@ def check_network(spec: Train) -> None:
             f"{spec.backbone_params} for image_size {list(spec.image_size)}: "
             f"{stage.reason(error)}"
         ) from error
+
+
+def _check_hub(spec: Train) -> None:
+    """Refuse `train.pretrained: true` where timm, the hub and its cache give no weights."""
+    if spec.pretrained is True:
+        from ray_reid.models.networks import backbones, initial_weights
+
+        backbones.check_backbone(spec.backbone)
+        initial_weights.check_hub(spec.backbone)
 
 
 def check_plan(recipe: Recipe, chosen: "TrainingLabels", world_size: int = 1) -> int:

@@ -324,9 +324,14 @@ def outside(recipe: Recipe) -> str:
     from ray_reid.models.pretrained import references
 
     spec = recipe.train
+    backbone: bool | str | None = spec.pretrained
+    if backbone is True:
+        from ray_reid.models.networks import initial_weights
+
+        backbone = initial_weights.hub_id(spec.backbone)
     begins_with = [
         name
-        for name in (spec.pretrained, spec.ibn_weights, spec.semantic.encoder)
+        for name in (backbone, spec.ibn_weights, spec.semantic.encoder)
         if isinstance(name, str)
     ]
     return ",".join(map(references.fingerprint, begins_with)) or "none"

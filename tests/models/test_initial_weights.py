@@ -174,6 +174,29 @@ def test_weights_of_a_python_package_are_named_by_their_content_in_any_working_d
     assert references.fingerprint("package:carrier/carrier/w.pth") == name
 
 
+def test_timms_own_weights_are_looked_for_before_any_job_and_named_by_their_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": True}
+    for name, value in hub.items():
+        monkeypatch.setattr(references.constants, name, value)
+    recipe = recipes.load("baseline", None, ["train.backbone=resnet10t", "train.pretrained=true"])
+    with pytest.raises(ValueError, match=r"^train\.pretrained 'timm/resnet10t\.c3_in1k': it is"):
+        checks.check(recipe)
+    # timm fetches the weights alone.
+    cached = tmp_path / "models--timm--resnet10t.c3_in1k"
+    for commit in ("1" * 40, "2" * 40):
+        (cached / "snapshots" / commit).mkdir(parents=True)
+        (cached / "snapshots" / commit / "model.safetensors").touch()
+        (cached / "refs").mkdir(exist_ok=True)
+        (cached / "refs" / "main").write_text(commit)
+        checks.check(recipe)
+        assert train.outside(recipe) == commit[:12]
+    changed = recipes.override(recipe, {"train.backbone": "botnet50ts_256"})
+    with pytest.raises(ValueError, match=r"^train\.pretrained is true, but timm has no weights of"):
+        checks.check(changed)
+
+
 def test_wrong_weights_are_refused_before_any_job(tmp_path: Path) -> None:
     assert train.JOB.check is checks.check
     recipe = recipes.load("baseline", None, ["train.pretrained=/nowhere/w.pth"])

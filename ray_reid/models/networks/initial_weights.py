@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 
@@ -37,6 +38,33 @@ class InitialWeights:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     """None where the reference does not say: then that of timm's weights of the network holds."""
+
+
+def hub_id(name: str) -> str | None:
+    """The repository of the hub from which timm takes its weights of a network, if it takes any.
+
+    Raises:
+        ValueError: If timm has no weights of this network.
+    """
+    known = timm.models.get_pretrained_cfg(name)
+    if known is None or not known.has_weights:
+        raise ValueError(
+            f"train.pretrained is true, but timm has no weights of {name!r}; give a file, a folder "
+            "or a hub id, or set it to false"
+        )
+    return known.hf_hub_id
+
+
+def check_hub(name: str) -> None:
+    """Refuse timm's weights of a network where neither the hub nor its local cache gives them.
+
+    Raises:
+        ValueError: If they are not there, or timm has none.
+    """
+    repository = hub_id(name)
+    if repository is not None:
+        with references.refusing("train.pretrained", repository):
+            references.knock(repository)
 
 
 def load(backbone: nn.Module, name: str, reference: str) -> None:
@@ -110,7 +138,7 @@ def _read(where: Path) -> InitialWeights:
         raise ValueError(f"is a folder without weights: it has none of {list(FILES)}")
     found = _parted(weight_files.read(files[0]))
     if found.mean is None and (where / CONFIG).is_file():
-        stated = json.loads((where / CONFIG).read_text()).get("pretrained_cfg", {})
+        stated = json.loads((where / CONFIG).read_text()).get("pretrained_cfg") or {}
         return InitialWeights(found.weights, stated.get("mean"), stated.get("std"))
     return found
 
@@ -120,11 +148,11 @@ def _local(found: str) -> Path:
     path = Path(found)
     if path.exists():
         return path
-    hub_id = found.removeprefix(references.HUB)
+    repository = found.removeprefix(references.HUB)
     try:
-        references.knock(hub_id)
+        references.knock(repository)
         for file in FILES:
-            folder = Path(snapshot_download(hub_id, allow_patterns=[CONFIG, file]))
+            folder = Path(snapshot_download(repository, allow_patterns=[CONFIG, file]))
             if (folder / file).is_file():
                 break
         return folder

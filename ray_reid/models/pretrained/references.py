@@ -38,7 +38,7 @@ WEIGHTS = Path(__file__).resolve().parent.parent.parent / "miniature" / "weights
 
 CACHED = (
     "model_index.json", "config.json", "open_clip_config.json", "open_clip_model.safetensors",
-    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin",
 )  # fmt: skip
 """Files of which the hub's cache holds one if it holds a model."""
 
