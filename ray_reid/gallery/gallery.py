@@ -134,10 +134,11 @@ class Gallery:
         return {f"{source}:{camera}" for source, camera in pairs if camera is not None}
 
     def pictured(self) -> Mapping[str, Any] | None:
-        """An observation whose image the gallery keeps, or None."""
+        """The first observation, if the gallery keeps an image of it, or None."""
         view = self.source.view()
-        rows = (view.full(number) for number in view.numbers(EVERYTHING)[:1])
-        return next((row for row in rows if row[schema.IMAGE] is not None), None)
+        number = view.first()
+        row = None if number is None else view.full(number)
+        return None if row is None or row[schema.IMAGE] is None else row
 
     def find(
         self, embeddings: Vectors, k: int, where: Where = EVERYTHING

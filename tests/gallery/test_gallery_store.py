@@ -157,6 +157,17 @@ def test_exact_search_matches_sorting_all_pairs(num_queries: int, share: float) 
     np.testing.assert_allclose(found, np.take_along_axis(similarity, expected, 1), atol=1e-5)
 
 
+def test_the_first_living_row_is_the_one_that_is_pictured(writer: Writer) -> None:
+    gallery = Gallery(writer)
+    for gone in ((), ("id000", "id001"), tuple(f"id{number:03d}" for number in range(2, 22))):
+        writer.delete(list(gone))
+        view = writer.view()
+        assert view.first() == view.numbers(Where())[0]
+        assert gallery.pictured() == view.full(view.numbers(Where())[0])
+    writer.delete([f"id{number:03d}" for number in range(22, NUM)])
+    assert writer.view().first() is gallery.pictured() is None
+
+
 def test_a_view_does_not_change_when_the_gallery_does(writer: Writer) -> None:
     view = writer.view()
     before = view.rows(np.array(view.numbers(Where())))

@@ -115,6 +115,13 @@ class View:
         stored, added = self.masks(where)
         return [*np.flatnonzero(stored).tolist(), *(np.flatnonzero(added) + len(stored)).tolist()]
 
+    def first(self) -> int | None:
+        """The first row number that is alive, or None."""
+        for start, alive in ((0, self.alive), (len(self.alive), self.added_alive)):
+            if alive.any():
+                return start + int(alive.argmax())
+        return None
+
     def blocks(self) -> Iterator[Block]:
         """Every living row with all its columns, in the order of the ids, block by block."""
         return merged(self._stored_blocks(), self._added_blocks())
