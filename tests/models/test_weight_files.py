@@ -7,6 +7,7 @@ import pickle
 import re
 import tarfile
 import zipfile
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,14 @@ from torch import nn
 from ray_reid.models.pretrained import weight_files
 
 WEIGHTS = {"bn.weight": torch.tensor([1.0, 2.0]), "bn.bias": torch.tensor([3.0])}
+
+
+class Config(dict[str, Any]):
+    """As yacs' CfgNode: a dictionary with a state beside its items."""
+
+    def __init__(self, **items: Any) -> None:
+        super().__init__(items)
+        self.frozen = True
 
 
 def _prefixed(prefix: str) -> dict[str, torch.Tensor]:
@@ -50,8 +59,11 @@ def _of_python_2() -> bytes:
         {"state_dict": WEIGHTS, "curve": np.ones(3), "scores": {1: np.float64(0.5), 2: None}},
         {"model": None, "state_dict": WEIGHTS, "args": argparse.Namespace(lr=np.int64(1))},
         {"teacher": {"state_dict": WEIGHTS}, "student": None},
+        {"model": {"name": "resnet50"}, "state_dict": WEIGHTS},
         # Pickles have Python 2's names of these.
         {"model": WEIGHTS, "frozen": frozenset({1}), "rows": slice(3), "f": WEIGHTS.keys},
+        {"state_dict": defaultdict(torch.zeros, WEIGHTS), "last": deque([1.0], maxlen=3)},
+        {"model": WEIGHTS, "cfg": Config(lr=Config(base=1)), "log": defaultdict(list, a=[1, 2])},
         {**WEIGHTS, 1: torch.zeros(2), "epoch": 3},
         *(
             _prefixed(prefix)
@@ -101,6 +113,13 @@ def test_classes_of_a_checkpoint_are_not_even_imported(tmp_path: Path) -> None:
     found = weight_files.load(tmp_path / "x.pth")
     assert [type(value) for value in found["cfg"]] == [weight_files.Unread] * 2
     assert not vars(found["cfg"][1])
+    (tmp_path / "x.pth").write_bytes(
+        _saved({"model": WEIGHTS, "cfg": Config(lr=1, at=[Payload()])})
+    )
+    kept = weight_files.load(tmp_path / "x.pth")["cfg"]
+    assert type(kept) is OrderedDict
+    assert kept["lr"] == 1
+    assert type(kept["at"][0]) is weight_files.Unread
 
 
 def _zipped(*names: str) -> bytes:

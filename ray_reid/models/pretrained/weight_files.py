@@ -9,6 +9,7 @@ import zlib
 
 # What Python 2 called the built-in classes, which pickles of torch.save still do.
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
@@ -61,6 +62,31 @@ class Unread:
         """Forget the state."""
 
 
+class UnreadMapping(Unread):
+    """Stands for subclasses of dict, such as configurations: their items are kept, in a dict."""
+
+    def __new__(cls, *_: Any) -> Any:
+        """Give a dictionary of a type that torch.load fills."""
+        return OrderedDict()
+
+
+class UnreadList(Unread):
+    """Stands for subclasses of list, and for deques: their items are kept, in a list."""
+
+    def __new__(cls, *_: Any) -> Any:
+        """Give a list."""
+        return []
+
+
+MARK = "("
+"""On the stack of a pickle: here begin the items of the next object."""
+MADE_OF_FIRST = ("REDUCE", "NEWOBJ", "BUILD", "SETITEM", "SETITEMS", "APPEND", "APPENDS")
+"""Operations of a pickle whose result is the lowest thing that they take, or an object of it."""
+FILLED = {"SETITEM": UnreadMapping, "SETITEMS": UnreadMapping, "APPEND": UnreadList,
+          "APPENDS": UnreadList}  # fmt: skip
+"""What stands for a class, by the operation of a pickle that fills its objects."""
+
+
 def load(file: Path) -> Any:
     """Read all of a file: tensors and plain values as saved, other objects as `Unread`.
 
@@ -75,7 +101,9 @@ def load(file: Path) -> Any:
     with _refusing_damage():
         if head.startswith((ZIP, LEGACY)):
             # Objects that checkpoints hold beside the weights, NumPy's numbers first of all.
-            skipped = torch.serialization.safe_globals([(Unread, name) for name in _classes(file)])
+            skipped = torch.serialization.safe_globals(
+                [(stand_in, name) for name, stand_in in _classes(file).items()]
+            )
             # Of a path, torch.load believes what the name ends in.
             with skipped, file.open("rb") as stream:
                 return torch.load(stream, map_location="cpu", weights_only=True)
@@ -89,7 +117,7 @@ def weights(found: Any) -> dict[str, Tensor]:
         ValueError: If there are none. The message goes on after the file's name.
     """
     while isinstance(found, Mapping):
-        inner = [found[key] for key in WRAPPERS if isinstance(found.get(key), Mapping)]
+        inner = [found[key] for key in WRAPPERS if _holds_tensors(found.get(key))]
         if not inner:
             break
         found = inner[0]
@@ -105,6 +133,12 @@ def weights(found: Any) -> dict[str, Tensor]:
     if not tensors:
         raise ValueError(f"holds no weights by name, under {list(WRAPPERS)} or by itself")
     return _bare(tensors)
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Whether a mapping has tensors, at any depth: under `model` may be a configuration."""
+    inside = value.values() if isinstance(value, Mapping) else ()
+    return any(isinstance(one, Tensor) or _holds_tensors(one) for one in inside)
 
 
 def read(file: Path) -> dict[str, Tensor]:
@@ -216,25 +250,50 @@ def _members(file: Path) -> set[str] | None:
         return {name.rpartition("/")[2] for name in archive.namelist()}
 
 
-def _classes(file: Path) -> set[str]:
-    """Dotted names of what the pickles of a file refer to, found without unpickling."""
+def _classes(file: Path) -> dict[str, type[Unread]]:
+    """What the pickles of a file refer to, found without unpickling: names, and their stand-ins."""
     with file.open("rb") as stream:
         if not zipfile.is_zipfile(stream):
             stream.seek(0)
-            return {name for _ in range(4) for name in _referred(stream)}
+            return {name: kind for _ in range(4) for name, kind in _referred(stream).items()}
         with zipfile.ZipFile(stream) as archive:
             name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-            return set(_referred(BytesIO(archive.read(name))))
+            return _referred(BytesIO(archive.read(name)))
 
 
-def _referred(stream: BinaryIO) -> list[str]:
-    pairs = (
-        str(argument).partition(" ")[::2]
-        for opcode, argument, _ in pickletools.genops(stream)
-        if opcode.name == "GLOBAL"
-    )
-    # torch.load looks names up after it has renamed them so.
-    return [
-        ".".join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))
-        for module, name in pairs
-    ]
+def _referred(stream: BinaryIO) -> dict[str, type[Unread]]:
+    """Classes of one pickle; its stack is followed to see which of their objects are filled."""
+    found: dict[str, type[Unread]] = {}
+    # A class and its objects are its name, all else is None.
+    stack: list[Any] = []
+    memo: dict[Any, Any] = {}
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo.get(argument))
+            continue
+        if opcode.name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]
+            continue
+        if pickletools.markobject in opcode.stack_before:
+            while stack.pop() != MARK:
+                pass
+            taken = opcode.stack_before.index(pickletools.markobject)
+        else:
+            taken = len(opcode.stack_before)
+        popped = [stack.pop() for _ in range(taken)]
+        left: Any = popped[-1] if popped and opcode.name in MADE_OF_FIRST else None
+        if opcode.name == "GLOBAL":
+            left = _renamed(str(argument))
+            found.setdefault(left, Unread)
+        elif opcode.name == "MARK":
+            left = MARK
+        elif left is not None and opcode.name in FILLED:
+            found[left] = FILLED[opcode.name]
+        stack += [left] * len(opcode.stack_after)
+    return found
+
+
+def _renamed(reference: str) -> str:
+    """The dotted name of `module name`, as torch.load looks it up: not as Python 2 has it."""
+    module, _, name = reference.partition(" ")
+    return ".".join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))
