@@ -26,6 +26,7 @@ def check(recipe: Recipe) -> None:
         except ValueError as error:
             raise ValueError(f"train.semantic.encoder: {error}") from error
     _check_hub(spec)
+    _check_kept_norms(spec.trainings()[0][1])
     for _, own in spec.trainings():
         named = isinstance(own.pretrained, str) or own.ibn_weights is not None
         if named or own.finetune.layer_decay < 1:
@@ -61,6 +62,16 @@ def _check_hub(spec: Train) -> None:
 
         backbones.check_backbone(spec.backbone)
         initial_weights.check_hub(spec.backbone)
+
+
+def _check_kept_norms(spec: Train) -> None:
+    """Refuse to keep statistics that no weights have brought: means of 0 and variances of 1."""
+    begun = spec.pretrained or spec.ibn_weights or spec.semantic.encoder
+    if spec.finetune.norms != "train" and not begun:
+        raise ValueError(
+            f"train.finetune.norms is {spec.finetune.norms!r}, but the network begins with nothing "
+            "that is worth keeping; set train.pretrained, or norms to 'train'"
+        )
 
 
 def check_plan(recipe: Recipe, chosen: "TrainingLabels", world_size: int = 1) -> int:

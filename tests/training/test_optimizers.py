@@ -160,3 +160,12 @@ def test_the_semantic_encoder_has_a_rate_of_its_own(
         assert {"semantic.fuse.weight", "backbone.conv1.0.weight"} <= _moved(before, _state(fit))
         trained = {share for name, share in _shares(fit).items() if "encoder" in name}
         assert trained == ({0.01} if rate else set())
+
+
+def test_norms_of_a_network_from_nothing_are_not_kept() -> None:
+    kept = ["train.finetune.norms=fixed"]
+    with pytest.raises(ValueError, match=r"^train\.finetune\.norms is 'fixed', but .* nothing"):
+        checks.check(recipes.load("baseline", None, kept))
+    # The later stages of a training begin with the weights of the first.
+    stages = "train.stages=[{name: a}, {name: b, changes: {finetune: {norms: fixed}}}]"
+    checks.check(recipes.load("baseline", None, [stages]))
