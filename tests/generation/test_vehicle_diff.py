@@ -58,6 +58,7 @@ SMALL = (
     "frechet={num_images: 12}",
     "train.backbone=resnet10t",
     "train.pretrained=false",
+    "train.synthetic_fraction=1",
     "train.image_size=[32, 32]",
     "train.sampler={num_identities: 4, num_instances: 3}",
     "train.epochs=2",
