@@ -13,6 +13,7 @@ from ray_reid.datasets.readers import READERS
 from ray_reid.datasets.reading import ReaderSource, Reading
 from ray_reid.recipe import keys, recipes
 from ray_reid.recipe.ingest import SourceSpec
+from ray_reid.runtime import arguments
 
 KEY = "ingest.sources"
 """Where a recipe lists its sources."""
@@ -113,7 +114,7 @@ def _told(spec: SourceSpec) -> str:
         # A run of another release may hold what its reader no longer takes.
         return json.dumps(spec.model_dump(mode="json"), sort_keys=True)
     root = getattr(source, "root", None)
-    where = "" if root is None else f" {str(Path(root).expanduser().absolute())!r}"
+    where = "" if root is None else f" {str(arguments.expanded(root).absolute())!r}"
     return f"{source.reader}{where}{_options(source)}"
 
 

@@ -156,7 +156,7 @@ def local(reference: str) -> Path | None:
         UnfitReferenceError: See `resolve`.
     """
     weights = Path(reference.partition("/")[2])
-    if weights.is_file() and not Path(reference).expanduser().exists():
+    if weights.is_file() and not arguments.expanded(reference).exists():
         return weights
     found = Path(resolve(reference))
     return found if found.exists() else None
