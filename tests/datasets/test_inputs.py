@@ -463,6 +463,17 @@ def test_a_recipe_whose_sources_cannot_be_searched_is_refused_before_its_first_j
         rules.check(rows, other)
 
 
+def test_a_recipe_that_trains_is_refused_on_a_set_for_tests_alone(tmp_path: Path) -> None:
+    source = FolderSource(root=str(crops(tmp_path / "query").parent), name="crops")
+    crops(tmp_path / "gallery", name="{i:03d}_cam{c}_{n}_again.jpg")
+    rows = sources.read(source).rows
+    with pytest.raises(ValueError, match=r"none of the 64 images is a train .*ray-reid eval"):
+        rules.check(rows, recipes.load("baseline", None, []))
+    # Trainings on generated images alone, and packages, need none.
+    for changes in (["train.mixing=synthetic"], ["package=runs/other"]):
+        assert rules.check(rows, recipes.load("baseline", None, changes)) == []
+
+
 @pytest.mark.parametrize("recipe", ["baseline", "clip_senet", "dlcr", "vehicle_diff", "vehiclenet"])
 def test_the_drawn_data_of_every_recipe_keep_its_rules(recipe: str) -> None:
     assert ingest.check_rows(recipes.load(recipe, "miniature", [])) == []
