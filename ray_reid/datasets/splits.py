@@ -57,6 +57,8 @@ def split_folders(names: Iterable[str]) -> dict[str, str]:
 def of_folders(places: Sequence[PurePosixPath], root: Path) -> list[str | None]:
     """Return the split of each image by the first folder of its path that is named after one.
 
+    In a folder `test` (or `val` where there is no `test`), folders `query` and `gallery` say more.
+
     Args:
         places: Paths of images relative to `root`.
 
@@ -67,7 +69,7 @@ def of_folders(places: Sequence[PurePosixPath], root: Path) -> list[str | None]:
     Raises:
         ValueError: If they say something but not enough, such as `train` beside `others`.
     """
-    words = [next(filter(None, map(word, place.parent.parts)), None) for place in places]
+    words = _words(places)
     for parent, names in _children(places).items():
         try:
             split_folders(names)
@@ -88,6 +90,16 @@ def of_folders(places: Sequence[PurePosixPath], root: Path) -> list[str | None]:
             f"does not say which are for training; {HELP}"
         )
     return []
+
+
+def _words(places: Iterable[PurePosixPath]) -> list[str | None]:
+    """The word of each image; None where no folder of its path is named after a split."""
+    named = [[said for part in place.parent.parts if (said := word(part))] for place in places]
+    tested = TEST if any(said[:1] == [TEST] for said in named) else VAL
+    inner = {name for said in named if said[:1] == [tested] for name in said[1:]}
+    if inner <= SEARCH:
+        named = [said[-1:] if said[:1] == [tested] else said for said in named]
+    return [next(iter(said), None) for said in named]
 
 
 def _children(places: Iterable[PurePosixPath]) -> dict[PurePosixPath, set[str]]:

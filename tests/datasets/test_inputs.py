@@ -131,6 +131,21 @@ def test_the_split_of_folders_is_taken_whatever_its_case_or_usual_name(
     assert sides(sources.read(tree).rows) == wanted
 
 
+def test_query_and_gallery_within_the_test_folder_are_taken(tmp_path: Path) -> None:
+    crops(tmp_path / "a" / "train", identities=range(1, 4))
+    # Of one image by each camera, a draw would make the first camera the query.
+    for camera, side in (("1", "gallery"), ("2", "query")):
+        crops(tmp_path / "a" / "test" / side, identities=range(4, 7), cameras=camera)
+    rows = sources.read(FolderSource(root=str(tmp_path / "a"))).rows
+    told = Counter((row["split"], row["path"].rpartition("/")[0]) for row in rows)
+    sides = {("train", "train"): 12, ("gallery", "test/gallery"): 6, ("query", "test/query"): 6}
+    assert told == sides
+    for number, split in enumerate(("train", "query", "gallery")):
+        crops(tmp_path / "b" / "test" / split, identities=range(3 * number, 3 * number + 3))
+    with pytest.raises(ValueError, match="does not say which are for training"):
+        sources.read(FolderSource(root=str(tmp_path / "b")))
+
+
 def test_probe_and_gallery_are_query_and_gallery(tmp_path: Path) -> None:
     crops(tmp_path / "Training", identities=range(1, 4))
     crops(tmp_path / "Probe", identities=[4, 5], cameras="1")
