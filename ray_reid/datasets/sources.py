@@ -67,12 +67,13 @@ def recognise(root: Path) -> list[ReaderSource]:
         ValueError: If there is no such folder.
     """
     place = reading.folder(str(root))
-    found = [source for layout in READERS.values() if (source := layout.recognise(place))]
-    if found:
-        return found
-    # The first is the more telling one: folders of splits come before names of any form.
-    guesses = (layout.guess(place) for layout in READERS.values())
-    return [guess for guess in guesses if guess is not None][:1]
+    with reading.listed_once():
+        found = [source for layout in READERS.values() if (source := layout.recognise(place))]
+        if found:
+            return found
+        # The first is the more telling one: folders of splits come before names of any form.
+        guesses = (layout.guess(place) for layout in READERS.values())
+        return [guess for guess in guesses if guess is not None][:1]
 
 
 def recognised(root: Path, ways: str) -> ReaderSource:

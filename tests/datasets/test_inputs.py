@@ -1,6 +1,7 @@
 """Folders as people have them: what looks like input is read, or else counted and named."""
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -242,6 +243,23 @@ def test_names_and_folders_of_usual_forms_are_recognised(
     assert len(found.rows) == 32
     assert f"{tmp_path.name}:{identity}" in {row["identity"] for row in found.rows}
     assert {row["camera"] for row in found.rows} == cameras
+
+
+def test_a_large_folder_is_recognised_without_asking_each_file_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(400):
+        (tmp_path / f"{number // 4:04d}_cam{number % 4}_{number}.jpg").touch()
+    asked = []
+    stat = os.stat
+
+    def counted(path: Any, **options: Any) -> os.stat_result:
+        asked.append(path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", counted)
+    assert [source.reader for source in sources.recognise(tmp_path)] == ["folder"]
+    assert len(asked) < 400
 
 
 @pytest.mark.parametrize("name", ["cam{c}/{i}x{n}.jpg", "{i:03d}x{c}{n}.jpg"])
