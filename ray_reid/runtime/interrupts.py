@@ -118,8 +118,10 @@ def _urge() -> None:
 
 
 def _urged(_: int, frame: FrameType | None) -> None:
-    if _STATE.came is not None:
-        interrupt(_STATE.came, frame)
+    # The last urge may come when the block of `interruptible` is being left.
+    number = came()
+    if number is not None:
+        interrupt(number, frame)
 
 
 def _note(number: int) -> None:

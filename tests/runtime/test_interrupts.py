@@ -127,6 +127,11 @@ def test_signals_that_come_together_are_one() -> None:
     assert cleaned
 
 
+def test_an_urge_that_comes_after_the_command_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "_STATE", interrupts._State(signal.SIGINT))
+    interrupts._urged(signal.SIGURG, None)
+
+
 def test_what_a_shell_ignores_stays_ignored() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with interrupts.interruptible():
