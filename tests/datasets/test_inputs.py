@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from ray_reid import cli
-from ray_reid.datasets import depth, doctor, ingest, planning, reading, rules, sources
+from ray_reid.datasets import depth, doctor, ingest, planning, reading, rules, sources, splits
 from ray_reid.datasets.readers.folder import FolderSource
 from ray_reid.datasets.reading import ReaderSource
 from ray_reid.recipe import recipes
@@ -202,6 +203,18 @@ def test_images_beside_the_folders_of_a_layout_are_counted_at_any_depth(tmp_path
     named = "(4 in '.', 4 in 'sets/market/more', 4 in 'sets/other'); they are left out"
     assert said["ingest"][0].startswith("12 images of")
     assert said["ingest"][0].endswith(named)
+
+
+def test_queries_of_an_identity_with_many_images_are_chosen_in_no_time(tmp_path: Path) -> None:
+    rows: list[reading.Row] = [
+        {"observation_id": str(n), "identity": "s:1", "camera": str(n % 300), "split": "test"}
+        for n in range(6000)
+    ]
+    started = time.monotonic()
+    assert splits.choose_queries(rows, tmp_path, seed=0) == []
+    assert time.monotonic() - started < 5
+    asked = [row["camera"] for row in rows if row["split"] == "query"]
+    assert sorted(asked) == sorted(map(str, range(300)))
 
 
 def test_an_option_without_effect_is_refused(tmp_path: Path) -> None:
