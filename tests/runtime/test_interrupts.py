@@ -157,6 +157,25 @@ def test_a_command_ends_though_a_process_that_it_forked_lives_on() -> None:
     subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=30)
 
 
+def test_a_signal_to_a_forked_process_is_not_one_to_the_command() -> None:
+    def work() -> None:
+        child = os.fork()
+        if child == 0:
+            try:
+                time.sleep(20)
+            finally:
+                os._exit(0)
+        signal.signal(signal.SIGTERM, _swallowing)
+        time.sleep(0.2)
+        os.kill(child, signal.SIGTERM)
+        # It ends as if it had never been in the block.
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+        time.sleep(0.3)
+        assert interrupts.came() is None
+
+    assert cli._guarded(work, False) == 0
+
+
 def test_mlflow_knows_an_interrupt_by_whatever_error_it_ends(tmp_path: Path, uri: str) -> None:
     recipe = recipes.load("baseline")
     (tmp_path / "r").mkdir()
