@@ -53,6 +53,8 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# What Pillow raises for damaged files; TypeError for the tags of a TIFF.
+_DAMAGE = (OSError, SyntaxError, TypeError, Image.DecompressionBombError)
 GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
@@ -72,14 +74,15 @@ def decode(picture: Any, size: tuple[int, int] | None = None) -> Pixels:
     if isinstance(picture, Image.Image):
         try:
             return _pixels(picture, size)
-        except (OSError, SyntaxError) as error:
+        except _DAMAGE as error:
             raise ValueError(f"not a readable image: {_reason(error)}") from error
     if getattr(picture, "ndim", 1) > 1:
         return _pixels(Image.fromarray(_rgb_array(picture)), size)
+    file = io.BytesIO(picture)
     try:
-        with Image.open(io.BytesIO(picture), formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             return _pixels(image, size)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except _DAMAGE as error:
         encoded = bytes(picture)
         reason = _reason(error)
         if isinstance(error, UnidentifiedImageError):
@@ -101,7 +104,7 @@ def check(encoded: Any) -> None:
                 image.draft("RGB", (32, 32))
                 image.load()
                 return
-    except (OSError, SyntaxError, Image.DecompressionBombError):
+    except _DAMAGE:
         pass
     # The one place that explains what is wrong.
     decode(encoded)

@@ -124,6 +124,17 @@ def test_damaged_exif_is_no_damaged_image(form: str, damage: bytes) -> None:
         images.decode(saved(PICTURE, form, exif=damage)[:-30])
 
 
+def test_a_tiff_whose_pixels_begin_at_no_whole_number_is_a_damaged_image() -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(stream, "TIFF")
+    # The tag 273, where the pixels begin, with the type 11, float.
+    damaged = stream.getvalue().replace(b"\x11\x01\x04\x00", b"\x11\x01\x0b\x00", 1)
+    assert damaged != stream.getvalue()
+    for read in (images.check, images.decode):
+        with pytest.raises(ValueError, match="not a readable image"):
+            read(damaged)
+
+
 def test_sixteen_bits_of_grey_are_scaled_and_not_clipped() -> None:
     deep = np.array([[0, 255, 256, 32768, 65535]], dtype=np.uint16)
     decoded = images.decode(saved(deep, "PNG"))

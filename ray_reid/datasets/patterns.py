@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from ray_reid.datasets import splits
+from ray_reid.datasets import reading, splits
 
 DEFAULT = r"(?P<identity>.+)_cam(?P<camera>\d+)"
 _CAMERA = r"[cC](?:am(?:era)?)?[-_ ]?(?P<camera>\d+|(?<=[-_ ])[a-zA-Z])"
@@ -57,4 +57,4 @@ def _fits(pattern: str, places: Sequence[PurePosixPath]) -> bool:
 
 def place_in(root: Path, file: Path) -> PurePosixPath:
     """Return the path of a file relative to its root."""
-    return PurePosixPath(file.relative_to(root).as_posix())
+    return PurePosixPath(reading.relative(root, file))

@@ -30,7 +30,13 @@ def check(rows: Sequence[Row], recipe: Recipe) -> list[str]:
     """
     if recipe.package is not None:
         return check_test(rows, recipe)
-    for _, spec in recipe.train.trainings():
+    stages = recipe.train.trainings()
+    if any(spec.mixing != "synthetic" for _, spec in stages) and not any(map(_is_real, rows)):
+        raise ValueError(
+            f"nothing to train on: none of the {len(rows):,} images is a train image with an "
+            "identity; `ray-reid evaluate` scores a model package on a set for tests alone"
+        )
+    for _, spec in stages:
         # Generated images bring a source of their own.
         if spec.mixing == "real":
             check_sources(spec.sources, {row[schema.SOURCE] for row in rows if _is_real(row)})

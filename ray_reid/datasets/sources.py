@@ -13,6 +13,7 @@ from ray_reid.datasets.readers import READERS
 from ray_reid.datasets.reading import ReaderSource, Reading
 from ray_reid.recipe import keys, recipes
 from ray_reid.recipe.ingest import SourceSpec
+from ray_reid.runtime import arguments
 
 KEY = "ingest.sources"
 """Where a recipe lists its sources."""
@@ -66,12 +67,13 @@ def recognise(root: Path) -> list[ReaderSource]:
         ValueError: If there is no such folder.
     """
     place = reading.folder(str(root))
-    found = [source for layout in READERS.values() if (source := layout.recognise(place))]
-    if found:
-        return found
-    # The first is the more telling one: folders of splits come before names of any form.
-    guesses = (layout.guess(place) for layout in READERS.values())
-    return [guess for guess in guesses if guess is not None][:1]
+    with reading.listed_once():
+        found = [source for layout in READERS.values() if (source := layout.recognise(place))]
+        if found:
+            return found
+        # The first is the more telling one: folders of splits come before names of any form.
+        guesses = (layout.guess(place) for layout in READERS.values())
+        return [guess for guess in guesses if guess is not None][:1]
 
 
 def recognised(root: Path, ways: str) -> ReaderSource:
@@ -113,7 +115,7 @@ def _told(spec: SourceSpec) -> str:
         # A run of another release may hold what its reader no longer takes.
         return json.dumps(spec.model_dump(mode="json"), sort_keys=True)
     root = getattr(source, "root", None)
-    where = "" if root is None else f" {str(Path(root).expanduser().absolute())!r}"
+    where = "" if root is None else f" {str(arguments.expanded(root).absolute())!r}"
     return f"{source.reader}{where}{_options(source)}"
 
 

@@ -1,6 +1,7 @@
 """Splits of a folder: what its sub-folders say, or else held-out identities and chosen queries."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -57,6 +58,8 @@ def split_folders(names: Iterable[str]) -> dict[str, str]:
 def of_folders(places: Sequence[PurePosixPath], root: Path) -> list[str | None]:
     """Return the split of each image by the first folder of its path that is named after one.
 
+    In a folder `test` (or `val` where there is no `test`), folders `query` and `gallery` say more.
+
     Args:
         places: Paths of images relative to `root`.
 
@@ -67,7 +70,7 @@ def of_folders(places: Sequence[PurePosixPath], root: Path) -> list[str | None]:
     Raises:
         ValueError: If they say something but not enough, such as `train` beside `others`.
     """
-    words = [next(filter(None, map(word, place.parent.parts)), None) for place in places]
+    words = _words(places)
     for parent, names in _children(places).items():
         try:
             split_folders(names)
@@ -88,6 +91,16 @@ def of_folders(places: Sequence[PurePosixPath], root: Path) -> list[str | None]:
             f"does not say which are for training; {HELP}"
         )
     return []
+
+
+def _words(places: Iterable[PurePosixPath]) -> list[str | None]:
+    """The word of each image; None where no folder of its path is named after a split."""
+    named = [[said for part in place.parent.parts if (said := word(part))] for place in places]
+    tested = TEST if any(said[:1] == [TEST] for said in named) else VAL
+    inner = {name for said in named if said[:1] == [tested] for name in said[1:]}
+    if inner <= SEARCH:
+        named = [said[-1:] if said[:1] == [tested] else said for said in named]
+    return [next(iter(said), None) for said in named]
 
 
 def _children(places: Iterable[PurePosixPath]) -> dict[PurePosixPath, set[str]]:
@@ -167,7 +180,9 @@ def choose_queries(
     for identity, images in identities.items():
         queries = _queries(images, seed, query_cameras)
         for row in images:
-            row[schema.SPLIT] = "query" if any(row is query for query in queries) else "gallery"
+            row[schema.SPLIT] = "gallery"
+        for row in queries:
+            row[schema.SPLIT] = "query"
         # An identity that no query camera sees is an ordinary part of the gallery.
         if not queries and (not query_cameras or _seen_by(images, query_cameras)):
             alone.append(identity)
@@ -198,13 +213,17 @@ def _seen_by(images: Sequence[Row], cameras: Sequence[str]) -> list[Row]:
 
 def _answerable(candidates: Sequence[Row], images: Sequence[Row]) -> list[Row]:
     """Give queries back to the gallery, the last first, until it answers those that remain."""
-    queries = list(candidates)
+    gallery = Counter(row[schema.CAMERA] for row in images)
+    gallery.subtract(row[schema.CAMERA] for row in candidates)
+    queries = []
     for row in reversed(candidates):
-        others = [image for image in images if all(image is not query for query in queries)]
-        gallery = [{**image, schema.SPLIT: "gallery"} for image in others]
-        if reading.unanswerable([*gallery, {**row, schema.SPLIT: "query"}]):
-            queries = [query for query in queries if query is not row]
-    return queries
+        camera = row[schema.CAMERA]
+        # The Market rule removes its own camera's images; an unknown camera is nobody's own.
+        if gallery.total() > (0 if camera is None else gallery[camera]):
+            queries.append(row)
+        else:
+            gallery[camera] += 1
+    return queries[::-1]
 
 
 def _check_cameras(test: Sequence[Row], query_cameras: Sequence[str], root: Path) -> None:

@@ -41,12 +41,17 @@ def sentences(
     known = {file for file in files if reading.is_image(file)}
     if not known:
         return []
-    folders = {root} if whole else _tops(known)
+    folders = [root] if whole else sorted(_tops(known))
     found = [] if whole else _beside(root, folders, aside)
-    for folder in sorted(folders):
-        listed, again = reading.walk(folder)
-        found += [*_other_formats(listed, folder), *_links(listed, again, folder)]
-    return found
+    # One sentence for all of them: there may be a folder for each identity.
+    place = folders[0] if len(folders) == 1 else folders[0].parent
+    listed: list[Path] = []
+    again: list[Path] = []
+    for folder in folders:
+        files_there, folders_again = reading.walk(folder)
+        listed += files_there
+        again += folders_again
+    return [*found, *_other_formats(listed, place), *_links(listed, again, place)]
 
 
 def other_formats(root: Path) -> list[str]:
@@ -68,13 +73,14 @@ def _tops(files: Iterable[Path]) -> set[Path]:
 
 def _beside(root: Path, read: Collection[Path], aside: Collection[str]) -> list[str]:
     """Count the images of `root` that lie outside the folders that are read, by folder."""
+    taken = set(read)
     above = {parent for folder in read for parent in folder.parents}
     counts: Counter[str] = Counter()
     listed = 0
     for here, folders, files in os.walk(root) if root in above else ():
         place = Path(here)
         if place in above:
-            folders[:] = [n for n in folders if n not in aside and place / n not in read]
+            folders[:] = [n for n in folders if n not in aside and place / n not in taken]
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         number = sum(reading.is_image(place / name) for name in files)
         if number:

@@ -5,14 +5,17 @@ Python writes every signal to the wakeup descriptor as well (`signal.set_wakeup_
 handler is set: a thread reads it there.
 """
 
+import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Wakes the main thread. Its default is to do nothing, and no library that we use handles it.
@@ -30,6 +33,8 @@ class _State:
     at: float = float("-inf")
     listening: bool = False
     """Whether a block of `interruptible` is open."""
+    before: dict[signal.Signals, Any] = field(default_factory=dict)
+    """The handlers before the block."""
 
 
 _STATE = _State()
@@ -74,8 +79,9 @@ def interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or _STATE.listening:
         yield
         return
+    _watch_forks()
     _STATE.came, _STATE.at, _STATE.listening = None, float("-inf"), True
-    before = {number: signal.getsignal(number) for number in (*SIGNALS, URGE)}
+    _STATE.before = {number: signal.getsignal(number) for number in (*SIGNALS, URGE)}
     ours, pythons = socket.socketpair()
     pythons.setblocking(False)
     wakeup = signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
@@ -87,7 +93,7 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         _STATE.listening = False
-        for number, handler in before.items():
+        for number, handler in _STATE.before.items():
             signal.signal(number, handler or signal.SIG_DFL)
         signal.set_wakeup_fd(wakeup)
         # Closing is not enough: a forked process may have a copy.
@@ -95,6 +101,22 @@ def interruptible() -> Iterator[None]:
         pythons.close()
         thread.join()
         ours.close()
+
+
+@cache
+def _watch_forks() -> None:
+    """Let signals of forked processes be their own: the wakeup descriptor is shared with them."""
+    os.register_at_fork(after_in_child=_forked)
+
+
+def _forked() -> None:
+    if not _STATE.listening:
+        return
+    _STATE.listening = False
+    signal.set_wakeup_fd(-1)
+    for number, handler in _STATE.before.items():
+        if signal.getsignal(number) in (interrupt, _urged):
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _listen(signals: socket.socket) -> None:
@@ -118,8 +140,10 @@ def _urge() -> None:
 
 
 def _urged(_: int, frame: FrameType | None) -> None:
-    if _STATE.came is not None:
-        interrupt(_STATE.came, frame)
+    # The last urge may come when the block of `interruptible` is being left.
+    number = came()
+    if number is not None:
+        interrupt(number, frame)
 
 
 def _note(number: int) -> None:

@@ -3,10 +3,11 @@
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
+import ray.exceptions
 
 from ray_reid.runtime.bars import bar
 from ray_reid.runtime.patience import patient
@@ -62,9 +63,11 @@ def watched(name: str, unit: str, read: Read) -> Iterator[None]:
     line = bar(name, unit, interval=interval)
 
     def draw() -> None:
-        while not finished.wait(0.5):
+        # Where Ray has ended, or the actor that is read, the block's own wait says why.
+        with suppress(ray.exceptions.RayError):
+            while not finished.wait(0.5):
+                _advance(line, read)
             _advance(line, read)
-        _advance(line, read)
 
     thread = threading.Thread(target=draw, daemon=True)
     thread.start()

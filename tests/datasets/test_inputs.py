@@ -1,7 +1,9 @@
 """Folders as people have them: what looks like input is read, or else counted and named."""
 
 import json
+import os
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from PIL import Image
 
 from ray_reid import cli
-from ray_reid.datasets import depth, doctor, ingest, planning, reading, rules, sources
+from ray_reid.datasets import depth, doctor, ingest, planning, reading, rules, sources, splits
 from ray_reid.datasets.readers.folder import FolderSource
 from ray_reid.datasets.reading import ReaderSource
 from ray_reid.recipe import recipes
@@ -106,11 +108,11 @@ def test_unread_files_in_the_folders_of_a_layout_are_named_and_those_beside_are_
     crops(tmp_path / "query", name, [7, 8])
     crops(tmp_path / "bounding_box_test", name, [7, 8])
     (tmp_path / "bounding_box_test" / "0007_c3s1_000001_00.heic").touch()
+    (tmp_path / "query" / "0008_c3s1_000001_00.heic").touch()
     (tmp_path / "Market.zip").touch()
-    said = told(found_source(tmp_path))["ingest"]
-    assert [text for text in said if "not read" in text] == said
-    assert said[0].startswith("1 files of")
-    assert "(1 .heic)" in said[0]
+    # One sentence, however many folders there are.
+    (said,) = told(found_source(tmp_path))["ingest"]
+    assert said.startswith(f"2 files of {str(tmp_path)!r} are not read (2 .heic), e.g. 'boun")
 
 
 @pytest.mark.parametrize(
@@ -129,6 +131,21 @@ def test_the_split_of_folders_is_taken_whatever_its_case_or_usual_name(
     tree = found_source(tmp_path / "tree")
     assert tree.reader == "imagefolder"
     assert sides(sources.read(tree).rows) == wanted
+
+
+def test_query_and_gallery_within_the_test_folder_are_taken(tmp_path: Path) -> None:
+    crops(tmp_path / "a" / "train", identities=range(1, 4))
+    # Of one image by each camera, a draw would make the first camera the query.
+    for camera, side in (("1", "gallery"), ("2", "query")):
+        crops(tmp_path / "a" / "test" / side, identities=range(4, 7), cameras=camera)
+    rows = sources.read(FolderSource(root=str(tmp_path / "a"))).rows
+    told = Counter((row["split"], row["path"].rpartition("/")[0]) for row in rows)
+    sides = {("train", "train"): 12, ("gallery", "test/gallery"): 6, ("query", "test/query"): 6}
+    assert told == sides
+    for number, split in enumerate(("train", "query", "gallery")):
+        crops(tmp_path / "b" / "test" / split, identities=range(3 * number, 3 * number + 3))
+    with pytest.raises(ValueError, match="does not say which are for training"):
+        sources.read(FolderSource(root=str(tmp_path / "b")))
 
 
 def test_probe_and_gallery_are_query_and_gallery(tmp_path: Path) -> None:
@@ -188,6 +205,18 @@ def test_images_beside_the_folders_of_a_layout_are_counted_at_any_depth(tmp_path
     assert said["ingest"][0].endswith(named)
 
 
+def test_queries_of_an_identity_with_many_images_are_chosen_in_no_time(tmp_path: Path) -> None:
+    rows: list[reading.Row] = [
+        {"observation_id": str(n), "identity": "s:1", "camera": str(n % 300), "split": "test"}
+        for n in range(6000)
+    ]
+    started = time.monotonic()
+    assert splits.choose_queries(rows, tmp_path, seed=0) == []
+    assert time.monotonic() - started < 5
+    asked = [row["camera"] for row in rows if row["split"] == "query"]
+    assert sorted(asked) == sorted(map(str, range(300)))
+
+
 def test_an_option_without_effect_is_refused(tmp_path: Path) -> None:
     crops(tmp_path / "train", identities=range(1, 4))
     crops(tmp_path / "test", identities=range(4, 7))
@@ -227,6 +256,23 @@ def test_names_and_folders_of_usual_forms_are_recognised(
     assert len(found.rows) == 32
     assert f"{tmp_path.name}:{identity}" in {row["identity"] for row in found.rows}
     assert {row["camera"] for row in found.rows} == cameras
+
+
+def test_a_large_folder_is_recognised_without_asking_each_file_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(400):
+        (tmp_path / f"{number // 4:04d}_cam{number % 4}_{number}.jpg").touch()
+    asked = []
+    stat = os.stat
+
+    def counted(path: Any, **options: Any) -> os.stat_result:
+        asked.append(path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", counted)
+    assert [source.reader for source in sources.recognise(tmp_path)] == ["folder"]
+    assert len(asked) < 400
 
 
 @pytest.mark.parametrize("name", ["cam{c}/{i}x{n}.jpg", "{i:03d}x{c}{n}.jpg"])
@@ -461,6 +507,17 @@ def test_a_recipe_whose_sources_cannot_be_searched_is_refused_before_its_first_j
     other = recipes.load("baseline", None, ["train.sources=[other]"])
     with pytest.raises(ValueError, match=r"train.sources names 'other'.* choose from \['crops'\]"):
         rules.check(rows, other)
+
+
+def test_a_recipe_that_trains_is_refused_on_a_set_for_tests_alone(tmp_path: Path) -> None:
+    source = FolderSource(root=str(crops(tmp_path / "query").parent), name="crops")
+    crops(tmp_path / "gallery", name="{i:03d}_cam{c}_{n}_again.jpg")
+    rows = sources.read(source).rows
+    with pytest.raises(ValueError, match=r"none of the 64 images is a train .*ray-reid eval"):
+        rules.check(rows, recipes.load("baseline", None, []))
+    # Trainings on generated images alone, and packages, need none.
+    for changes in (["train.mixing=synthetic"], ["package=runs/other"]):
+        assert rules.check(rows, recipes.load("baseline", None, changes)) == []
 
 
 @pytest.mark.parametrize("recipe", ["baseline", "clip_senet", "dlcr", "vehicle_diff", "vehiclenet"])

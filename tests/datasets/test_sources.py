@@ -91,6 +91,13 @@ def test_a_number_that_names_a_folder_is_text() -> None:
     assert sources.resolve(recipe.ingest.sources) == (FolderSource(root="2024"),)
 
 
+def test_a_home_that_nobody_knows_is_a_sentence_where_the_data_of_a_run_are_compared() -> None:
+    written = {"reader": "folder", "root": "~no-such-user/crops"}
+    made = recipes.validate({"name": "x", "ingest": {"sources": [written]}})
+    with pytest.raises(ValueError, match="the home folder in '~no-such-user/crops' is unknown"):
+        sources.told(made.ingest.sources)
+
+
 def test_a_single_source_takes_options_as_the_command_line_has_them() -> None:
     found = sources.single(Path("x"), "cuhk03", ["protocol=classic", "split=3"])
     assert found == CUHK03Source(root="x", protocol="classic", split=3)

@@ -127,6 +127,11 @@ def test_signals_that_come_together_are_one() -> None:
     assert cleaned
 
 
+def test_an_urge_that_comes_after_the_command_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "_STATE", interrupts._State(signal.SIGINT))
+    interrupts._urged(signal.SIGURG, None)
+
+
 def test_what_a_shell_ignores_stays_ignored() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with interrupts.interruptible():
@@ -150,6 +155,25 @@ os.waitpid(child, 0)
 
 def test_a_command_ends_though_a_process_that_it_forked_lives_on() -> None:
     subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=30)
+
+
+def test_a_signal_to_a_forked_process_is_not_one_to_the_command() -> None:
+    def work() -> None:
+        child = os.fork()
+        if child == 0:
+            try:
+                time.sleep(20)
+            finally:
+                os._exit(0)
+        signal.signal(signal.SIGTERM, _swallowing)
+        time.sleep(0.2)
+        os.kill(child, signal.SIGTERM)
+        # It ends as if it had never been in the block.
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+        time.sleep(0.3)
+        assert interrupts.came() is None
+
+    assert cli._guarded(work, False) == 0
 
 
 def test_mlflow_knows_an_interrupt_by_whatever_error_it_ends(tmp_path: Path, uri: str) -> None:

@@ -190,8 +190,7 @@ def _locate(source: ImageFolderSource) -> Path:
     """The folder that holds the splits, at the root or at most two levels below."""
     top = reading.folder(source.root)
     trains = {source.train} if source.train else set(TRAIN)
-    for level in ([top], sorted(top.glob("*")), sorted(top.glob("*/*"))):
-        places = [path for path in level if path.is_dir() and not path.name.startswith(".")]
+    for places in reading.levels(top):
         known = {path: _known(path, None if path == top else FEW).keys() for path in places}
         for others in ({source.query, "gallery"}, {TEST}, {VAL}):
             found = [path for path, names in known.items() if names >= others and names & trains]

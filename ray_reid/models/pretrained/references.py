@@ -157,7 +157,7 @@ def local(reference: str) -> Path | None:
     """
     listed = not reference.startswith((MINIATURE, PACKAGE, HUB))
     weights = Path(reference.partition("/")[2])
-    if listed and weights.is_file() and not Path(reference).expanduser().exists():
+    if listed and weights.is_file() and not arguments.expanded(reference).exists():
         return weights
     found = Path(resolve(reference))
     return found if found.exists() else None
