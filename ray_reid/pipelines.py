@@ -188,6 +188,8 @@ def score(
     names, file = [str(one) for one in packages], None if recipe is None else str(recipe)
     composed = given.recipe_of(names, settings or {}, file, profile, data)
     path = given.run_of(names, composed) if run is None else place(run)
+    if run is None:
+        given.check_own(composed, path)
     for name in names:
         given.check_apart(name, path)
     gallery.check_faiss()

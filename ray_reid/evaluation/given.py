@@ -16,6 +16,7 @@ from ray_reid.ranking import doubt, open_set
 from ray_reid.recipe import keys, recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.job import Job, Work
+from ray_reid.runtime.results import POINTER, RunState
 from ray_reid.training import train
 from ray_reid.training.train import TrainFacts
 
@@ -142,6 +143,21 @@ def check_apart(package: str, run: Place) -> None:
             f"run {str(run)!r} holds the package {package!r}; give another --run, because a run is "
             "of one recipe"
         )
+
+
+def check_own(recipe: Recipe, run: Place) -> None:
+    """Refuse a run that nobody has named where another package of that name was scored.
+
+    Raises:
+        ValueError: If one was.
+    """
+    if (run / POINTER).exists():
+        known = RunState.read(run).recipe.package
+        if known != recipe.package:
+            raise ValueError(
+                f"run {str(run)!r} is of the package {known!r}, not {recipe.package!r}; give "
+                "another --run"
+            )
 
 
 def check(recipe: Recipe) -> None:

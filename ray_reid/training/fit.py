@@ -223,6 +223,7 @@ class Fit:
         return nullcontext() if last else wait()
 
     def _update(self) -> None:
+        optimizers.drop_idle_gradients(self.optimizer)
         if self.spec.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.spec.clip_norm)

@@ -46,6 +46,17 @@ def set_learning_rate(
         group["lr"] = 0.0 if head_alone and group["encodes"] else rate * group["share"]
 
 
+def drop_idle_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Forget the gradients of groups without a learning rate.
+
+    They would count in the norm that is clipped, and gather as momentum.
+    """
+    for group in optimizer.param_groups:
+        if group["lr"] == 0:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
 def freeze(spec: Train, network: ReidNetwork) -> None:
     """Switch off the gradients of the parameters that never learn.
 

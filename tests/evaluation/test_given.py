@@ -178,6 +178,17 @@ def test_what_cannot_be_scored_is_named_before_any_job(
         ray_reid.evaluate(home / "bare", WORLD, run=home)
 
 
+def test_packages_of_one_name_have_runs_of_their_own(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, publish_job: Callable[..., Path]
+) -> None:
+    shutil.copytree(home / "bare", tmp_path / "bare")
+    known = given.recipe_of([str(tmp_path / "bare")], {}, data=WORLD)
+    monkeypatch.chdir(tmp_path)
+    publish_job(tmp_path / "runs" / "bare-on-miniature", "ingest", recipe=known)
+    with pytest.raises(ValueError, match=r"is of the package .*; give another --run"):
+        ray_reid.evaluate(home / "bare", WORLD)
+
+
 def test_the_layout_of_a_folder_and_its_protocol_are_known(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,12 +91,17 @@ def test_batch_norms_keep_the_statistics_that_the_backbone_brought(table: Path) 
 def test_the_head_learns_alone_at_first(table: Path) -> None:
     fit = _fit(table, "train.finetune.head_epochs=1")
     before = _state(fit)
-    seen = []
+    seen, gathered = [], []
     for progress in fit.run():
         if progress.batch == 0:
             seen.append(_moved(before, _state(fit)))
+            gathered.append(
+                any(one in fit.optimizer.state for one in fit.network.backbone.parameters())
+            )
     assert seen[0]
     assert not any(name.startswith("backbone.") for name in seen[0])
+    # Neither momentum nor a share of the norm that is clipped.
+    assert gathered == [False, True]
     assert {"backbone.bn1.weight", "backbone.bn1.running_mean", "head.weight"} <= seen[1]
     rates = [entry["learning_rate"] for entry in fit.progress.history]
     assert rates[0] > rates[1] > 0
