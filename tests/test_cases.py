@@ -318,7 +318,8 @@ def test_a_camera_that_nothing_knows(run: Path, data: Path, told: Told) -> None:
 
 @pytest.mark.slow
 def test_which_file_is_it(run: Path, data: Path, told: Told) -> None:
-    rows = storage.read(RunState.read(run).folder("ingest") / "observations").to_pylist()
+    table = RunState.read(run).folder("ingest") / "observations"
+    rows = storage.read(table, ["observation_id", "path", "split"]).to_pylist()
     tested = next(row for row in rows if row["split"] == "gallery")
     code, said = told("search", run, data / tested["path"], "-k", "3")
     assert code == 0
