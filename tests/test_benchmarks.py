@@ -37,8 +37,10 @@ SLOW = {
     "cloud_storage": ["--rows", "256"],
     "diffusion": ["--size", "miniature", "--runs", "1", "--batches", "2"],
     "progressive": ["--people", "8", "--outfits", "2"],
-    "training": [*TRAINING, "--only", "loop", "augment", "peer", "start", "workers"],
+    "training": [*TRAINING, "--only", "loop", "augment", "peer"],
 }
+# Starts a dozen processes that import torch.
+LONG = {"training": [*TRAINING, "--only", "start", "workers"]}
 # Measures Ray Data or Ray Train itself, so it starts Ray.
 ON_RAY = {
     "streaming": ["--only", "sleepers", "--sleeper-rows", "32"],
@@ -59,11 +61,12 @@ def test_every_benchmark_is_tried_here() -> None:
     [
         *(pytest.param(name, SMALL[name], False, id=name) for name in sorted(SMALL)),
         *(
-            pytest.param(name, asked, on_ray, marks=pytest.mark.slow, id=f"{name}-{kind}")
-            for kind, tried, on_ray in (
-                ("slow", SLOW, False),
-                ("ray", ON_RAY, True),
-                ("run", REPLAY, True),
+            pytest.param(name, asked, on_ray, marks=mark, id=f"{name}-{kind}")
+            for kind, tried, on_ray, mark in (
+                ("slow", SLOW, False, pytest.mark.slow),
+                ("ray", ON_RAY, True, pytest.mark.slow),
+                ("run", REPLAY, True, pytest.mark.slow),
+                ("drill", LONG, False, pytest.mark.drill),
             )
             for name, asked in tried.items()
         ),

@@ -233,7 +233,7 @@ RUN += (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_training_that_a_scheduler_ends_is_terminated(tmp_path: Path, uri: str) -> None:
     path, log = tmp_path / "runs" / "r", tmp_path / "log"
     changes = [word for change in SMALL for word in ("--set", change)]

@@ -1,6 +1,5 @@
 """The MLflow store of a folder of runs: created once, under any name, and moved with the folder."""
 
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -10,7 +9,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 from mlflow.tracking._tracking_service import utils
 
 from ray_reid import cli
@@ -255,35 +253,3 @@ def test_a_full_disk_is_one_sentence(fresh: Path, tmp_path: Path) -> None:
     assert done.stderr.count("\n") <= 2, done.stderr
     assert "cannot use the MLflow store" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
-def test_three_runs_may_begin_at_once_in_a_new_folder(tmp_path: Path) -> None:
-    begin = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from ray_reid.recipe import recipes\n"
-        "from ray_reid.runtime.tracking import Tracker\n"
-        "run = Path(sys.argv[1])\n"
-        "run.mkdir(parents=True)\n"
-        "with Tracker.open(run, recipes.load('baseline')) as tracker:\n"
-        "    with tracker.job('train', 'a', []):\n"
-        "        pass\n"
-    )
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", begin, str(tmp_path / "runs" / name)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name in "abc"
-    ]
-    said = [run.communicate(timeout=300)[1] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0, 0], said
-    # MLflow would tell of its tables.
-    assert not any("INFO" in line for line in said)
-    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
-    (found,) = (one for one in client.search_experiments() if one.name == "baseline")
-    statuses = [run.info.status for run in client.search_runs([found.experiment_id])]
-    assert statuses == ["FINISHED"] * 6
-    assert os.listdir(tmp_path) == ["runs"]
