@@ -26,10 +26,12 @@ def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture(autouse=True)
 def _as_in_a_terminal() -> Iterator[None]:
-    # A shell may have told this process to ignore it.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A shell may have told this process to ignore SIGINT, and Ray of other tests handles SIGTERM.
+    own = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in own.items()}
     yield
-    signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+    for number, handler in before.items():
+        signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _press(number: int = signal.SIGINT) -> None:
