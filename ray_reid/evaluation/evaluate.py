@@ -73,14 +73,7 @@ def evaluate_job(work: Work) -> EvaluateFacts:
     (work.out / FILE).write_text(text)
     captions = _draw(work, query, gallery) | refinement.draw(refined, work.out)
     line.update()
-    # A package with a card was given: only its card knows what it was trained on.
-    known = places.fetched(work.inputs["train"] / "model") / card.FILE
-    given = known.is_file()
-    page = (
-        card.evaluated(known.read_text(), result, RANKED)
-        if given
-        else card.write(work.recipe, _trained_on(work), result, RANKED)
-    )
+    page, given = _page(work, result)
     thresholds, decided = _decide(work, query, gallery, result["stamp"])
     _write_package(work, text, page, thresholds)
     if judged.gate is not None:
@@ -103,6 +96,15 @@ def evaluate_job(work: Work) -> EvaluateFacts:
         # A model that somebody made before is not the newest one.
         model=None if given else "model",
     )
+
+
+def _page(work: Work, result: Mapping[str, Any]) -> tuple[str, bool]:
+    """The card of the package, and whether the package was given: then it brought a card."""
+    known = places.fetched(work.inputs["train"] / "model") / card.FILE
+    if known.is_file():
+        # It alone knows what the model was trained on.
+        return card.evaluated(known.read_text(), result, RANKED), True
+    return card.write(work.recipe, _trained_on(work), result, RANKED), False
 
 
 def read_variants(embed: Place) -> pa.Table | None:

@@ -283,17 +283,9 @@ def count(
         row_counts = counts[ends[row] + row : ends[row + 1] + row + 1]
         for side in range(2):
             start, stop = wrong_columns(inputs.own[query + row], item, num_columns, side)
-            doubts = doubt_column[num_doubts:]
-            more = _count_values(
-                block[row, start:stop],
-                inputs.subject[item + start : item + stop],
-                table,
-                len(thresholds),
-                row_counts,
-                ahead,
-                row,
-                doubts,
-            )
+            values, subjects = block[row, start:stop], inputs.subject[item + start : item + stop]
+            doubts, size = doubt_column[num_doubts:], len(thresholds)
+            more = _count_values(values, subjects, table, size, row_counts, ahead, row, doubts)
             doubt_row[num_doubts : num_doubts + more] = row
             doubts[:more] += np.int32(start)
             num_doubts += more
