@@ -55,6 +55,9 @@ UPRIGHT = {
 }
 # What Pillow raises for damaged files; TypeError for the tags of a TIFF.
 _DAMAGE = (OSError, SyntaxError, TypeError, Image.DecompressionBombError)
+PAGED = ("TIFF", "PNG", "WEBP")
+"""Formats whose files may hold several pictures. The second frame of a JPEG is a preview."""
+NEW_SUBFILE_TYPE = 254
 GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
@@ -99,6 +102,7 @@ def check(encoded: Any) -> None:
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             _check_size(image)
+            _check_single(image)
             if image.mode not in GREY_16 and image.mode != "F":
                 # JPEG can decode straight to an eighth of the size.
                 image.draft("RGB", (32, 32))
@@ -185,6 +189,7 @@ def unpack(packed: bytes) -> Pixels:
 
 def _pixels(image: Image.Image, size: tuple[int, int] | None) -> Pixels:
     _check_size(image)
+    _check_single(image)
     orientation = _orientation(image)
     rgb = _to_rgb(image)
     # Turned before it is resized, so that an array that came upright gives the same pixels.
@@ -201,6 +206,22 @@ def _check_size(image: Image.Image) -> None:
             f"image of {image.width} x {image.height} pixels is larger than the limit "
             f"of {MAX_PIXELS}"
         )
+
+
+def _check_single(image: Image.Image) -> None:
+    """Refuse pages and frames, of which all but one would be left out in silence."""
+    number = getattr(image, "n_frames", 1) if image.format in PAGED else 1
+    if number > 1 and image.format == "TIFF":
+        number = sum(not _is_reduced(image, page) for page in range(number))
+        image.seek(0)
+    if number > 1:
+        raise ValueError(f"{image.format} of {number} pictures; save each as a file of its own")
+
+
+def _is_reduced(image: Any, page: int) -> bool:
+    """Whether a page of a TIFF is a small copy of another."""
+    image.seek(page)
+    return bool(image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 1)
 
 
 def _rgb_array(picture: Any) -> Pixels:

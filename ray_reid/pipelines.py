@@ -236,6 +236,8 @@ def run_sweep(
         )
     jobs = of_recipe(recipe)
     resolved = trials.resolve(sweep, recipe, jobs)
+    for warning in tune.check_data(sweep, resolved):
+        log.warning("%s", warning)
     with (
         Cluster(recipe.resources, address) as cluster,
         open_run(path, recipe, cluster.start, jobs, guest=True) as held,

@@ -135,6 +135,25 @@ def test_a_tiff_whose_pixels_begin_at_no_whole_number_is_a_damaged_image() -> No
             read(damaged)
 
 
+@pytest.mark.parametrize("form", ["TIFF", "PNG", "WEBP"])
+def test_a_file_of_several_pictures_is_refused_and_not_read_in_part(form: str) -> None:
+    pages = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "green")]
+    file = io.BytesIO()
+    pages[0].save(file, format=form, save_all=True, append_images=pages[1:])
+    for read in (images.decode, images.check):
+        with pytest.raises(ValueError, match=f"{form} of 3 pictures; save each as a file"):
+            read(file.getvalue())
+
+
+def test_a_small_copy_inside_a_tiff_is_no_second_picture() -> None:
+    copy = Image.new("RGB", (4, 4), "red")
+    copy.encoderinfo = {"tiffinfo": {images.NEW_SUBFILE_TYPE: 1}}
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(file, format="TIFF", save_all=True, append_images=[copy])
+    images.check(file.getvalue())
+    assert images.decode(file.getvalue()).shape == (16, 16, 3)
+
+
 def test_sixteen_bits_of_grey_are_scaled_and_not_clipped() -> None:
     deep = np.array([[0, 255, 256, 32768, 65535]], dtype=np.uint16)
     decoded = images.decode(saved(deep, "PNG"))

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ray_reid import schema, storage
 from ray_reid.datasets import depth, planning, reading, rules, sources
 from ray_reid.datasets.loading import CORRUPT, load
 from ray_reid.datasets.readers import READERS
-from ray_reid.datasets.reading import LOCATOR, ReaderSource
+from ray_reid.datasets.reading import LOCATOR, ReaderSource, Row
 from ray_reid.recipe.base import Frozen
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import stage
@@ -125,8 +125,17 @@ def check_rows(recipe: Recipe) -> list[str]:
     Raises:
         ValueError: If a source cannot be used, or a later job would refuse its images.
     """
+    return rules.check(listed(recipe), recipe)
+
+
+def listed(recipe: Recipe) -> Sequence[Row]:
+    """Read what the sources of a recipe list, without any image.
+
+    Raises:
+        ValueError: If a source cannot be used.
+    """
     spec = recipe.ingest
-    return rules.check(planning.united(sources.resolve(spec.sources), spec.use).rows, recipe)
+    return planning.united(sources.resolve(spec.sources), spec.use).rows
 
 
 def outside(recipe: Recipe) -> str:

@@ -38,7 +38,8 @@ def single(root: Path, reader: str, options: Sequence[str] = ()) -> ReaderSource
     for option in options:
         if "=" not in option:
             raise ValueError(f"--set {option!r} must be option=value")
-        values |= recipes.assignments([option])
+        ((_, value),) = recipes.assignments([f"{KEY}.0.{option}"])
+        values[option.partition("=")[0]] = value
     (source,) = resolve(
         recipes.validate({"name": "one", "ingest": {"sources": [values]}}).ingest.sources
     )

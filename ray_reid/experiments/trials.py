@@ -27,7 +27,7 @@ from ray_reid.runtime.results import Manifest
 from ray_reid.runtime.run import MODELS, TRAININGS, Run, content_key
 from ray_reid.storage import Fingerprint
 from ray_reid.training import validation
-from ray_reid.training.checks import check_network
+from ray_reid.training.checks import check, check_network
 from ray_reid.training.train import num_batches, stages_of, training_tables
 from ray_reid.training.train import outside as begins_with
 
@@ -144,6 +144,7 @@ def resolve(sweep: Sweep, recipe: Recipe, jobs: Sequence[Job]) -> list[ResolvedS
             for job, one in itertools.product(prerequisites(jobs), [changed, *seeded]):
                 if job.check is not None:
                     job.check(one)
+            check(changed)
             check_network(changed.train)
             embed.check(changed)
             _check_epochs(sweep, changed)

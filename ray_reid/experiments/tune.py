@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ray_reid.datasets import ingest, rules
+from ray_reid.datasets.reading import Row
 from ray_reid.experiments import engine, sweep_table, trials
 from ray_reid.experiments.engine import Train
 from ray_reid.experiments.trials import ResolvedSetting
@@ -43,3 +45,28 @@ def sweep_run(
     table = sweep_table.result(held, sweep, found, every, failed)
     sweep_table.write(folder, table)
     return table
+
+
+def check_data(sweep: Sweep, found: Sequence[ResolvedSetting]) -> list[str]:
+    """Hold the data of every setting against its recipe, before anything is computed.
+
+    Returns:
+        Warnings, each once.
+
+    Raises:
+        ValueError: If a source cannot be used, or the images do not fill the batches of a setting
+            or cannot be evaluated; names the setting.
+    """
+    rows: dict[str, Sequence[Row]] = {}
+    warnings: dict[str, None] = {}
+    for resolved in found:
+        data = resolved.recipe.ingest.model_dump_json()
+        try:
+            if data not in rows:
+                rows[data] = ingest.listed(resolved.recipe)
+            warnings |= dict.fromkeys(rules.check(rows[data], resolved.recipe))
+        except ValueError as error:
+            raise ValueError(
+                f"sweep {sweep.name!r}: {resolved.setting.name!r}: {error}"
+            ) from error
+    return list(warnings)

@@ -22,6 +22,8 @@ from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.shipped import RECIPES
 from ray_reid.recipe.view import RecipeView
 
+SOURCES = "ingest.sources."
+"""Begins the keys of a source's options."""
 TEXT_ERRORS = ("string_type", "path_type", "literal_error", "invalid-json-value")
 """What pydantic says of a number, or another value, where it wants text."""
 
@@ -71,7 +73,20 @@ def assignments(overrides: Sequence[str]) -> list[tuple[str, Any]]:
     Raises:
         ValueError: If one is not of that form.
     """
-    return [(key, _parse(text)) for key, text in _split(overrides)]
+    return [(key, _read(key, text)) for key, text in _split(overrides)]
+
+
+def _read(key: str, text: str) -> Any:
+    """The value of one override.
+
+    Only the reader of a source knows which of its options are text, and it reads numbers and truth
+    values from text too: what would be spelled otherwise (`1e3`, `1.50`, `true`) stays as typed.
+    """
+    value = _parse(text)
+    spelled = isinstance(value, (float, bool)) or (
+        isinstance(value, (dict, list)) and not text.startswith(("{", "["))
+    )
+    return text if key.startswith(SOURCES) and spelled else value
 
 
 def _split(overrides: Sequence[str]) -> list[tuple[str, str]]:

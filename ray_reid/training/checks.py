@@ -29,7 +29,7 @@ def check(recipe: Recipe) -> None:
     _check_kept_norms(spec.trainings()[0][1])
     for _, own in spec.trainings():
         named = isinstance(own.pretrained, str) or own.ibn_weights is not None
-        if named or own.finetune.layer_decay < 1:
+        if named or own.finetune.layer_decay < 1 or own.finetune.norms != "train":
             check_network(own)
 
 

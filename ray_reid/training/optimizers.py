@@ -89,8 +89,13 @@ def build(spec: Train, network: ReidNetwork) -> torch.optim.Optimizer:
     the semantic encoder.
 
     Raises:
-        ValueError: If `train.finetune.layer_decay` needs layers and timm knows none.
+        ValueError: If `train.finetune` protects batch norms, or divides layers, that there are not.
     """
+    if spec.finetune.norms != "train" and not any(True for _ in _norms(network)):
+        raise ValueError(
+            f"train.finetune.norms is {spec.finetune.norms!r}, but the network of "
+            f"{spec.backbone!r} has no batch norms; set it to 'train'"
+        )
     shares = _shares(spec, network)
     groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for parameter in network.parameters():

@@ -583,6 +583,23 @@ def test_settings_that_were_tested_on_unlike_images_are_not_ranked() -> None:
     assert "Highest mAP" in sweep_table.table({**result, "comparable": True}).note
 
 
+def test_data_that_a_setting_cannot_use_are_refused_before_the_first_job(tmp_path: Path) -> None:
+    file = _file(
+        tmp_path,
+        yaml.safe_dump({
+            "recipe": "baseline",
+            "overrides": dict(override.split("=", 1) for override in SMALL[:1]),
+            "parameters": {"train.sampler.num_identities": [4, 32]},
+            "seeds": [0],
+        }),
+    )  # fmt: skip
+    path = tmp_path / "runs" / "r"
+    rule = r"sweep 'mine': '.*32': train.sampler.num_identities is 32 but only 8 identities"
+    with pytest.raises(ValueError, match=rule):
+        pipelines.run_sweep(file, path)
+    assert not path.exists()
+
+
 def _small_file(tmp_path: Path, rates: list[float], **overrides: Any) -> str:
     common = dict(override.split("=", 1) for override in SMALL)
     values = {

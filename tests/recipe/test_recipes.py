@@ -97,9 +97,8 @@ def test_text_is_taken_as_typed(text: str) -> None:
         "baseline", None, [f"models.describer={text}", f"ingest.sources.0.pattern={text}"]
     )
     assert recipe.models.describer == text
-    pattern = recipe.model_dump(mode="json")["ingest"]["sources"][0]["pattern"]
     # Of the options of a reader only the reader knows whether they are text.
-    assert pattern == {"1e3": 1000.0, "true": True, "a: b": {"a": "b"}}.get(text, text)
+    assert recipe.model_dump(mode="json")["ingest"]["sources"][0]["pattern"] == text
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,16 @@ def test_batch_norms_keep_the_statistics_that_the_backbone_brought(table: Path) 
         assert any(name.endswith("conv1.weight") for name in moved)
 
 
+def test_a_network_without_batch_norms_has_none_to_keep() -> None:
+    spec = recipes.load(
+        "baseline",
+        None,
+        ["train.backbone=vit_tiny_patch16_224", "train.finetune.norms=fixed", "train.pooling=token"],
+    ).train
+    with pytest.raises(ValueError, match="network of 'vit_tiny_patch16_224' has no batch norms"):
+        checks.check_network(spec)
+
+
 def test_the_head_learns_alone_at_first(table: Path) -> None:
     fit = _fit(table, "train.finetune.head_epochs=1")
     before = _state(fit)
