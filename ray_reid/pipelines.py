@@ -11,9 +11,19 @@ from typing import Any
 
 from ray_reid.datasets import ingest, sources
 from ray_reid.evaluation import embed, evaluate, floors, given, report
-from ray_reid.experiments import compare, sweep_table, trials, tune
+from ray_reid.experiments import compare, returns, sweep_table, trials, tune
 from ray_reid.gallery import gallery, index, live, searcher
-from ray_reid.generation import adapt, describe, generate, inpaint, review, variants
+from ray_reid.generation import (
+    adapt,
+    describe,
+    enhance,
+    generate,
+    inpaint,
+    personalise,
+    review,
+    teachers,
+    variants,
+)
 from ray_reid.places import Place, place
 from ray_reid.recipe import recipes, sweeps
 from ray_reid.recipe.recipe import Recipe
@@ -55,13 +65,25 @@ PIPELINES: dict[str, tuple[Job, ...]] = {
         index.JOB,
         replace(compare.JOB, needs=("ingest", "inpaint", "variants")),
     ),
+    "diffusion_reid": (
+        ingest.JOB,
+        enhance.JOB,
+        teachers.JOB,
+        personalise.JOB,
+        replace(review.JOB, needs=("ingest", "personalise", "teachers")),
+        replace(train.JOB, needs=("ingest", "personalise")),
+        embed.JOB,
+        evaluate.JOB,
+        index.JOB,
+        replace(compare.JOB, needs=("ingest", "personalise")),
+    ),
 }
 """Jobs by the name of the recipe; what a job needs may depend on the pipeline that it is in."""
 GIVEN = (ingest.JOB, given.JOB, embed.JOB, evaluate.JOB, index.JOB)
 """Jobs of a recipe that names a model package, whatever its own name."""
 FLOOR = (ingest.JOB, floors.JOB, embed.JOB, evaluate.JOB, index.JOB)
 """Jobs of one that names a backbone whose pretrained features are scored as they are."""
-JOBS = {job.name: job for jobs in PIPELINES.values() for job in jobs}
+JOBS = {job.name: job for jobs in (*PIPELINES.values(), (train.PRETRAIN_JOB,)) for job in jobs}
 
 
 def of_recipe(recipe: Recipe) -> tuple[Job, ...]:
@@ -74,6 +96,18 @@ def of_recipe(recipe: Recipe) -> tuple[Job, ...]:
     if not jobs:
         raise ValueError(f"no pipeline {recipe.name!r}; choose from {sorted(PIPELINES)}")
     return jobs
+
+
+def with_pretraining(jobs: Sequence[Job]) -> tuple[Job, ...]:
+    """Put a pre-training before the training of a pipeline, on the same tables."""
+    found: list[Job] = []
+    for job in jobs:
+        if job.name == train.JOB.name:
+            found.append(replace(train.PRETRAIN_JOB, needs=job.needs))
+        trains = job.name in (train.JOB.name, compare.JOB.name)
+        needs = (*job.needs, train.PRETRAIN_JOB.name) if trains else job.needs
+        found.append(replace(job, needs=needs))
+    return tuple(found)
 
 
 def run(
@@ -226,35 +260,64 @@ def run_sweep(
             are finished first.
     """
     sweep = sweeps.load(file)
-    # `--set` takes JSON: the overrides of the file are applied as those of the command line are.
-    common = [f"{key}={json.dumps(value)}" for key, value in sweep.overrides.items()]
-    recipe = recipes.load(sweep.recipe, profile or sweep.profile, [*common, *overrides])
+    recipe = _recipe_of_sweep(sweep, path, profile, overrides)
     if recipe.package is not None:
         raise ValueError(
-            f"sweep {sweep.name!r} trains, but its recipe {sweep.recipe!r} scores the package "
+            f"sweep {sweep.name!r} trains, but its recipe {recipe.name!r} scores the package "
             f"{recipe.package!r}; give a recipe that trains"
         )
-    jobs = of_recipe(recipe)
-    resolved = trials.resolve(sweep, recipe, jobs)
+    jobs, plan = of_recipe(recipe), None
+    if sweep.returns is not None:
+        returns.check(sweep, recipe, jobs)
+        resolved = trials.resolve(returns.preview(sweep), recipe, jobs)
+    else:
+        resolved = trials.resolve(sweep, recipe, jobs)
     for warning in tune.check_data(sweep, resolved):
         log.warning("%s", warning)
     with (
         Cluster(recipe.resources, address) as cluster,
         open_run(path, recipe, cluster.start, jobs, guest=True) as held,
     ):
-        result = tune.sweep_run(held, sweep, resolved, jobs, cluster.start)
+        if sweep.returns is not None:
+            plan = returns.planned(held, sweep, recipe, jobs)
+            sweep, resolved = plan.sweep, trials.resolve(plan.sweep, recipe, jobs)
+        result = tune.sweep_run(held, sweep, resolved, jobs, cluster.start, plan=plan)
         # The sweep is a guest: the run keeps its recipe.
         write_report(RunState.read(path))
         folder = path / f"tune-{sweep.name}"
         held.tracker.artifact(folder / sweeps.TABLE)
-        table = aligned(sweep_table.table(result))
-        log.info("%s\nsweep: %s\nreport: %s", table, folder, path / report.PAGE)
+        shown = sweep_table.section(result)
+        told = "\n".join([*map(aligned, shown.tables), *(f"{note}." for note in shown.notes)])
+        log.info("%s\nsweep: %s\nreport: %s", told, folder, path / report.PAGE)
         failures = result["failures"]
         if failures:
             raise ValueError(
                 f"sweep {sweep.name!r}: {len(failures)} of its trials failed, and the same "
                 f"command tries them again; the first is {failures[0]}"
             )
+
+
+def _recipe_of_sweep(
+    sweep: sweeps.Sweep, path: Place, profile: str | None, overrides: Sequence[str]
+) -> Recipe:
+    """The recipe that a sweep names, or that of the run, with what all its settings share."""
+    # `--set` takes JSON: the overrides of the file are applied as those of the command line are.
+    common = [f"{key}={json.dumps(value)}" for key, value in sweep.overrides.items()]
+    profile, changes = profile or sweep.profile, [*common, *overrides]
+    if sweep.recipe is not None:
+        return recipes.load(sweep.recipe, profile, changes)
+    if not (path / POINTER).exists():
+        raise ValueError(
+            f"sweep {sweep.name!r} takes the recipe of the run, and there is no run {str(path)!r}; "
+            "make it first: ray-reid run RECIPE --run DIR"
+        )
+    own = RunState.read(path).recipe
+    if profile not in (None, own.profile):
+        raise ValueError(
+            f"sweep {sweep.name!r} takes the recipe of the run, whose profile is {own.profile!r}, "
+            f"not {profile!r}"
+        )
+    return recipes.change(own.model_dump(mode="json"), changes)
 
 
 def _check_sources(recipe: Recipe, path: Place) -> None:
@@ -307,5 +370,6 @@ def _check(recipe: Recipe, jobs: Sequence[Job]) -> None:
 def _known(recipe: Recipe) -> tuple[Job, ...]:
     """The whole pipeline of a recipe; none where its name is not known."""
     if recipe.package is None:
-        return PIPELINES.get(recipe.name, ())
+        jobs = PIPELINES.get(recipe.name, ())
+        return jobs if recipe.pretrain is None else with_pretraining(jobs)
     return FLOOR if floors.is_floor(recipe.package) else GIVEN

@@ -47,12 +47,18 @@ CAMERA_EMBEDDING = "camera_embedding"
 """What a camera classifier makes of an image."""
 NUMBER = "number"
 """Of a variant among those of its query, from 0."""
+TOKEN = "token"
+"""The word that stands for an identity in a prompt."""
+IMAGES = "images"
+"""Ids of the images of an identity that its prompt was made of."""
 CROPPED = "cropped"
 """Whether a detector found the object in an image."""
 
 SPLITS = ("train", "query", "gallery", "unlabelled")
 ROLES = ("normal", "distractor", "junk")
 ORIGINS = ("real", "synthetic")
+NOT_MADE = ("unsafe", "no_clothes", "all_clothes", "unreadable", "personalise")
+"""Kinds of a `drop_reason` of rows for which no image was made; what they hold is none."""
 
 OBSERVATION = pa.schema(
     [

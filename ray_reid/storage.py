@@ -159,6 +159,10 @@ TRAINABLE = (
     & pc.field(schema.IDENTITY).is_valid()
 )
 """Rows with a label to learn."""
+CLUSTERABLE = pc.field(schema.SPLIT).isin(["train", "unlabelled"]) & (
+    pc.field(schema.ROLE) == "normal"
+)
+"""Rows that can be learned without a label."""
 
 
 class RowCache:
@@ -168,19 +172,21 @@ class RowCache:
     table's files.
     """
 
-    def __init__(self, table: str | Place, directory: Path, where: pc.Expression) -> None:
+    def __init__(
+        self, table: str | Place, directory: Path, where: pc.Expression, kept_only: bool = True
+    ) -> None:
         """Open the cache of the rows `where`, building it first if `directory` has none.
 
-        Rows are numbered as `read(table, columns, where)` numbers them.
+        Rows are numbered as `read(table, columns, where, kept_only)` numbers them.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        file = directory / f"{_content_key(table, where)}.arrow"
+        file = directory / f"{_content_key(table, where, kept_only)}.arrow"
         with (directory / "lock").open("w") as lock:
             # Workers of one node start together: one builds, the others wait and map it.
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not file.exists():
                 _prune(directory)
-                _copy_images(table, file, where)
+                _copy_images(table, file, where, kept_only)
             file.touch()
         cached = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
         position = pc.sort_indices(cached[schema.OBSERVATION_ID]).to_numpy()
@@ -199,12 +205,12 @@ class RowCache:
         return buffer
 
 
-def _content_key(table: str | Place, where: pc.Expression) -> str:
+def _content_key(table: str | Place, where: pc.Expression, kept_only: bool) -> str:
     found = dataset(table)
     files = sorted(found.files)
     infos = found.filesystem.get_file_info(files) if found.filesystem else []
     stats = [f"{info.path}:{info.size}:{info.mtime_ns}" for info in infos]
-    return schema.observation_id(str(where), *stats)
+    return schema.observation_id(str(where), *(() if kept_only else ("dropped too",)), *stats)
 
 
 def _prune(directory: Path) -> None:
@@ -214,13 +220,13 @@ def _prune(directory: Path) -> None:
             file.unlink()
 
 
-def _copy_images(table: str | Place, file: Path, where: pc.Expression) -> None:
+def _copy_images(table: str | Place, file: Path, where: pc.Expression, kept_only: bool) -> None:
     aside = file.with_suffix(".partial")
     names = (schema.OBSERVATION_ID, schema.IMAGE)
     # 64-bit offsets: a batch of images may pass 2 GiB.
     kind = pa.schema([pa.field(name, pa.large_binary()) for name in names])
     with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, kind) as writer:
-        for batch in scan(table, names, where):
+        for batch in scan(table, names, where, kept_only):
             if batch.num_rows:
                 writer.write_batch(batch.cast(kind))
     aside.replace(file)

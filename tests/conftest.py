@@ -52,6 +52,20 @@ def tiny_models() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def people_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline's folder with the tokenizer of the miniature people's model, and nothing else."""
+    # They import diffusers, which takes seconds.
+    from ray_reid.miniature.trainers import people, people_text_to_image
+
+    tokenizer = people_text_to_image.tokenizer_of(
+        people_text_to_image.all_captions(people.dressed_people(200, people.TRAIN_WORLD), seed=0)
+    )
+    folder = tmp_path_factory.mktemp("people")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def publish_job() -> Callable[..., Path]:
     """A function that makes a folder a job's current result; returns the folder."""
     return _publish_job

@@ -36,6 +36,7 @@ SLOW = {
     "loader": ["--num-images", "64", "--seconds", "0.1", "--size", "64", "32"],
     "cloud_storage": ["--rows", "256"],
     "diffusion": ["--size", "miniature", "--runs", "1", "--batches", "2"],
+    "personalise": ["--size", "miniature", "--steps", "2", "--batch", "2", "--runs", "1"],
     "progressive": ["--people", "8", "--outfits", "2"],
     "training": [*TRAINING, "--only", "loop", "augment", "peer"],
 }
@@ -43,6 +44,7 @@ SLOW = {
 LONG = {"training": [*TRAINING, "--only", "start", "workers"]}
 # Measures Ray Data or Ray Train itself, so it starts Ray.
 ON_RAY = {
+    "personalise": ["--ray", "--identities", "3", "--actors", "1"],
     "streaming": ["--only", "sleepers", "--sleeper-rows", "32"],
     "training": [*TRAINING, "--ray", "--ray-batches", "3", "--only"],
 }

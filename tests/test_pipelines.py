@@ -15,7 +15,7 @@ from ray_reid.places import Place
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.results import RunState
-from ray_reid.training import train
+from ray_reid.training import outcome, train
 from tests import buckets
 
 STAGE = {"num_images": 40, "extractor": "image_text"}
@@ -108,10 +108,10 @@ def test_the_tables_of_generation_are_on_the_page_and_on_the_console(
 def test_the_page_says_which_epoch_was_taken() -> None:
     taken = {"identities": 20, "images": 90, "epoch": 4, "figures": {"mAP": 0.8124}}
     history = [{"epoch": 0, "loss": 1.0, "validation_mAP": 0.8124}]
-    facts = train.TrainFacts.model_validate({"history": history, "validation": taken})
-    (drawing,) = train.section(facts).drawings
+    facts = outcome.TrainFacts.model_validate({"history": history, "validation": taken})
+    (drawing,) = outcome.section(facts).drawings
     assert "those of epoch 5: validation mAP 81.2 % among 20 training identities" in drawing.caption
-    (drawing,) = train.section(facts.model_copy(update={"validation": None})).drawings
+    (drawing,) = outcome.section(facts.model_copy(update={"validation": None})).drawings
     assert "held out" not in drawing.caption
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from ray_reid import schema, storage
 from ray_reid.recipe import recipes
+from ray_reid.recipe.augment import Augment
 from ray_reid.recipe.recipe import Recipe
-from ray_reid.recipe.train import Augment
 
 if TYPE_CHECKING:
     import torch

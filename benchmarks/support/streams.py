@@ -122,21 +122,25 @@ def run(
     steps: Mapping[str, Step],
     out: Path,
     encode: Callable[[Batch], Batch] | None = None,
+    by: str | None = None,
 ) -> Run:
-    """Stream a table, on disk or in memory, through named stages into `out`, as jobs do."""
+    """Stream a table, on disk or in memory, through named stages into `out`, as jobs do.
+
+    `by` is that of `stage.stream`: the column whose values are blocks.
+    """
     log = out.with_name(f"{out.name}-log")
     log.mkdir(parents=True)
     logged = []
     for name, step in steps.items():
         params = {"name": name, "inner": step.stage, "params": step.params, "log": str(log)}
-        logged.append(Step(Logged, params, step.spec))
+        logged.append(Step(Logged, params, step.spec, step.whole))
     if encode is not None:
         encode = partial(_logged_encode, function=encode, log=str(log))
     whole = storage.dataset(source) if isinstance(source, Path) else source
     columns = whole.schema.names
     started = time.time()
     with Watch() as watch:
-        stage.stream(source, columns, logged, out, out.name, encode=encode)
+        stage.stream(source, columns, logged, out, out.name, encode=encode, by=by)
     ended = time.time()
     lines = [line for file in log.iterdir() for line in file.read_text().splitlines()]
     written = max(file.stat().st_mtime for file in out.rglob("*.parquet"))

@@ -31,8 +31,8 @@ def draw(locator: str) -> Row:
 
     values = json.loads(locator.removeprefix(PREFIX))
     row = draw_shot(Shot(**{**values, "size": tuple(values["size"])}))
-    # The plan knows better: a recipe may name its sources.
-    for planned in (schema.OBSERVATION_ID, schema.SOURCE, schema.IDENTITY):
+    # The plan knows better: a recipe may name its sources, and take them as `ingest.use` says.
+    for planned in (schema.OBSERVATION_ID, schema.SOURCE, schema.IDENTITY, schema.SPLIT):
         del row[planned]
     return row
 

@@ -34,7 +34,8 @@ def united(sources: Sequence[ReaderSource], use: Mapping[str, str] | None = None
     Args:
         sources: Their identities stay apart, also where their numbers are the same.
         use: What to take of a source, by its name: `train` for its train split alone, `whole` to
-            train on its test images too (VehicleNet). Others are taken as they are divided.
+            train on its test images too (VehicleNet), `unlabelled` to hide whom its train images
+            show. Others are taken as they are divided.
 
     Raises:
         ValueError: If a source cannot be used, two have the same name, or `use` names none.
@@ -69,6 +70,8 @@ def _used(row: Row, use: Mapping[str, str]) -> list[Row]:
     if wanted == "whole":
         # Nobody can be trained to tell distractors and junk apart.
         return [row | {schema.SPLIT: "train"}] if row[schema.IDENTITY] is not None else []
+    if wanted == "unlabelled" and row[schema.SPLIT] == "train":
+        return [row | {schema.SPLIT: "unlabelled", schema.IDENTITY: None}]
     return [row]
 
 

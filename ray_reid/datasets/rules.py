@@ -31,7 +31,8 @@ def check(rows: Sequence[Row], recipe: Recipe) -> list[str]:
     if recipe.package is not None:
         return check_test(rows, recipe)
     stages = recipe.train.trainings()
-    if any(spec.mixing != "synthetic" for _, spec in stages) and not any(map(_is_real, rows)):
+    labelled = any(spec.mixing != "synthetic" and spec.labels == "given" for _, spec in stages)
+    if labelled and not any(map(_is_real, rows)):
         raise ValueError(
             f"nothing to train on: none of the {len(rows):,} images is a train image with an "
             "identity; `ray-reid evaluate` scores a model package on a set for tests alone"
@@ -39,7 +40,13 @@ def check(rows: Sequence[Row], recipe: Recipe) -> list[str]:
     for _, spec in stages:
         # Generated images bring a source of their own.
         if spec.mixing == "real":
-            check_sources(spec.sources, {row[schema.SOURCE] for row in rows if _is_real(row)})
+            clustered = spec.labels == "clusters"
+            unlabelled = {row[schema.SOURCE] for row in rows if _is_unlabelled(row)}
+            there = {row[schema.SOURCE] for row in rows if _is_real(row)}
+            there |= unlabelled if clustered else set()
+            check_sources(spec.sources, there, unlabelled=unlabelled)
+            if clustered:
+                check_sources(spec.clusters.sources, there, "train.clusters.sources")
     return [*check_training(rows, recipe), *check_test(rows, recipe)]
 
 
@@ -66,6 +73,13 @@ def check_test(rows: Iterable[Row], recipe: Recipe) -> list[str]:
     # Of a drawing some columns are known once it is drawn.
     if not any(map(_is_drawn, tested)):
         _check_columns(query, gallery, recipe)
+    if recipe.evaluate.by_source:
+        answering = {row[schema.SOURCE] for row in gallery}
+        alone = sorted({row[schema.SOURCE] for row in query} - answering)
+        if alone:
+            raise ValueError(
+                f"evaluate.by_source: source {alone[0]!r} has queries and no gallery image"
+            )
     return [] if recipe.evaluate.both_directions else _coarse(query)
 
 
@@ -98,17 +112,28 @@ def _coarse(query: Sequence[Row]) -> list[str]:
     ]
 
 
-def check_sources(wanted: Iterable[str], there: Collection[str]) -> None:
-    """Refuse names of sources that have no train images.
+def check_sources(
+    wanted: Iterable[str],
+    there: Collection[str],
+    key: str = "train.sources",
+    unlabelled: Collection[str] = (),
+) -> None:
+    """Refuse names of sources that have no train images, or none with a label.
 
     Raises:
         ValueError: Names the first, and those that there are.
     """
     unknown = sorted(set(wanted) - set(there))
+    for name in unknown:
+        if name in unlabelled:
+            raise ValueError(
+                f"{key} names {name!r}, but none of its train images has an identity; set "
+                f"train.labels to 'clusters' to learn without labels, or choose from "
+                f"{sorted(there)}"
+            )
     if unknown:
         raise ValueError(
-            f"train.sources names {unknown[0]!r}, which has no train images; choose from "
-            f"{sorted(there)}"
+            f"{key} names {unknown[0]!r}, which has no train images; choose from {sorted(there)}"
         )
 
 
@@ -156,6 +181,9 @@ def check_training(rows: Sequence[Row], recipe: Recipe) -> list[str]:
     for name, spec in recipe.train.trainings():
         if spec.mixing not in ("real", "balanced"):
             continue
+        if spec.labels == "clusters":
+            _check_clustered(rows, spec)
+            continue
         learned = _learned(rows, spec, unused)
         # Without any, another source brings them, or the training says that there are none.
         if learned:
@@ -164,6 +192,31 @@ def check_training(rows: Sequence[Row], recipe: Recipe) -> list[str]:
             stage = f"stage {name!r} of train: " if name else ""
             found += [stage + text for text in _check(_sizes(learned, spec), spec, stage)]
     return found
+
+
+def _check_clustered(rows: Iterable[Row], spec: Train) -> None:
+    """Refuse images that could not make a cluster, if there are any."""
+    wanted = spec.clusters.sources or spec.sources
+    number = sum(
+        (_is_real(row) or _is_unlabelled(row)) and (not wanted or row[schema.SOURCE] in wanted)
+        for row in rows
+    )
+    # Without any, another source brings them, or the training says that there are none.
+    if number:
+        check_clustered(number, spec.clusters.min_samples)
+
+
+def check_clustered(num_images: int, min_samples: int) -> None:
+    """Refuse images that are fewer than a cluster needs.
+
+    Raises:
+        ValueError: If they are.
+    """
+    if num_images < min_samples:
+        raise ValueError(
+            f"train.labels 'clusters' has {num_images} images to cluster, fewer than "
+            f"train.clusters.min_samples {min_samples}"
+        )
 
 
 def _check_labels(rows: Sequence[Row], spec: Train) -> None:
@@ -236,6 +289,11 @@ def _held_out(rows: Iterable[Row], recipe: Recipe) -> set[str]:
 
 def _is_drawn(row: Row) -> bool:
     return str(row[LOCATOR]).startswith(drawings.PREFIX)
+
+
+def _is_unlabelled(row: Row) -> bool:
+    real = row.get(schema.ORIGIN, "real") == "real" and row.get(schema.ROLE, "normal") == "normal"
+    return real and row[schema.SPLIT] in ("train", "unlabelled") and row[schema.IDENTITY] is None
 
 
 def _is_real(row: Row) -> bool:

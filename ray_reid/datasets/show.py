@@ -26,6 +26,10 @@ INDENT = 13
 UPPER_HALF = "\u2580"
 MAX_COLUMNS, MAX_LINES = 48, 32
 Line = tuple[str, str]
+# What is told of a personalised image besides its own row.
+PERSONALISE, PROMPTS, CLASS_PROMPT, REFERENCES = (
+    "personalise", "enhance/prompts", "class_prompt", "references",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ def show(run: Place, observation: str) -> Shown:
     Raises:
         ValueError: If that is no id, or names no observation or more than one.
     """
-    tables = RunState.read(run).tables()
+    state = RunState.read(run)
+    tables = state.tables()
     if not tables:
         raise ValueError(f"{str(run)!r} has no tables yet")
     prefix = observation.lower()
@@ -78,6 +83,8 @@ def show(run: Place, observation: str) -> Shown:
     ((key, parts),) = records.items()
     row = _row(parts, key)
     lines = _story(row, parts, key)
+    if row[schema.ORIGIN] == "synthetic":
+        lines += _personal(state, tables, row)
     if row[schema.PARENT]:
         lines += [("", ""), *_parent(tables, row[schema.PARENT])]
     image = row[schema.IMAGE]
@@ -197,6 +204,35 @@ def _story(row: Mapping[str, Any], parts: Sequence[Part], key: str) -> list[Line
         ("verdict", "kept" if reason is None else f"dropped: {_plain(reason)}"),
         ("image", _about_image(row[schema.IMAGE])),
     ]
+
+
+def _personal(state: RunState, tables: Mapping[str, Place], row: Mapping[str, Any]) -> list[Line]:
+    """Of an image of a personalised model: the token of its identity, and what was tuned to."""
+    if PROMPTS not in tables:
+        return []
+    own = pc.field(schema.IDENTITY) == row[schema.IDENTITY]
+    columns = [schema.TOKEN, CLASS_PROMPT, schema.IMAGES]
+    told = storage.dataset(tables[PROMPTS]).to_table(columns=columns, filter=own).to_pylist()
+    if not told:
+        return []
+    token, class_prompt, sources = (told[0][name] for name in columns)
+    lines = [
+        (schema.TOKEN, _plain(token)),
+        ("without it", _plain(class_prompt)),
+        *_lines("sources", sources or ["none"]),
+    ]
+    for manifest in state.manifests():
+        if manifest.job == PERSONALISE and manifest.facts.get(REFERENCES):
+            prompts = manifest.facts.get("reference_prompts")
+            of = f" of {prompts} prompts" if prompts is not None else ""
+            count = f"{manifest.facts[REFERENCES]} images{of}, made without the token"
+            lines.append((REFERENCES, _plain(count)))
+    return lines
+
+
+def _lines(title: str, values: Sequence[str]) -> list[Line]:
+    """One line a value, the title before the first."""
+    return [(title if place == 0 else "", _plain(value)) for place, value in enumerate(values)]
 
 
 def _parent(tables: Mapping[str, Place], key: str) -> list[Line]:

@@ -4,13 +4,16 @@ import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ray_reid import schema
 from ray_reid.datasets import reading
 from ray_reid.datasets.reading import Named, Row
 
 FOLDERS = {"a": "cam_a", "b": "cam_b"}
+Tested = Literal["half", "all"]
+"""How many people of a set without an official split are tested on. `half` leaves the others to
+train on; `all` is for a set that no training sees, and goes with the protocol `drawn_halves`."""
 
 
 @dataclass(frozen=True)
@@ -68,24 +71,40 @@ def on_both(found: Sequence[CameraShot]) -> set[str]:
     return seen[0] & seen[1]
 
 
-def splits(
-    people: Set[str], query_camera: str, seed: int, where: str
-) -> Mapping[tuple[str, str], str]:
-    """The split of each person's image by camera: one half is trained on, the other searched.
+def half(people: Set[str], seed: int, tested: Tested, where: str, seen: str) -> set[str]:
+    """Draw the people to train on: one half, or nobody where all are tested on.
 
     Args:
-        people: Those that both cameras saw.
+        people: All that can be searched for.
+        seen: What makes them so, for the sentence.
 
     Raises:
         ValueError: If there are fewer than four.
     """
     if len(people) < 4:
         raise ValueError(
-            f"{where} has {len(people)} people on both cameras; it takes at least 4 to train on "
+            f"{where} has {len(people)} people {seen}; it takes at least 4 to train on "
             "one half and test on the other"
         )
+    if tested == "all":
+        return set()
     drawn = sorted(people, key=lambda person: (reading.share(seed, person), person))
-    train = set(drawn[: len(drawn) // 2])
+    return set(drawn[: len(drawn) // 2])
+
+
+def splits(
+    people: Set[str], query_camera: str, seed: int, where: str, tested: Tested = "half"
+) -> Mapping[tuple[str, str], str]:
+    """The split of each person's image by camera: one half is trained on, the other searched.
+
+    Args:
+        people: Those that both cameras saw.
+        tested: `all` trains on nobody.
+
+    Raises:
+        ValueError: If there are fewer than four.
+    """
+    train = half(people, seed, tested, where, "on both cameras")
 
     def split(person: str, camera: str) -> str:
         if person in train:

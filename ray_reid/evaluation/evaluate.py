@@ -29,7 +29,7 @@ from ray_reid.runtime.facts import VARIANTS, VariantsFacts
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.results import MANIFEST, Manifest
 from ray_reid.runtime.version import VERSION
-from ray_reid.training.train import TrainFacts
+from ray_reid.training.outcome import TrainFacts
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +144,7 @@ def _stamp(work: Work, table: pa.Table, query: Side, gallery: Side, found: Found
         "junk": pc.sum(pc.equal(table[schema.ROLE], "junk")).as_py() or 0,
         "dropped": dict(ingest.dropped),
         "both_directions": spec.both_directions,
+        "by_source": spec.by_source,
         "flip_averaging": embed.flip,
         "scales": list(embed.scales),
         "crop": None if embed.crop is None else embed.crop.model_dump(mode="json"),
@@ -186,7 +187,12 @@ def _draw(work: Work, query: Side, gallery: Side) -> dict[str, str]:
             replace(side, camera=[None] * len(side.camera)) for side in (query, gallery)
         )
     plain = spec.model_copy(
-        update={"protocol": "market", "both_directions": False, "postprocess": ()}
+        update={
+            "protocol": "market",
+            "both_directions": False,
+            "by_source": False,
+            "postprocess": (),
+        }
     )
     columns_of = {"model": schema.EMBEDDING, "colour histogram": schema.REFERENCE_EMBEDDING}
     found = {
@@ -244,7 +250,9 @@ def _trained_on(work: Work) -> list[card.Source]:
     """The training images by source, origin and licence."""
     by = [schema.SOURCE, schema.ORIGIN, schema.LICENCE]
     observations = work.inputs["ingest"] / "observations"
-    table = storage.read(observations, [*by, schema.IDENTITY], where=storage.TRAINABLE)
+    clustered = any(own.labels == "clusters" for _, own in work.recipe.train.trainings())
+    where = storage.CLUSTERABLE if clustered else storage.TRAINABLE
+    table = storage.read(observations, [*by, schema.IDENTITY], where=where)
     counted = table.group_by(by).aggregate(
         [(schema.IDENTITY, "count"), (schema.IDENTITY, "count_distinct")]
     )

@@ -8,7 +8,7 @@ from ray_reid.evaluation.commands import Command
 from ray_reid.runtime.arguments import place
 
 PEERS = ("fastreid", "torchreid", "transreid", "clipreid", "solider", "cal")
-TABLES = ("generate", "inpaint", "ingest")
+TABLES = ("generate", "inpaint", "personalise", "ingest")
 LAYOUTS = ("vehiclex", "market1501", "imagefolder", "parquet")
 
 

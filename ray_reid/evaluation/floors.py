@@ -11,8 +11,8 @@ from ray_reid.models import card
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.job import Job, Work
-from ray_reid.training import checks, train
-from ray_reid.training.train import TrainFacts
+from ray_reid.training import beginnings, checks, train
+from ray_reid.training.outcome import TrainFacts
 
 if TYPE_CHECKING:
     from ray_reid.models.networks import ReidNetwork
@@ -92,7 +92,7 @@ JOB = Job(
     floor_job,
     sections=("name", "package", "train"),
     check=check,
-    outside=train.outside,
+    outside=beginnings.outside,
     uses_ray=False,
     facts=TrainFacts,
 )

@@ -18,7 +18,7 @@ from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.results import POINTER, RunState
 from ray_reid.training import train
-from ray_reid.training.train import TrainFacts
+from ray_reid.training.outcome import TrainFacts
 
 MEASURED = {
     "seed", "resources", "models", "ingest", "embed", "evaluate", "index", "gallery", "serve"

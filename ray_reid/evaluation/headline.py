@@ -64,8 +64,9 @@ def section(facts: EvaluateFacts) -> Section:
 
 def _rows(facts: EvaluateFacts, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Name and percentages of each line of the headline table, the model's cases first."""
-    cases, both = facts.stamp["cases"], facts.stamp["both_directions"]
-    # The headline is the first case, or the mean of both directions.
+    cases = facts.stamp["cases"]
+    both = facts.stamp["both_directions"] or facts.stamp.get("by_source", False)
+    # The headline is the first case, or the mean of both directions or of all sources.
     named = {"": "mean" if both else cases[0], **{f"{c}_": c for c in cases[0 if both else 1 :]}}
     rows = []
     for prefix, case in named.items() if len(cases) > 1 else (("", ""),):
@@ -87,8 +88,11 @@ def _cells(values: Mapping[str, float], names: Sequence[str], prefix: str) -> tu
 def _sentence(stamp: Mapping[str, Any]) -> str:
     query, gallery = stamp["query"], stamp["gallery"]
     ways = "both directions, mean" if stamp["both_directions"] else "queries in gallery"
+    if stamp.get("by_source"):
+        ways = "each source by itself, and their mean"
     if stamp["draws"] > 1:
-        ways = f"mean of {stamp['draws']} random draws"
+        ways = f"{ways}, " if stamp.get("by_source") else ""
+        ways += f"mean of {stamp['draws']} random draws"
     return (
         f"{query['images']} queries, {gallery['images']} gallery images, {query['identities']} "
         f"identities; {ways}; protocol {stamp['protocol']}, AP {stamp['average_precision']}; "

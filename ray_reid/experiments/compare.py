@@ -28,8 +28,13 @@ from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.run import TRIALS
 from ray_reid.runtime.sections import Section, Table, spread
 from ray_reid.training import checks, validation
-from ray_reid.training.train import num_batches, stages_of, training_tables
-from ray_reid.training.train import outside as begins_with
+from ray_reid.training.beginnings import outside as begins_with
+from ray_reid.training.train import (
+    num_batches,
+    pretrained_package,
+    stages_of,
+    training_tables,
+)
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +147,7 @@ def _inputs(work: Work) -> Inputs:
         schema.observation_id(*tested[schema.OBSERVATION_ID].to_pylist()),
         in_process.variants_table(work.inputs),
         work.inputs[VARIANTS].name if VARIANTS in work.inputs else "",
+        pretrained_package(work.inputs),
     )
 
 

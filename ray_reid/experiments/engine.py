@@ -27,9 +27,9 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from ray_reid import places
-from ray_reid.experiments import in_process, trials
-from ray_reid.experiments.in_process import METRICS
-from ray_reid.experiments.trials import HISTORY, VALIDATION, Task, Trial
+from ray_reid.experiments import in_process, trial_checks, trials
+from ray_reid.experiments.in_process import METRICS, TrialScores
+from ray_reid.experiments.trials import AP, HISTORY, VALIDATION, Task, Trial
 from ray_reid.places import Place
 from ray_reid.recipe import sweeps
 from ray_reid.recipe.sweeps import Sweep
@@ -56,7 +56,9 @@ SETTINGS = {
 }
 
 
-Train = Callable[[Task, Callable[[int], None], Callable[[int, Mapping[str, float]], None]], Any]
+Train = Callable[
+    [Task, Callable[[int], None], Callable[[int, Mapping[str, float]], None]], TrialScores
+]
 """Does a task; tells the batches done and, where identities are held out, each epoch's figures."""
 
 
@@ -132,7 +134,7 @@ def train_task(
     task: Task,
     report: Callable[[int], None],
     validate: Callable[[int, Mapping[str, float]], None],
-) -> dict[str, float]:
+) -> TrialScores:
     """Train, embed and score in this process."""
     import torch
 
@@ -152,6 +154,7 @@ def train_task(
         places.place(task.shared) if task.shared else None,
         places.place(task.variants) if task.variants else None,
         places.place(task.folder) if task.folder else None,
+        places.place(task.pretrained) if task.pretrained else None,
     )
 
 
@@ -209,7 +212,7 @@ def _fit(
 
 def _in_parallel(left: Mapping[str, Trial]) -> bool:
     """Whether a trial is trained by several workers of Ray Train."""
-    return any(trials.has_workers(trial.resolved.recipe) for trial in left.values())
+    return any(trial_checks.has_workers(trial.resolved.recipe) for trial in left.values())
 
 
 def _check_room(sweep: Sweep, left: Mapping[str, Trial]) -> None:
@@ -217,7 +220,7 @@ def _check_room(sweep: Sweep, left: Mapping[str, Trial]) -> None:
     nodes = alive_nodes()
     for trial in left.values():
         spec = trial.resolved.recipe.train
-        if len(nodes) > 1 or not trials.has_workers(trial.resolved.recipe):
+        if len(nodes) > 1 or not trial_checks.has_workers(trial.resolved.recipe):
             continue
         # Who decodes beside the workers takes a CPU more.
         decoding = spec.loader == "ray_data"
@@ -252,14 +255,15 @@ def _trainable(
         tally.set.remote(task.name, batches)
 
     try:
-        metrics = train(task, report, validate)
+        scores = train(task, report, validate)
     except ValueError as error:
         # A training that diverges would do so again; Ray Tune would try.
         tune.report({FAILED: str(error)})
         return
     seconds = round(time.monotonic() - started, 3)
     last = {VALIDATION: history[-1][f"{VALIDATION} {metric}"]} if history else {}
-    tune.report({EPOCH: epochs, **last, HISTORY: history, "metrics": metrics, "seconds": seconds})
+    scored = {"metrics": scores.metrics, AP: scores.ap}
+    tune.report({EPOCH: epochs, **last, HISTORY: history, **scored, "seconds": seconds})
 
 
 def _scheduler(sweep: Sweep, unique: Mapping[str, Trial]) -> TrialScheduler | None:
@@ -306,7 +310,7 @@ class TrialRecorder(tune.Callback):
         if FAILED in result:
             self.fail(key, result[FAILED])
         elif "metrics" in result:
-            kept = {name: result[name] for name in ("metrics", "seconds", HISTORY)}
+            kept = {name: result[name] for name in ("metrics", "seconds", HISTORY, AP)}
             self._keep(self._trials[key], self._trials[key].file, kept)
 
     def on_trial_complete(self, *_: Any, **told: Any) -> None:

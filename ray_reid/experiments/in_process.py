@@ -7,6 +7,7 @@ several workers runs on Ray Train, like that of a run; all others in this proces
 import os
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ray_reid import places, schema, storage
+from ray_reid.experiments import query_ap
 from ray_reid.places import Place
 from ray_reid.ranking import scoring
 from ray_reid.ranking.scoring import Side
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime.facts import VARIANTS
-from ray_reid.training import train, validation
+from ray_reid.training import beginnings, train, validation
 from ray_reid.training.train import num_batches, stages_of
 
 if TYPE_CHECKING:
@@ -36,6 +38,16 @@ METRICS = ("mAP", "rank-1", "rank-5", "subject-rank-5", "mINP")
 TESTED = pc.field(schema.SPLIT).isin(["query", "gallery"])
 
 
+@dataclass(frozen=True)
+class TrialScores:
+    """What the model of a trial scores."""
+
+    metrics: dict[str, float]
+    """`METRICS` by name, each a share between 0 and 1."""
+    ap: str = ""
+    """Average precision of each query, as `query_ap` packs it."""
+
+
 def run_trial(
     recipe: Recipe,
     tables: Sequence[Place],
@@ -47,7 +59,8 @@ def run_trial(
     shared: Place | None = None,
     variants: Place | None = None,
     folder: Place | None = None,
-) -> dict[str, float]:
+    pretrained: Place | None = None,
+) -> TrialScores:
     """Train by a recipe, then embed and score the test images of the first table.
 
     Args:
@@ -61,9 +74,7 @@ def run_trial(
         variants: Table of the queries in other clothes, for a recipe that refines.
         folder: Of this trial alone: its training has several workers, whose checkpoints lie there.
             Nothing but the recipe holds identities out then.
-
-    Returns:
-        `METRICS` by name, each a share between 0 and 1.
+        pretrained: Package that `train.start: pretrain` begins with; all trials share it.
     """
     from ray_reid.evaluation import extraction
     from ray_reid.models import package
@@ -73,9 +84,9 @@ def run_trial(
         report(num_batches(recipe, tables, held_out))
     else:
         made = (
-            _trained(recipe, tables, device, report, held_out, validate)
+            _trained(recipe, tables, device, report, held_out, validate, pretrained)
             if folder is None
-            else _trained_by_workers(recipe, tables, folder, report)
+            else _trained_by_workers(recipe, tables, folder, report, pretrained)
         )
         model = package.unsaved(*made, str(device))
         if shared is not None:
@@ -92,7 +103,8 @@ def run_trial(
             raise ValueError("refine needs queries in other clothes, which no job has made")
         dressed = _dressed(extract, variants, query.observation_id)
     judged = scoring.judge(query, gallery, recipe.evaluate, recipe.refine, dressed)
-    return {name: judged.figures()[name] for name in METRICS}
+    figures = judged.figures()
+    return TrialScores({name: figures[name] for name in METRICS}, query_ap.pack(judged.ap()))
 
 
 def _trained(
@@ -102,8 +114,10 @@ def _trained(
     report: Callable[[int], None],
     held_out: Collection[str],
     validate: Callable[[int, Mapping[str, float]], None] | None,
+    pretrained: Place | None = None,
 ) -> tuple[Recipe, list[str], "Weights"]:
     """All stages of a training in this process; takes the weights that the train job would."""
+    from ray_reid.models.networks.starting import Start
     from ray_reid.training import loader
     from ray_reid.training.fit import Fit
 
@@ -113,9 +127,10 @@ def _trained(
     elif validate is not None:
         search = validation.Validation(tables[0], held_out, recipe.evaluate)
     weights, batches, epochs = None, 0, 0
+    start = beginnings.start_of(recipe.train, pretrained)
     for _, stage_recipe in stages_of(recipe):
         rows = loader.TrainingRows(tables, stage_recipe.train, held_out)
-        fit = Fit(stage_recipe, rows, device=device, start=weights)
+        fit = Fit(stage_recipe, rows, device=device, start=start)
         # A search that the recipe has not asked for chooses nothing.
         keep = stage_recipe.train.keep if own else "last"
         for progress in fit.run():
@@ -128,17 +143,23 @@ def _trained(
             if validation.kept(progress.history, keep) == progress.epoch - 1:
                 weights = fit.weights()
         batches, epochs = batches + fit.batches_done, epochs + progress.epoch
-    assert weights is not None, "every training has an epoch"
+        assert weights is not None, "every stage has an epoch"
+        start = Start(stage_recipe.train, weights)
+    assert weights is not None, "every training has a stage"
     return stage_recipe, rows.chosen.identities, weights
 
 
 def _trained_by_workers(
-    recipe: Recipe, tables: Sequence[Place], folder: Place, report: Callable[[int], None]
+    recipe: Recipe,
+    tables: Sequence[Place],
+    folder: Place,
+    report: Callable[[int], None],
+    pretrained: Place | None = None,
 ) -> tuple[Recipe, list[str], "Weights"]:
     """The same on Ray Train; its batches are told when it has ended."""
     own = validation.of_recipe(recipe, tables)
     held_out = own.held_out if own else frozenset[str]()
-    done = train.trained(recipe, tables, held_out, folder)
+    done = train.trained(recipe, tables, held_out, folder, pretrained)
     report(num_batches(recipe, tables, held_out))
     return done.recipe, done.identities, done.weights
 

@@ -5,12 +5,14 @@ import io
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ray_reid import places
 from ray_reid.evaluation.headline import HEADLINE
-from ray_reid.experiments import figures_tune
+from ray_reid.experiments import figures_returns, figures_tune, returns_table
 from ray_reid.experiments.in_process import METRICS
+from ray_reid.experiments.returns_table import RETURNS
 from ray_reid.experiments.trials import HISTORY, VALIDATION, ResolvedSetting, Trial
 from ray_reid.places import Place
 from ray_reid.recipe import sweeps
@@ -67,7 +69,9 @@ def write(folder: Place, found: Mapping[str, Any]) -> None:
     """Write `table.json`, `table.csv` and the picture, in place of what is there."""
     scored = [row for row in found["rows"] if row[found["metric"]] is not None]
     picture = folder / sweeps.PICTURE
-    if scored:
+    if RETURNS in found and found[RETURNS]["points"]:
+        figures.save(figures_returns.curves(found[RETURNS]), picture)
+    elif scored:
         drawn = figures_tune.sweep(scored, found["parameters"], found["metric"])
         figures.save(drawn, picture)
     else:
@@ -137,6 +141,14 @@ def _csv(result: Mapping[str, Any]) -> str:
     return text.getvalue()
 
 
+def section(result: Mapping[str, Any]) -> Section:
+    """Show what a sweep found, as its `table.json` holds it."""
+    if RETURNS not in result:
+        return Section((table(result),))
+    found = result[RETURNS]
+    return Section(returns_table.tables(found), returns_table.notes(found))
+
+
 def table(result: Mapping[str, Any]) -> Table:
     """Lay out what a sweep found, as its `table.json` holds it."""
     names = [name for name in HEADLINE if name in result["rows"][0]]
@@ -166,7 +178,7 @@ def sections(state: RunState) -> list[Section]:
     for file in places.matching(state.path, f"tune-*/{sweeps.TABLE}"):
         result = json.loads(file.read_text())
         if result["inputs"].items() <= state.keys.items():
-            shown.append(Section((table(result),), drawings=_drawings(file.parent, result)))
+            shown.append(replace(section(result), drawings=_drawings(file.parent, result)))
     return shown
 
 
@@ -175,6 +187,8 @@ def _drawings(folder: Place, result: Mapping[str, Any]) -> tuple[ReportPicture, 
     if not picture.is_file():
         return ()
     caption = f"{result['metric']} of each setting; lines are deviations over the seeds."
+    if RETURNS in result:
+        caption = returns_table.caption(result[RETURNS])
     return (ReportPicture(f"Sweep {result['sweep']}", caption, picture.read_bytes()),)
 
 

@@ -15,10 +15,11 @@ import numpy as np
 
 from ray_reid import schema, storage
 from ray_reid.evaluation import embed
-from ray_reid.experiments import in_process
+from ray_reid.experiments import in_process, trial_checks
+from ray_reid.experiments.trial_checks import has_workers
 from ray_reid.places import Place
 from ray_reid.recipe import recipes, sweeps
-from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.recipe import PRETRAIN, Recipe
 from ray_reid.recipe.sweeps import Setting, Sweep
 from ray_reid.recipe.view import restrict
 from ray_reid.runtime.facts import VARIANTS
@@ -27,16 +28,17 @@ from ray_reid.runtime.results import Manifest
 from ray_reid.runtime.run import MODELS, TRAININGS, Run, content_key
 from ray_reid.storage import Fingerprint
 from ray_reid.training import validation
+from ray_reid.training.beginnings import outside as begins_with
 from ray_reid.training.checks import check, check_network
-from ray_reid.training.train import num_batches, stages_of, training_tables
-from ray_reid.training.train import outside as begins_with
+from ray_reid.training.train import num_batches, pretrained_package, training_tables
 
 SCORED = ("train", "embed", "evaluate")
 """Jobs of a pipeline whose work a trial does itself; what they need is made before."""
-FORMAT = 2
+FORMAT = 3
 """Of a trial's result: raised when it changes though the recipe and the tables do not."""
-VALIDATION, HISTORY = "validation", "history"
-"""Entries of a trial's result: begins the names of what was validated; one mapping per epoch."""
+VALIDATION, HISTORY, AP = "validation", "history", "ap"
+"""Entries of a trial's result: begins the names of what was validated; one mapping per epoch; the
+average precision of each query, packed."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Inputs:
     """Table of the queries in other clothes, if the pipeline makes them."""
     variants_key: str = ""
     """Key of the job that made it."""
+    pretrained: Place | None = None
+    """Package of the pre-training, if one has been made."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ class Task:
     """Table of the queries in other clothes, if there is one."""
     folder: str | None = None
     """For the checkpoints of several workers, if its training has them."""
+    pretrained: str | None = None
+    """Package that its training starts from, if that is the pre-training's."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,7 @@ def resolve(sweep: Sweep, recipe: Recipe, jobs: Sequence[Job]) -> list[ResolvedS
     found = []
     for setting in sweeps.settings(sweep):
         try:
-            _check_keys([*setting.changes, *sweep.seeded], allowed)
+            trial_checks.keys([*setting.changes, *sweep.seeded], allowed)
             changed = recipes.override(recipe, setting.changes)
             seeds = sweep.seeds if sweep.seeded else ()
             seeded = [recipes.override(changed, dict.fromkeys(sweep.seeded, s)) for s in seeds]
@@ -146,10 +152,11 @@ def resolve(sweep: Sweep, recipe: Recipe, jobs: Sequence[Job]) -> list[ResolvedS
                     job.check(one)
             check(changed)
             check_network(changed.train)
+            trial_checks.pretraining(sweep, changed, jobs)
             embed.check(changed)
-            _check_epochs(sweep, changed)
-            _check_validation(sweep, changed)
-            _check_workers(sweep, changed)
+            trial_checks.epochs(sweep, changed)
+            trial_checks.validation(sweep, changed)
+            trial_checks.workers(sweep, changed)
         except ValueError as error:
             raise ValueError(f"sweep {sweep.name!r}: {setting.name!r}: {error}") from error
         found.append(ResolvedSetting(setting, changed))
@@ -182,6 +189,8 @@ def make_inputs(
         recipe = recipes.override(resolved.recipe, dict.fromkeys(sweep.seeded, seed))
         made: dict[str, Manifest] = {}
         for job in needed:
+            if job.name == PRETRAIN and recipe.train.start != PRETRAIN:
+                continue
             keys = {name: manifest.key for name, manifest in made.items()}
             made[job.name] = held.make(job, recipe, keys)
         whole = tuple(manifest.key for manifest in made.values())
@@ -221,7 +230,7 @@ def expand(
             seeded = recipes.override(resolved.recipe, dict.fromkeys(["seed", *sweep.seeded], seed))
             batches = _batches(sweep, resolved, seeded, inputs)
             judged_on = {"validation": sorted(inputs.held_out), "tested": sweep.tested}
-            parts = {**inputs.keys, "judged_on": json.dumps(judged_on)}
+            parts = {**_begun_from(seeded, inputs), "judged_on": json.dumps(judged_on)}
             parts["begins_with"] = begins_with(seeded)
             training = content_key("training", FORMAT, seeded, ("seed", "train"), parts)
             beside = embed.outside(seeded)
@@ -281,12 +290,17 @@ def task(sweep: Sweep, trial: Trial) -> Task:
         num_gpus=sweep.num_gpus,
         variants=None if trial.inputs.variants is None else str(trial.inputs.variants),
         folder=str(trial.folder.resolve()) if has_workers(trial.resolved.recipe) else None,
+        pretrained=None if trial.inputs.pretrained is None else str(trial.inputs.pretrained),
     )
 
 
-def has_workers(recipe: Recipe) -> bool:
-    """Return whether a training, or a stage of it, has several workers."""
-    return any(own.train.num_workers > 1 for _, own in stages_of(recipe))
+def _begun_from(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
+    """Keys of the jobs that a trial depends on: on a pre-training only if it starts from it."""
+    return {
+        name: key
+        for name, key in inputs.keys.items()
+        if name != PRETRAIN or recipe.train.start == PRETRAIN
+    }
 
 
 def _reads(recipe: Recipe) -> tuple[str, ...]:
@@ -299,40 +313,6 @@ def _sections(jobs: Sequence[Job]) -> list[str]:
     read = {part.split(".")[0] for job in prerequisites(jobs) for part in job.sections}
     refined = {"refine"} if any(job.name == VARIANTS for job in jobs) else set()
     return sorted((read | refined | set(SCORED)) - {"name", "profile", "seed"})
-
-
-def _check_keys(keys: Sequence[str], allowed: Sequence[str]) -> None:
-    for key in keys:
-        if key == "seed":
-            raise ValueError("'seed' is not a parameter; list the sweep's seeds under 'seeds'")
-        if key.split(".")[0] not in allowed and key.split(".")[0] in Recipe.model_fields:
-            raise ValueError(f"{key!r} changes no trial; choose from the sections {list(allowed)}")
-
-
-def _check_epochs(sweep: Sweep, recipe: Recipe) -> None:
-    grace, epochs = sweep.scheduler.grace, recipe.train.epochs
-    if sweep.scheduler.kind == "asha" and grace >= epochs:
-        raise ValueError(
-            f"scheduler.grace {grace} must be less than train.epochs {epochs}: no trial could be "
-            "stopped"
-        )
-
-
-def _check_workers(sweep: Sweep, recipe: Recipe) -> None:
-    if sweep.validation and has_workers(recipe):
-        raise ValueError(
-            f"the sweep's validation {sweep.validation:g} follows trainings in one process, but "
-            f"train.num_workers is {recipe.train.num_workers}; set it to 1, or train.validation in "
-            "place of the sweep's"
-        )
-
-
-def _check_validation(sweep: Sweep, recipe: Recipe) -> None:
-    if sweep.validation and recipe.train.validation:
-        raise ValueError(
-            f"the sweep's validation {sweep.validation:g} and train.validation "
-            f"{recipe.train.validation:g} would each hold identities out; set one of them to 0"
-        )
 
 
 def _before(jobs: Sequence[Job], job: Job) -> list[Job]:
@@ -349,7 +329,8 @@ def _inputs(
 ) -> Inputs:
     train = next(job for job in jobs if job.name == "train")
     folders = {name: held.path / name / manifest.key for name, manifest in made.items()}
-    there = {name: folders[name] for name in train.needs}
+    # Without its pre-training, where no training starts from it.
+    there = {name: folders[name] for name in train.needs if name in folders}
     tables = tuple(training_tables(Work(recipe, held.path, there, {})))
     kept = frozenset[str]()
     # Refused here, before anything is trained.
@@ -366,7 +347,8 @@ def _inputs(
     fingerprints = tuple(fingerprint for fingerprint in prints if fingerprint is not None)
     found = storage.read(tables[0], [schema.OBSERVATION_ID], in_process.scored_rows(sweep.tested))
     test_set = schema.observation_id(*found[schema.OBSERVATION_ID].to_pylist())
-    return Inputs(tables, keys, fingerprints, kept, test_set, variants, dressed)
+    begun = pretrained_package(there)
+    return Inputs(tables, keys, fingerprints, kept, test_set, variants, dressed, begun)
 
 
 def _batches(sweep: Sweep, resolved: ResolvedSetting, recipe: Recipe, inputs: Inputs) -> int:

@@ -5,8 +5,9 @@ from typing import Any
 
 from ray_reid.datasets import ingest, rules
 from ray_reid.datasets.reading import Row
-from ray_reid.experiments import engine, sweep_table, trials
+from ray_reid.experiments import engine, returns_table, sweep_table, trials
 from ray_reid.experiments.engine import Train
+from ray_reid.experiments.returns import Plan
 from ray_reid.experiments.trials import ResolvedSetting
 from ray_reid.recipe.sweeps import Sweep
 from ray_reid.runtime.cluster import check_capacity
@@ -21,6 +22,7 @@ def sweep_run(
     jobs: Sequence[Job],
     prepare: Callable[[], None],
     train: Train | None = None,
+    plan: Plan | None = None,
 ) -> dict[str, Any]:
     """Make the tables, train what has no result yet, and write the table and the picture.
 
@@ -28,6 +30,7 @@ def sweep_run(
         held: The run directory; what the sweep makes lies in it, and what is current stays current.
         prepare: Starts Ray.
         train: Does a trial; null trains, embeds and scores.
+        plan: Of the synthetic-return report, if the sweep is one.
 
     Returns:
         What `table.json` holds; `failures` says of each failed trial why.
@@ -43,6 +46,8 @@ def sweep_run(
     folder.mkdir(exist_ok=True)
     failed = engine.perform(f"tune {sweep.name}", sweep, every, folder, train, held.tracker)
     table = sweep_table.result(held, sweep, found, every, failed)
+    if plan is not None:
+        table[returns_table.RETURNS] = returns_table.result(plan, every, failed)
     sweep_table.write(folder, table)
     return table
 
@@ -66,7 +71,5 @@ def check_data(sweep: Sweep, found: Sequence[ResolvedSetting]) -> list[str]:
                 rows[data] = ingest.listed(resolved.recipe)
             warnings |= dict.fromkeys(rules.check(rows[data], resolved.recipe))
         except ValueError as error:
-            raise ValueError(
-                f"sweep {sweep.name!r}: {resolved.setting.name!r}: {error}"
-            ) from error
+            raise ValueError(f"sweep {sweep.name!r}: {resolved.setting.name!r}: {error}") from error
     return list(warnings)

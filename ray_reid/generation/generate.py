@@ -27,7 +27,7 @@ from ray_reid.places import Place
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import stage
-from ray_reid.runtime.facts import Facts
+from ray_reid.runtime.facts import Cost, Facts
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.sections import Section
 from ray_reid.runtime.stage import Step
@@ -47,6 +47,8 @@ class GenerateFacts(Facts):
     """Terms of the images."""
     made: int = 0
     kept: int = 0
+    cost: Cost | None = None
+    """Of the images, filters included; null where an earlier attempt had made them all."""
 
 
 def generate_job(work: Work) -> GenerateFacts:
@@ -60,7 +62,7 @@ def generate_job(work: Work) -> GenerateFacts:
     # Images of the model as it was owe nothing to those that others were adapted to.
     licence = recipe.generate.licence or (adapted.licence if adapter else None)
     plan = prompts_plan(recipe, generator_name(recipe, adapter), licence)
-    _stream(work, OBSERVATIONS, plan, steps(recipe, adapter))
+    cost = _stream(work, OBSERVATIONS, plan, steps(recipe, adapter))
     if recipe.generate.raw_images:
         unadapted = prompts_plan(recipe, generator_name(recipe, None), recipe.generate.licence)
         for name, rows, of in ((RAW, unadapted, None), (ADAPTED, plan, adapter)):
@@ -74,6 +76,7 @@ def generate_job(work: Work) -> GenerateFacts:
         licence=licence,
         made=plan.num_rows,
         kept=kept.num_rows,
+        cost=cost,
         fingerprint=storage.fingerprint(out, f"generate/{OBSERVATIONS}"),
     )
 
@@ -187,10 +190,10 @@ def _adapter(work: Work) -> Place | None:
     return None if name == BASE else (work.inputs["adapt"] / "candidates" / name).resolve()
 
 
-def _stream(work: Work, name: str, plan: pa.Table, stages: Sequence[Step]) -> None:
+def _stream(work: Work, name: str, plan: pa.Table, stages: Sequence[Step]) -> Cost | None:
     last = partial(encode, quality=work.recipe.generate.quality)
     columns, title = schema.OBSERVATION.names, f"generate {name}"
-    stage.stream(plan, columns, stages, work.out / name, title, encode=last)
+    return stage.stream(plan, columns, stages, work.out / name, title, encode=last)
 
 
 def section(facts: GenerateFacts) -> Section:
@@ -213,7 +216,8 @@ JOB = Job(
     also=filter_entries,
     check=check,
     outside=outside,
-    format=2,
+    # 3: every filter measures every image.
+    format=3,
     facts=GenerateFacts,
     report=section,
 )

@@ -37,7 +37,7 @@ from ray_reid.models.pretrained import references
 from ray_reid.places import Place
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import figures, stage
-from ray_reid.runtime.facts import Facts
+from ray_reid.runtime.facts import Cost, Facts
 from ray_reid.runtime.figures import Card
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.stage import Step
@@ -61,6 +61,8 @@ class InpaintFacts(Facts):
     """Images by reason."""
     clothes: int = 0
     """Sets of clothes to choose from."""
+    cost: Cost | None = None
+    """Of the images, filters included; null where an earlier attempt had made them all."""
 
 
 def inpaint_job(work: Work) -> InpaintFacts:
@@ -77,7 +79,7 @@ def inpaint_job(work: Work) -> InpaintFacts:
         guide = _guide(work, table, plan)
         plan = outfits_plan(recipe, table, found, generator_name(recipe, guide))
     out = work.out / OBSERVATIONS
-    _stream(recipe, plan, steps(recipe, table, guide), out, "inpaint")
+    cost = _stream(recipe, plan, steps(recipe, table, guide), out, "inpaint")
     made = storage.read(out, [schema.DROP_REASON, schema.PARENT], kept_only=False)
     reasons = Counter(
         reason.partition(":")[0]
@@ -92,6 +94,7 @@ def inpaint_job(work: Work) -> InpaintFacts:
         kept=made.num_rows - reasons.total(),
         dropped=dict(reasons),
         clothes=len(found),
+        cost=cost,
         metrics={"generated_images": made.num_rows - reasons.total()},
         pictures=captions,
         fingerprint=storage.fingerprint(out, f"inpaint/{OBSERVATIONS}"),
@@ -135,10 +138,12 @@ def outside(recipe: Recipe) -> str:
     return schema.observation_id(*map(references.fingerprint, used))
 
 
-def _stream(recipe: Recipe, plan: pa.Table, stages: Sequence[Step], out: Place, title: str) -> None:
+def _stream(
+    recipe: Recipe, plan: pa.Table, stages: Sequence[Step], out: Place, title: str
+) -> Cost | None:
     # What painting says is the unit that a resumed job keeps: it is what takes the time.
     rows = recipe.generate.stage.block_rows
-    stage.stream(
+    return stage.stream(
         plan, plan.column_names, stages, out, title, encode=clothes.encode, block_rows=rows
     )
 
@@ -241,6 +246,7 @@ JOB = Job(
     also=filter_entries,
     check=check,
     outside=outside,
-    format=2,
+    # 3: every filter measures every image.
+    format=3,
     facts=InpaintFacts,
 )

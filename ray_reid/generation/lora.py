@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from ray_reid.generation.denoising import Denoising, encode_texts
 from ray_reid.images import Pixels
 from ray_reid.models.pretrained import latents, references
 from ray_reid.models.pretrained.text_to_image import ADAPTER
-from ray_reid.recipe.adapt import Lora
+from ray_reid.recipe.adapt import Lora, LowRank
 from ray_reid.recipe.recipe import Recipe
 
-CAPTIONS = 64
-"""Captions that are encoded at once."""
+NAME = "street"
+"""Of an adapter in a UNet."""
 
 
 class Tuning:
@@ -32,29 +32,27 @@ class Tuning:
         Raises:
             ValueError: If no layer of the UNet is one that the recipe adapts.
         """
-        from diffusers import DDPMScheduler
-
         self.pipeline, self.lora, self.seed = pipeline, lora, recipe.seed
-        self.device = pipeline.unet.device
         for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             part.requires_grad_(False)
-        self.noise = DDPMScheduler.from_config(pipeline.scheduler.config)
         size = recipe.generate.image_size
-        self.means, self.deviations = latents.encode(pipeline, pixels, size)
+        encoded = latents.encode(pipeline, pixels, size)
         with torch.inference_mode():
-            self.conditions = _conditions(pipeline, captions, size)
+            conditions = encode_texts(pipeline, captions, size)
+        bf16 = pipeline.unet.device.type == "cuda" or lora.frozen == "bf16"
+        self.denoising = Denoising(pipeline, encoded, conditions, bf16=bf16)
         torch.manual_seed(recipe.seed)
         self.trained = _adapted(pipeline, lora)
         self.optimizer = torch.optim.Adam(self.trained, lr=lora.learning_rate)
+        self.num_images = len(pixels)
         self.batches = max(1, -(-len(pixels) // lora.batch_size))
         self.steps, self.step, self.epoch = self.batches * lora.epochs, 0, 0
         self.loss = 0.0
-        self.bf16 = self.device.type == "cuda" or lora.frozen == "bf16"
 
     def run_epoch(self) -> None:
         """Pass over the images once, in an order of the epoch's own."""
         rng = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.means), generator=rng)
+        order = torch.randperm(self.num_images, generator=rng)
         total = 0.0
         for start in range(0, len(order), self.lora.batch_size):
             rows = order[start : start + self.lora.batch_size]
@@ -99,88 +97,11 @@ class Tuning:
 
     def save(self, place: Path) -> None:
         """Write the adapter in diffusers' own format."""
-        from diffusers.utils import convert_state_dict_to_diffusers
-        from peft.utils import get_peft_model_state_dict
-
-        state = get_peft_model_state_dict(self.pipeline.unet, adapter_name="street")
-        # The file knows no alpha: its readers take that of the rank, so the scale goes into B.
-        scale = (self.lora.alpha or self.lora.rank) / self.lora.rank
-        layers = {
-            name: (value * scale if ".up." in name else value).half().contiguous()
-            for name, value in convert_state_dict_to_diffusers(state).items()
-        }
-        assert any(".up." in name for name in layers), list(layers)[:2]
-        self.pipeline.save_lora_weights(
-            str(place), unet_lora_layers=layers, weight_name=ADAPTER, safe_serialization=True
-        )
+        save_adapter(self.pipeline, self.lora, place)
 
     def losses(self, rows: Tensor, rng: torch.Generator) -> Iterator[Tensor]:
-        """What each micro-batch adds to the mean loss over images; noise and times are drawn once.
-
-        Args:
-            rows: Numbers of the images.
-            rng: Draws noise and times, the same however the images are divided.
-        """
-
-        def normal() -> Tensor:
-            return torch.randn(self.means[rows].shape, generator=rng)
-
-        encoded = self.means[rows] + self.deviations[rows] * normal()
-        drawn = normal()
-        steps = self.noise.config.num_train_timesteps
-        times = torch.randint(0, steps, (len(rows),), generator=rng)
-        noisy = self.noise.add_noise(encoded, drawn, times)
-        if self.noise.config.prediction_type == "v_prediction":
-            target = self.noise.get_velocity(encoded, drawn, times)
-        else:
-            target = drawn
-        size = self.lora.micro_batch or len(rows)
-        for start in range(0, len(rows), size):
-            part = slice(start, start + size)
-            predicted = self._predicted(rows[part], noisy[part], times[part])
-            loss = F.mse_loss(predicted.float(), target[part].to(self.device))
-            yield loss * (len(predicted) / len(rows))
-
-    def _predicted(self, rows: Tensor, noisy: Tensor, times: Tensor) -> Tensor:
-        """What the UNet makes of noisy latents (B, C, h, w), told the captions of their images."""
-        condition = {name: value[rows].to(self.device) for name, value in self.conditions.items()}
-        extra = {}
-        if "text_embeds" in condition:
-            extra["added_cond_kwargs"] = {
-                "text_embeds": condition["text_embeds"],
-                "time_ids": condition["time_ids"],
-            }
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            predicted: Tensor = self.pipeline.unet(
-                noisy.to(self.device),
-                times.to(self.device),
-                encoder_hidden_states=condition["hidden"],
-                **extra,
-            ).sample
-        return predicted
-
-
-def _conditions(pipeline: Any, captions: list[str], size: tuple[int, int]) -> dict[str, Tensor]:
-    """What the UNet is told of each caption, on the CPU; SDXL is also told sizes."""
-    is_xl = pipeline.unet.config.addition_embed_type == "text_time"
-    arguments: dict[str, Any] = {} if is_xl else {"num_images_per_prompt": 1}
-    hidden, pooled = [], []
-    for start in range(0, len(captions), CAPTIONS):
-        found = pipeline.encode_prompt(
-            prompt=captions[start : start + CAPTIONS],
-            device=pipeline.unet.device,
-            do_classifier_free_guidance=False,
-            **arguments,
-        )
-        hidden.append(found[0].float().cpu())
-        if is_xl:
-            pooled.append(found[2].float().cpu())
-    conditions = {"hidden": torch.cat(hidden)}
-    if is_xl:
-        # Original size, crop corner and target size (Podell et al., 2023, section 2.2).
-        conditions["text_embeds"] = torch.cat(pooled)
-        conditions["time_ids"] = torch.tensor([[*size, 0.0, 0.0, *size]] * len(captions))
-    return conditions
+        """What each micro-batch adds to the mean loss over images; see `Denoising.losses`."""
+        return self.denoising.losses(rows, rng, self.lora.micro_batch)
 
 
 def _adapted(pipeline: Any, lora: Lora) -> list[Tensor]:
@@ -189,26 +110,41 @@ def _adapted(pipeline: Any, lora: Lora) -> list[Tensor]:
     Raises:
         ValueError: If no layer of the UNet is one that the recipe adapts.
     """
-    from peft import LoraConfig
-
     unet = pipeline.unet
     unet.to(references.dtype(lora.frozen))
     for part in (pipeline.vae, pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)):
         # Images and captions are encoded: a GPU needs the room for the UNet.
         if part is not None:
             part.to("cpu")
+    trained = add_adapter(unet, lora, "adapt.trainings")
+    unet.train()
+    if lora.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    return trained
+
+
+def add_adapter(unet: Any, lora: LowRank, key: str) -> list[Tensor]:
+    """Add an adapter to a frozen UNet; returns its weights, fp32, which alone have gradients.
+
+    Args:
+        unet: Of diffusers.
+        lora: What of it is adapted.
+        key: Of the recipe, which says so.
+
+    Raises:
+        ValueError: If no layer of the UNet is one that the recipe adapts.
+    """
+    from peft import LoraConfig
+
     unet.add_adapter(
         LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha or lora.rank,
             init_lora_weights="gaussian",
-            target_modules=adapted_layers(unet, lora),
+            target_modules=adapted_layers(unet, lora, key),
         ),
-        adapter_name="street",
+        adapter_name=NAME,
     )
-    unet.train()
-    if lora.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
     trained = [value for value in unet.parameters() if value.requires_grad]
     for value in trained:
         # They are made in the number type of the layer beside them.
@@ -216,7 +152,25 @@ def _adapted(pipeline: Any, lora: Lora) -> list[Tensor]:
     return trained
 
 
-def adapted_layers(unet: Any, lora: Lora) -> list[str]:
+def save_adapter(pipeline: Any, lora: LowRank, place: Path) -> None:
+    """Write the adapter of a pipeline's UNet in diffusers' own format, half precision."""
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft.utils import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(pipeline.unet, adapter_name=NAME)
+    # The file knows no alpha: its readers take that of the rank, so the scale goes into B.
+    scale = (lora.alpha or lora.rank) / lora.rank
+    layers = {
+        name: (value * scale if ".up." in name else value).half().contiguous()
+        for name, value in convert_state_dict_to_diffusers(state).items()
+    }
+    assert any(".up." in name for name in layers), list(layers)[:2]
+    pipeline.save_lora_weights(
+        str(place), unet_lora_layers=layers, weight_name=ADAPTER, safe_serialization=True
+    )
+
+
+def adapted_layers(unet: Any, lora: LowRank, key: str) -> list[str]:
     """Names of the layers of a UNet that an adapter is added to.
 
     Raises:
@@ -231,7 +185,7 @@ def adapted_layers(unet: Any, lora: Lora) -> list[str]:
     ]
     if not found:
         raise ValueError(
-            f"adapt.trainings: no layer in {list(lora.blocks or ['the UNet'])} has a name that "
+            f"{key}: no layer in {list(lora.blocks or ['the UNet'])} has a name that "
             f"ends in one of {list(lora.target_modules)}; change blocks or target_modules"
         )
     return found

@@ -7,68 +7,43 @@ whose dropped rows stay hidden.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
 from ray_reid import images, schema, storage
-from ray_reid.generation import frechet
+from ray_reid.generation import agreement, frechet, kept_identity, sheets
+from ray_reid.generation.agreement import Agreement
 from ray_reid.generation.frechet import Extract
+from ray_reid.generation.kept_identity import KeptIdentity
+from ray_reid.generation.sheets import COLUMNS, Selection
 from ray_reid.models.pretrained import references, roles
 from ray_reid.places import Place
 from ray_reid.recipe.base import Frozen
 from ray_reid.recipe.recipe import Recipe
-from ray_reid.runtime import figures
 from ray_reid.runtime.bars import bar
 from ray_reid.runtime.facts import Facts
-from ray_reid.runtime.figures import Card
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.sections import Section, Table, number, share
 
 log = logging.getLogger(__name__)
 
 TABLE, RAW, ADAPTED, UNGUIDED = "observations", "raw", "adapted", "unguided"
-KEPT, DROPPED = "generated_kept.png", "generated_dropped.png"
-NUM_KEPT, NUM_DROPPED = 48, 8
-"""Most images of the sheet of kept ones, and of each reason on the sheet of dropped ones."""
 BATCH = 32
 STAGES = {
     "raw": "raw: no adaptation, no filter",
     "adapted": "adapted, no filter",
     "filtered": "adapted and filtered",
     "unguided": "without the guidance of a discriminator",
+    "made": "before the filters",
     "kept": "kept by the filters",
 }
 """What the report calls the stages."""
-COLUMNS = (
-    schema.OBSERVATION_ID,
-    schema.IDENTITY,
-    schema.PROMPT,
-    schema.ATTRIBUTES,
-    schema.SCORES,
-    schema.DROP_REASON,
-)
 REAL = (pc.field(schema.SPLIT) == "train") & (pc.field(schema.ORIGIN) == "real")
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Some rows of a table on disk."""
-
-    table: Place
-    rows: pa.Table
-    """`COLUMNS`, in the order of their ids."""
-
-    def ids(self) -> list[str]:
-        """Ids of the rows, in order."""
-        found: list[str] = self.rows[schema.OBSERVATION_ID].to_pylist()
-        return found
 
 
 class StageFacts(Frozen):
@@ -94,6 +69,10 @@ class ReviewFacts(Facts):
     identities_made: int = 0
     identities_kept: int = 0
     stages: tuple[StageFacts, ...] = ()
+    agreement: Agreement | None = None
+    """Of the filters; null if no filter measured an image."""
+    kept_identity: tuple[KeptIdentity, ...] = ()
+    """What models say that have seen none of the identities; empty without such models."""
     warnings: tuple[str, ...] = ()
 
 
@@ -108,8 +87,8 @@ def review_job(work: Work) -> ReviewFacts:
     if not made.rows.num_rows:
         raise ValueError("nothing was generated: the table of generated images is empty")
     kept = Selection(place, made.rows.filter(made.rows[schema.DROP_REASON].is_null()))
-    stages = _stages(work, kept)
-    reasons = Counter(map(_reason, _dropped(made)[schema.DROP_REASON].to_pylist()))
+    stages = _stages(work, made, kept)
+    reasons = Counter(map(sheets.kind, sheets.dropped(made)[schema.DROP_REASON].to_pylist()))
     num_made, num_kept = made.rows.num_rows, kept.rows.num_rows
     warnings = [] if num_kept else ["the filters dropped every generated image"]
     for warning in warnings:
@@ -128,8 +107,10 @@ def review_job(work: Work) -> ReviewFacts:
         _stage(name, made if name == "adapted" else found, distances[name], size, features)
         for name, found in stages.items()
     ]
-    captions = draw(made, kept, work.out)
+    captions = sheets.draw(made, kept, work.inputs["ingest"] / TABLE, work.out)
+    identity = _kept_identity(work, made)
     figures_of = {f"frechet_{name}": value for name, value in distances.items()}
+    figures_of |= {f"identity_{one.what}": one.rank_1 for one in identity}
     return ReviewFacts(
         made=num_made,
         kept=num_kept,
@@ -137,6 +118,8 @@ def review_job(work: Work) -> ReviewFacts:
         identities_made=_identities(made),
         identities_kept=_identities(kept),
         stages=tuple(rows),
+        agreement=agreement.of_rows(made.rows),
+        kept_identity=identity,
         warnings=tuple(warnings),
         metrics={
             "generated_images": num_made,
@@ -185,55 +168,31 @@ def measure(
         }
 
 
-def draw(made: Selection, kept: Selection, out: Place) -> dict[str, str]:
-    """Write the contact sheets into a directory.
-
-    Returns:
-        File name to caption, in the order in which to show them; a sheet without an image is
-        left out.
-    """
-    captions = {}
-    if kept.rows.num_rows:
-        # Sorted by identity, so that evenly spaced rows are of as many identities as there are.
-        order = [(schema.IDENTITY, "ascending"), (schema.OBSERVATION_ID, "ascending")]
-        shown = _spaced(kept.rows.sort_by(order), NUM_KEPT)
-        heading = f"kept: {shown.num_rows} of {kept.rows.num_rows}"
-        cards = _cards(kept.table, shown, _about)
-        figures.save(figures.contact_sheet({heading: cards}), out / KEPT)
-        captions[KEPT] = (
-            "Generated images that passed every filter, evenly spaced in the list of all of them "
-            "sorted by identity; nobody picked them."
-        )
-    dropped = _dropped(made)
-    groups = {}
-    reasons = [_reason(text) for text in dropped[schema.DROP_REASON].to_pylist()]
-    for reason, count in Counter(reasons).most_common():
-        rows = dropped.filter(pa.array([own == reason for own in reasons]))
-        groups[f"{reason}: {count}"] = _cards(made.table, _spaced(rows, NUM_DROPPED), _measured)
-    if groups:
-        figures.save(figures.contact_sheet(groups, NUM_DROPPED), out / DROPPED)
-        captions[DROPPED] = (
-            f"Generated images that were dropped: each reason with its count, and at most "
-            f"{NUM_DROPPED} of its images with what was measured, evenly spaced in the list of "
-            "all of them sorted by id."
-        )
-    return captions
-
-
 def _generated(work: Work) -> Place:
     """Return the directory of the job that made the images."""
-    return next(work.inputs[name] for name in ("generate", "inpaint") if name in work.inputs)
+    makers = ("generate", "inpaint", "personalise")
+    return next(work.inputs[name] for name in makers if name in work.inputs)
+
+
+def _kept_identity(work: Work, made: Selection) -> tuple[KeptIdentity, ...]:
+    """Search generated images among the real ones, where a job has trained models for that."""
+    if "teachers" not in work.inputs:
+        return ()
+    return kept_identity.measure(work.inputs["teachers"], made, work.recipe.teachers.judged_images)
 
 
 def _select(table: Place, where: pc.Expression | None = None, kept_only: bool = True) -> Selection:
     return Selection(table, storage.read(table, COLUMNS, where, kept_only))
 
 
-def _stages(work: Work, kept: Selection) -> dict[str, Selection]:
+def _stages(work: Work, made: Selection, kept: Selection) -> dict[str, Selection]:
     """What is compared with the real images, by name."""
     if "adapt" in work.inputs:
         # Filters may crop, so what they have seen does not say how the images were before.
         return {"raw": _sample(work, RAW), "adapted": _sample(work, ADAPTED), "filtered": kept}
+    if "personalise" in work.inputs:
+        # No filter crops here.
+        return {"made": Selection(made.table, agreement.measured(made.rows)), "kept": kept}
     unguided = _generated(work) / UNGUIDED
     # Rows that nobody could dress hold their source, which is a real image.
     without = {UNGUIDED: _select(unguided)} if unguided.is_dir() else {}
@@ -282,44 +241,6 @@ def _features(found: Selection, size: int, extract: Extract, line: Any) -> NDArr
     return np.concatenate(parts)
 
 
-def _dropped(made: Selection) -> pa.Table:
-    return made.rows.filter(made.rows[schema.DROP_REASON].is_valid())
-
-
-def _reason(text: str) -> str:
-    """The kind of a reason: filters write `kind: what was measured`."""
-    return text.partition(":")[0].strip()
-
-
-def _spaced(rows: pa.Table, count: int) -> pa.Table:
-    """At most `count` rows, evenly spaced from the first to the last."""
-    return rows.take(storage.evenly_spaced(rows.num_rows, count))
-
-
-def _cards(table: Place, rows: pa.Table, caption: Callable[[Mapping[str, Any]], str]) -> list[Card]:
-    shown = rows.to_pylist(maps_as_pydicts="strict")
-    ids = [row[schema.OBSERVATION_ID] for row in shown]
-    encoded = storage.images_by_id(table, ids, kept_only=False)
-    return [Card(images.decode(encoded[row[schema.OBSERVATION_ID]]), caption(row)) for row in shown]
-
-
-def _about(row: Mapping[str, Any]) -> str:
-    """What an image was asked to show."""
-    attributes = [value for value in (row[schema.ATTRIBUTES] or {}).values() if value]
-    return " ".join(attributes) or row[schema.PROMPT] or row[schema.IDENTITY] or ""
-
-
-def _measured(row: Mapping[str, Any]) -> str:
-    """What a filter said of an image; the scores as well where it gave no number."""
-    kind, _, said = row[schema.DROP_REASON].partition(":")
-    if any(sign.isdigit() for sign in said):
-        return str(said).strip()
-    scores = {n: v for n, v in (row[schema.SCORES] or {}).items() if v is not None}
-    own = {name: value for name, value in scores.items() if kind in name}
-    listed = ", ".join(f"{name} {value:.2f}" for name, value in (own or scores).items())
-    return "; ".join(part for part in (said.strip(), listed) if part) or _about(row)
-
-
 def check(recipe: Recipe) -> None:
     """Refuse features that cannot be computed, before anything is generated for them.
 
@@ -340,9 +261,14 @@ def outside(recipe: Recipe) -> str:
 
 
 def section(facts: ReviewFacts) -> Section:
-    """Show the stages of Vehicle-Diff's Table VI, and what the filters dropped for which reason."""
-    tables = [table for table in (_stages_table(facts.stages), _reasons_table(facts)) if table]
-    return Section(tuple(tables), warnings=facts.warnings)
+    """Show the stages of Vehicle-Diff's Table VI, and what the filters dropped and agree on."""
+    tables = (
+        _stages_table(facts.stages),
+        _reasons_table(facts),
+        agreement.table(facts.agreement),
+        kept_identity.table(facts.kept_identity),
+    )
+    return Section(tuple(table for table in tables if table), warnings=facts.warnings)
 
 
 def _stages_table(stages: Sequence[StageFacts]) -> Table | None:
@@ -384,9 +310,11 @@ JOB = Job(
     "review",
     review_job,
     needs=("ingest", "adapt", "generate"),
-    sections=("models.image_text", "models.precision", "frechet"),
+    sections=("models.image_text", "models.precision", "frechet", "teachers.judged_images"),
     check=check,
     outside=outside,
+    # 2: agreement of the filters, a sheet for each, images of an identity, identity kept.
+    format=2,
     uses_ray=False,
     facts=ReviewFacts,
     report=section,

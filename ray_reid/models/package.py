@@ -140,6 +140,27 @@ class Model:
         """
         return self.embed(cut(_decode(image), boxes), flip, batch_size, scales, sides)
 
+    def probabilities(
+        self, inputs: Sequence[Any], batch_size: int = BATCH_SIZE
+    ) -> NDArray[np.float32]:
+        """Say which of the identities that the model was trained on an image shows.
+
+        Args:
+            inputs: As in `embed`; nothing is mirrored or scaled.
+            batch_size: Images on the device at a time.
+
+        Returns:
+            (N, C) float32: softmax of the classifier, in the order of `identities`.
+
+        Raises:
+            ValueError: If an image cannot be decoded, or one is given instead of a list.
+        """
+
+        def shares(pixels: Tensor, _: slice) -> Tensor:
+            return self.network(pixels)[1].float().softmax(dim=1)
+
+        return self._over(shares, inputs, batch_size)
+
     def activation_maps(
         self, inputs: Sequence[Any], batch_size: int = BATCH_SIZE
     ) -> NDArray[np.float32]:

@@ -257,14 +257,16 @@ def half(name: str) -> int:
     return int(schema.observation_id("half", name)[-1], 16) % 2
 
 
-class _Top:
+class Highest:
     """The largest of many values, some at a time."""
 
     def __init__(self, size: int) -> None:
+        """Keep the `size` largest of all values that come."""
         self._size, self._parts, self._held = size, [np.empty(0)], 0
         self.count = 0
 
     def add(self, values: Pairs) -> None:
+        """Take some values."""
         self.count += len(values)
         self._parts.append(values)
         self._held += len(values)
@@ -272,7 +274,7 @@ class _Top:
             self._trim()
 
     def level(self, rate: float) -> float:
-        """The largest value that at most this share of all lies above."""
+        """Return the largest value that at most this share of all lies above."""
         self._trim()
         allowed = math.floor(rate * self.count)
         return float(self._parts[0][-1 - allowed])
@@ -289,14 +291,14 @@ def _thresholds(
     asked = [np.flatnonzero(part.query_camera == n) for n in range(-1, len(part.cameras))]
     answering = [np.flatnonzero(part.gallery_camera == n) for n in range(-1, len(part.cameras))]
     # One more than may pass.
-    overall = _Top(math.floor(rates[1] * part.num_impostors) + 1)
+    overall = Highest(math.floor(rates[1] * part.num_impostors) + 1)
     own: dict[Cameras, tuple[float, float]] = {}
     # Camera 0 is none; of two cameras either may be that of the query.
     for first in range(len(asked)):
         for second in range(first, len(asked)):
             ways = sorted({(first, second), (second, first)})
             size = sum(len(asked[a]) * len(answering[b]) for a, b in ways)
-            top = _Top(math.floor(rates[1] * size) + 1)
+            top = Highest(math.floor(rates[1] * size) + 1)
             for a, b in ways:
                 for _, similarity, same in part.blocks(asked[a], answering[b]):
                     top.add(similarity[~same])

@@ -108,17 +108,35 @@ def figures(scores: Mapping[str, Sequence[Metrics]]) -> dict[str, float]:
     """
     flat: dict[str, float] = {}
     for position, (name, draws) in enumerate(scores.items()):
-        columns: dict[str, list[float]] = {"mAP": [draw.mAP for draw in draws]}
-        columns |= {f"rank-{k}": [draw.rank(k) for draw in draws] for k in RANKS}
-        columns |= {
-            f"subject-rank-{k}": [draw.subject_rank(k) for draw in draws] for k in SUBJECT_RANKS
-        }
-        columns["mINP"] = [draw.mINP for draw in draws]
         prefix = f"{name}_" if position else ""
-        for figure, values in columns.items():
-            flat[f"{prefix}{figure}"] = float(np.mean(values))
-            if len(values) > 1:
-                flat[f"{prefix}{figure}_std"] = float(np.std(values))
+        flat |= _spread(_columns(draws), prefix)
+    return flat
+
+
+def mean_figures(cases_of: Sequence[Sequence[Metrics]]) -> dict[str, float]:
+    """Name the means over cases of equally many draws: draw by draw, then as `figures` does."""
+    columns = [_columns(draws) for draws in cases_of]
+    means = {name: np.mean([one[name] for one in columns], axis=0).tolist() for name in columns[0]}
+    return _spread(means)
+
+
+def _columns(draws: Sequence[Metrics]) -> dict[str, list[float]]:
+    """Values of every figure, one a draw."""
+    columns: dict[str, list[float]] = {"mAP": [draw.mAP for draw in draws]}
+    columns |= {f"rank-{k}": [draw.rank(k) for draw in draws] for k in RANKS}
+    columns |= {
+        f"subject-rank-{k}": [draw.subject_rank(k) for draw in draws] for k in SUBJECT_RANKS
+    }
+    columns["mINP"] = [draw.mINP for draw in draws]
+    return columns
+
+
+def _spread(columns: Mapping[str, Sequence[float]], prefix: str = "") -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for figure, values in columns.items():
+        flat[f"{prefix}{figure}"] = float(np.mean(values))
+        if len(values) > 1:
+            flat[f"{prefix}{figure}_std"] = float(np.std(values))
     return flat
 
 

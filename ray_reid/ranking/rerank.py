@@ -24,13 +24,16 @@ What others call re-ranking differs; figures compare only under one definition:
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_reid.ranking.cores import every_core
-from ray_reid.ranking.neighbours import Floats, Search, nearest, slices, unit_together
+from ray_reid.ranking.neighbours import Floats, Search, nearest, slices, unit, unit_together
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 Rows = NDArray[np.int32]
 
@@ -97,6 +100,42 @@ def k_reciprocal_blocks(
         yield rows, distances
 
 
+def jaccard_within(
+    embeddings: Any,
+    radius: float,
+    k1: int = 30,
+    k2: int = 6,
+    *,
+    device: str | None = None,
+    block: int = 1024,
+) -> "csr_matrix":
+    """Jaccard distances (N, N) of step 4 among (N, D) rows, of pairs at most `radius` apart.
+
+    Other pairs have no entry, so that DBSCAN needs no more memory than it has neighbours. A
+    distance of zero has an entry too.
+
+    Raises:
+        ValueError: If the embeddings are not finite, or an argument is out of range.
+    """
+    from scipy.sparse import csr_matrix
+
+    rows = unit(embeddings, "clustered")
+    device = device or str(getattr(embeddings, "device", "cpu"))
+    encoded = _encoded(rows, 0, k1, k2, 0.0, "exact", device)
+    counts, columns, values = [], [], []
+    for part in slices(len(rows), max(1, block)):
+        distances = np.empty((part.stop - part.start, len(rows)), dtype=np.float32)
+        encoded.distances(part, distances)
+        near = distances <= radius
+        counts.append(near.sum(axis=1))
+        columns.append(np.nonzero(near)[1])
+        # Rounding may leave a row at a distance below zero from itself.
+        values.append(np.maximum(distances[near], 0))
+    starts = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+    shape = (len(rows), len(rows))
+    return csr_matrix((np.concatenate(values), np.concatenate(columns), starts), shape=shape)
+
+
 @dataclass(frozen=True, eq=False)
 class _Sparse:
     """Rows of a matrix with few entries each, as in CSR."""
@@ -160,14 +199,27 @@ def _encode(
     neighbours: Search,
     device: str | None,
 ) -> _Encoded:
+    # An array of NumPy has a device as well: cpu.
+    device = device or str(getattr(query, "device", "cpu"))
+    rows = unit_together(query, gallery)
+    return _encoded(rows, len(query), k1, k2, lambda_value, neighbours, device)
+
+
+def _encoded(
+    rows: Floats,
+    num_queries: int,
+    k1: int,
+    k2: int,
+    lambda_value: float,
+    neighbours: Search,
+    device: str,
+) -> _Encoded:
+    """Encode unit rows, queries first."""
     for name, value in (("k1", k1), ("k2", k2)):
         if value < 1:
             raise ValueError(f"{name} {value} is too small; choose at least 1")
     if not 0 <= lambda_value <= 1:
         raise ValueError(f"lambda_value {lambda_value} must be between 0 and 1")
-    rows, num_queries = unit_together(query, gallery), len(query)
-    # An array of NumPy has a device as well: cpu.
-    device = device or str(getattr(query, "device", "cpu"))
     near = nearest(rows, max(k1 + 1, k2), neighbours, device)
     farthest = np.maximum(2 - 2 * near.lowest, 0)
     # Equal rows lie apart by rounding alone, which is no distance to divide by.

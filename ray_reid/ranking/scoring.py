@@ -64,6 +64,10 @@ class Side:
         return schema.qualified_cameras(self.source, self.camera)
 
 
+class AveragedCases(dict[str, Sequence[Metrics]]):
+    """Cases whose headline is the mean of all of them, not the first one."""
+
+
 @dataclass(frozen=True, eq=False)
 class Judged:
     """What a model scores as its recipe asks."""
@@ -77,6 +81,19 @@ class Judged:
     """What refining a share of the queries gives; of the headline's first draw."""
     missing: str | None = None
     """Why there is no curve."""
+
+    def ap(self) -> NDArray[np.float32]:
+        """Average precision of each query of the headline, NaN where it was skipped.
+
+        All draws, and both directions, one after the other. Where there are several, each is
+        scaled by its number of queries, so that the mean is the mAP of the headline.
+        """
+        found = self.found
+        cases = [FORWARD, "reverse"] if FORWARD in found else list(found)[:1]
+        draws = [draw for case in cases for draw in found[case]]
+        share = sum(draw.num_queries for draw in draws) / len(draws)
+        scaled = [draw.ap * (share / draw.num_queries) for draw in draws]
+        return np.concatenate(scaled).astype(np.float32)
 
     def figures(self) -> dict[str, float]:
         """Name the figures; see `flatten`."""
@@ -105,7 +122,8 @@ def score(query: Side, gallery: Side, column: str, spec: Evaluate) -> Found:
     What a network has learned is post-processed before; the floor without learning never is.
 
     Returns:
-        Every draw by case, the headline first; of both directions `forward` and `reverse`.
+        Every draw by case, the headline first; of both directions `forward` and `reverse`; by
+        source the headline of each.
 
     Raises:
         ValueError: If the test set lacks what the protocol needs.
@@ -115,7 +133,9 @@ def score(query: Side, gallery: Side, column: str, spec: Evaluate) -> Found:
         named = [row for row, name in enumerate(gallery.identity) if name is not None]
         reverse = _run(_take(gallery, named), query, column, spec)
         forward = _run(query, gallery, column, spec)
-        return {FORWARD: forward["standard"], "reverse": reverse["standard"]}
+        return AveragedCases({FORWARD: forward["standard"], "reverse": reverse["standard"]})
+    if spec.by_source:
+        return AveragedCases(_by_source(query, gallery, column, spec))
     return _run(query, gallery, column, spec)
 
 
@@ -224,17 +244,14 @@ def stacked(variants: pa.Table, queries: Sequence[str], count: int) -> NDArray[n
 def flatten(scores: Found) -> dict[str, float]:
     """Name the figures: those of the headline plainly, those of other cases with their name.
 
-    The headline of both directions is their mean.
+    The headline of `AveragedCases` is their mean, draw by draw where there are several.
     """
-    if FORWARD not in scores:
+    if not isinstance(scores, AveragedCases):
         return protocol_scores.figures(scores)
-    by_direction = {name: protocol_scores.figures({name: draws}) for name, draws in scores.items()}
-    flat = {
-        name: sum(values[name] for values in by_direction.values()) / len(by_direction)
-        for name in by_direction[FORWARD]
-    }
-    for direction, values in by_direction.items():
-        flat |= {f"{direction}_{name}": value for name, value in values.items()}
+    flat = protocol_scores.mean_figures(list(scores.values()))
+    for case, draws in scores.items():
+        named = protocol_scores.figures({case: draws})
+        flat |= {f"{case}_{name}": value for name, value in named.items()}
     return flat
 
 
@@ -248,6 +265,29 @@ def _query_variants(
     else:
         stack = stacked(variants, query.observation_id, refine.num_variants)
     return protocol_scores.QueryVariants(stack, refine.m, refine.rule)
+
+
+def _by_source(
+    query: Side, gallery: Side, column: str, spec: Evaluate
+) -> dict[str, Sequence[Metrics]]:
+    """The headline of every source that has queries, by its name.
+
+    Raises:
+        ValueError: If a source has queries but no gallery.
+    """
+    found: dict[str, Sequence[Metrics]] = {}
+    owners = [side.source or [""] * len(side.identity) for side in (query, gallery)]
+    for name in sorted(set(owners[0])):
+        asking, answering = (
+            [row for row, owner in enumerate(names) if owner == name] for names in owners
+        )
+        if not answering:
+            raise ValueError(
+                f"evaluate.by_source: source {name!r} has {len(asking)} queries and no gallery"
+            )
+        scored = _run(_take(query, asking), _take(gallery, answering), column, spec)
+        found[name] = next(iter(scored.values()))
+    return found
 
 
 def _run(query: Side, gallery: Side, column: str, spec: Evaluate) -> Found:

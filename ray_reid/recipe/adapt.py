@@ -8,15 +8,24 @@ from ray_reid.recipe.base import Frozen
 from ray_reid.recipe.resources import StageSpec
 
 
-class Lora(Frozen):
+class LowRank(Frozen):
+    """A low-rank adapter of the UNet (Hu et al., 2022)."""
+
+    rank: int = Field(8, ge=1)
+    alpha: float | None = Field(None, gt=0)
+    """Scale of the adapter; null takes the rank."""
+    target_modules: tuple[str, ...] = ("to_k", "to_q", "to_v", "to_out.0")
+    """Layers of the UNet, by the end of their names."""
+    blocks: tuple[Literal["down_blocks", "mid_block", "up_blocks"], ...] | None = None
+    """Parts of the UNet whose layers are adapted, `up_blocks` being its decoder; null takes all."""
+
+
+class Lora(LowRank):
     """One fine-tuning of the UNet by low-rank adapters (Hu et al., 2022)."""
 
     model: str | None = None
     """Text-to-image model that is fine-tuned; null takes `models.text_to_image`. Images of a
     candidate are generated with its own model."""
-    rank: int = Field(8, ge=1)
-    alpha: float | None = Field(None, gt=0)
-    """Scale of the adapter; null takes the rank."""
     learning_rate: float = Field(1e-4, gt=0)
     """Of Adam; linear warm-up, then polynomial decay to zero."""
     power: float = Field(1.0, gt=0)
@@ -31,10 +40,6 @@ class Lora(Frozen):
     """Compute activations again on the way back in place of keeping them: a third more time."""
     frozen: Literal["fp32", "bf16"] = "fp32"
     """Number type of the UNet's own weights, which stay as they are; the adapter is fp32."""
-    target_modules: tuple[str, ...] = ("to_k", "to_q", "to_v", "to_out.0")
-    """Layers of the UNet, by the end of their names."""
-    blocks: tuple[Literal["down_blocks", "mid_block", "up_blocks"], ...] | None = None
-    """Parts of the UNet whose layers are adapted, `up_blocks` being its decoder; null takes all."""
     keep_epochs: tuple[int, ...] = ()
     """Epochs after which the adapter is kept as a candidate of its own, besides the last."""
 

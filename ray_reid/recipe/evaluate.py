@@ -47,6 +47,7 @@ class Evaluate(Frozen):
         "vehicleid",
         "vehicleid_inverse",
         "cuhk03_classic",
+        "drawn_halves",
         "reassociation",
     ] = "market"
     """Which images ask, which answer and which are junk; see `protocols`."""
@@ -55,6 +56,9 @@ class Evaluate(Frozen):
     both_directions: bool = False
     """Also search the queries with the gallery, and report the mean of both directions; for the
     protocol `market` alone."""
+    by_source: bool = False
+    """Search the queries of every source in the gallery of that source alone, and report each; the
+    headline is the mean over the sources (domain generalisation)."""
     postprocess: tuple[Step, ...] = ()
     """What is done to the rankings of the trained model before they are scored, in this order; see
     docs/postprocessing.md."""
@@ -75,6 +79,8 @@ class Evaluate(Frozen):
             raise ValueError(
                 f"both_directions goes with the protocol 'market', not with {self.protocol!r}"
             )
+        if self.both_directions and self.by_source:
+            raise ValueError("both_directions and by_source are two means; choose one of them")
         return self
 
     @model_validator(mode="after")

@@ -28,9 +28,10 @@ class Ingest(Frozen):
 
     sources: tuple[SourceSpec, ...] = ()
     """The data sets of the run; a run needs one at least."""
-    use: dict[str, Literal["train", "whole"]] = Field(default_factory=dict)
+    use: dict[str, Literal["train", "whole", "unlabelled"]] = Field(default_factory=dict)
     """What to take of a source, by its name: `train` for its train split alone, `whole` to train
-    on all of it. Sources that are not named here bring their query and gallery too."""
+    on all of it, `unlabelled` for its train split without the labels and its query and gallery.
+    Sources that are not named here are taken as they are."""
     max_corrupt_fraction: float = Field(0.05, ge=0, lt=1)
     """A larger share of undecodable images stops the job; below it they are kept with a reason."""
     stage: StageSpec = StageSpec(actors=2, batch_size=64)

@@ -7,6 +7,7 @@ from ray_reid.recipe.base import Frozen
 from ray_reid.recipe.compare import Compare
 from ray_reid.recipe.describe import Describe
 from ray_reid.recipe.embed import Embed
+from ray_reid.recipe.enhance import Enhance
 from ray_reid.recipe.evaluate import RANDOM_QUERIES, Evaluate
 from ray_reid.recipe.filters import FilterSpec
 from ray_reid.recipe.frechet import Frechet
@@ -17,11 +18,16 @@ from ray_reid.recipe.index import Index
 from ray_reid.recipe.ingest import Ingest
 from ray_reid.recipe.models import Models
 from ray_reid.recipe.outfits import Outfits
+from ray_reid.recipe.personalise import Personalise
 from ray_reid.recipe.prompts import Prompts
 from ray_reid.recipe.refine import Refine
 from ray_reid.recipe.resources import Resources
 from ray_reid.recipe.serve import Serve
+from ray_reid.recipe.teachers import Teachers
 from ray_reid.recipe.train import Train
+
+PRETRAIN = "pretrain"
+"""The job and the section of a pre-training, and what `train.start` calls its result."""
 
 
 class Recipe(Frozen):
@@ -40,11 +46,17 @@ class Recipe(Frozen):
     prompts: Prompts = Prompts()
     adapt: Adapt = Adapt()
     describe: Describe = Describe()
+    enhance: Enhance = Enhance()
     outfits: Outfits = Outfits()
     guidance: Guidance = Guidance()
+    personalise: Personalise = Personalise()
     generate: Generate = Generate()
+    teachers: Teachers = Teachers()
     filters: tuple[FilterSpec, ...] = ()
     frechet: Frechet = Frechet()
+    pretrain: Train | None = None
+    """A training before that of `train`, on generated images where its `mixing` is `synthetic`;
+    `train.start: pretrain` begins with its result. Null has none."""
     train: Train = Train()
     embed: Embed = Embed()
     evaluate: Evaluate = Evaluate()
@@ -77,6 +89,10 @@ class Recipe(Frozen):
         if spec.postprocess:
             names = [step.name for step in spec.postprocess]
             raise ValueError(f"refine ranks by itself: evaluate.postprocess must not hold {names}")
+        if spec.by_source:
+            raise ValueError(
+                "refine searches all queries in one gallery: evaluate.by_source must be false"
+            )
         if spec.both_directions or spec.protocol in RANDOM_QUERIES:
             what = "both_directions" if spec.both_directions else f"protocol {spec.protocol!r}"
             raise ValueError(

@@ -83,10 +83,9 @@ def _read(key: str, text: str) -> Any:
     values from text too: what would be spelled otherwise (`1e3`, `1.50`, `true`) stays as typed.
     """
     value = _parse(text)
-    spelled = isinstance(value, (float, bool)) or (
-        isinstance(value, (dict, list)) and not text.startswith(("{", "["))
-    )
-    return text if key.startswith(SOURCES) and spelled else value
+    otherwise = isinstance(value, (float, bool)) and str(value) != text
+    mapping = isinstance(value, (dict, list)) and not text.startswith(("{", "["))
+    return text if key.startswith(SOURCES) and (otherwise or mapping) else value
 
 
 def _split(overrides: Sequence[str]) -> list[tuple[str, str]]:

@@ -5,7 +5,8 @@ from pydantic import Field
 from ray_reid.recipe.base import Frozen
 
 RESOURCES = frozenset({
-    "resources", "stage", "caption_stage", "parse_stage", "num_cpus", "num_gpus", "loader",
+    "resources", "stage", "caption_stage", "parse_stage", "reference_stage", "num_cpus",
+    "num_gpus", "loader",
     "loader_processes", "max_failures", "checkpoint_batches", "micro_batch",
     "gradient_checkpointing",
 })  # fmt: skip

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ray_reid.recipe import recipes
 from ray_reid.recipe.base import Frozen
+from ray_reid.recipe.returns import Returns
 from ray_reid.recipe.shipped import SWEEPS
 
 TABLE, CSV, PICTURE = "table.json", "table.csv", "sweep.png"
@@ -85,8 +86,8 @@ class Sweep(Frozen):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Of its folder in the run directory; null takes the name of the file."""
-    recipe: str
-    """Name of a recipe, or a .yaml file."""
+    recipe: str | None
+    """Name of a recipe, or a .yaml file; null takes that of the run."""
     profile: str | None = None
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Dotted overrides of the recipe that all trials have in common."""
@@ -99,6 +100,8 @@ class Sweep(Frozen):
     """Dotted recipe key to a list of values, which makes a grid, or to a `Draw`."""
     arms: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """In place of parameters: dotted overrides by the name of the arm."""
+    returns: Returns | None = None
+    """In place of parameters: what a generated image is worth."""
     num_samples: int = Field(1, ge=1)
     """Times that the grid is tried, each time with freshly drawn values."""
     search_seed: int = Field(0, ge=0)
@@ -135,8 +138,11 @@ class Sweep(Frozen):
 
     @model_validator(mode="after")
     def _belong_together(self) -> "Sweep":
-        if bool(self.parameters) == bool(self.arms):
-            raise ValueError("a sweep has either parameters or arms, and at least one of them")
+        given = [bool(self.parameters), bool(self.arms), self.returns is not None]
+        if sum(given) != 1:
+            raise ValueError("a sweep has either parameters or arms, or returns, and one of them")
+        if self.returns is not None:
+            self._compare_to_the_end()
         if self.num_samples > 1 and not self.drawn:
             raise ValueError(
                 f"num_samples {self.num_samples} needs a parameter that is drawn; lists and arms "
@@ -148,6 +154,21 @@ class Sweep(Frozen):
                 "identities held out, never on the test images"
             )
         return self
+
+    def _compare_to_the_end(self) -> None:
+        """Refuse what would leave trainings unlike that are compared query by query."""
+        if self.validation:
+            raise ValueError(
+                f"validation {self.validation:g} holds identities out, but returns ranks nothing; "
+                "set it to 0"
+            )
+        if self.seeded:
+            raise ValueError(
+                f"seeded {list(self.seeded)} changes what each seed reads, but returns compares "
+                "the same queries; leave it out"
+            )
+        if self.metric != "mAP":
+            raise ValueError(f"metric is {self.metric!r}, but returns compares mAP; leave it out")
 
     @property
     def drawn(self) -> list[str]:
@@ -261,7 +282,8 @@ def _rule(error: ValidationError, model: type[Frozen]) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        owner = Scheduler if first["loc"][0] == "scheduler" else model
+        inner: dict[Any, type[Frozen]] = {"scheduler": Scheduler, "returns": Returns}
+        owner = inner.get(first["loc"][0], model) if len(first["loc"]) > 1 else model
         return f"unknown key {key!r}; choose from {sorted(owner.model_fields)}"
     if first["type"] == "missing":
         return f"the key {key!r} is missing"

@@ -4,58 +4,28 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from ray_reid.recipe import keys
+from ray_reid.recipe import clusters, keys
+from ray_reid.recipe.augment import Augment
 from ray_reid.recipe.base import Frozen, ImageSide
+from ray_reid.recipe.clusters import Clusters
 from ray_reid.recipe.finetune import Finetune
 from ray_reid.recipe.sampler import Sampler
-
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Augment(Frozen):
-    """Random changes of a training image; all zero trains on the images as they are."""
-
-    flip: float = Field(0.5, ge=0, le=1)
-    """Probability of a horizontal flip."""
-    scale: float = Field(0.1, ge=0, lt=1)
-    """Zoom drawn from [1 - scale, 1 + scale], independently for height and width."""
-    translate: float = Field(0.08, ge=0, lt=1)
-    """Largest shift as a share of the image side."""
-    rotate: float = Field(0.0, ge=0, le=45)
-    """Largest rotation in degrees."""
-    brightness: float = Field(0.2, ge=0, lt=1)
-    contrast: float = Field(0.2, ge=0, lt=1)
-    saturation: float = Field(0.2, ge=0, lt=1)
-    """Factors drawn from [1 - value, 1 + value]."""
-    hue: float = Field(0.0, ge=0, le=0.5)
-    """Largest rotation of the colour circle; 0.5 is half of it."""
-    erase: float = Field(0.3, ge=0, le=1)
-    """Probability of Random Erasing (Zhong et al., 2017) of a part of the area, 2 % at least."""
-    erase_area: float = Field(0.25, ge=0.02, le=1)
-    """Largest part that is erased; 0.4 in CAL (Gu et al., CVPR 2022)."""
-    erase_colour: tuple[Share, Share, Share] | None = None
-    """Red, green and blue of what is erased; null draws a colour for each image."""
-    pad: int = Field(0, ge=0)
-    """Black pixels put around the image before a random crop of its own size."""
-    enlarge: float = Field(0.0, ge=0, le=1)
-    """Probability that an image is enlarged by an eighth and cropped to its own size (CAL)."""
-    rand_augment: int = Field(0, ge=0)
-    """Operations of RandAugment (Cubuk et al., 2020) on every image, before all else."""
-    rand_augment_magnitude: int = Field(9, ge=0, le=30)
-    """Their strength, of 30."""
-    mixup: float = Field(0.0, ge=0)
-    """Alpha of Mixup (Zhang et al., 2018): pairs of images and of their labels are blended."""
-    cutmix: float = Field(0.0, ge=0)
-    """Alpha of CutMix (Yun et al., 2019); with `mixup`, a batch has either, as a coin falls."""
 
 
 class Loss(Frozen):
     """Cross-entropy on the head plus a metric loss on the features."""
 
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    metric: Literal["triplet", "circle", "supcon", "none"] = "triplet"
+    metric: Literal["triplet", "soft_triplet", "weighted_triplet", "circle", "supcon", "none"] = (
+        "triplet"
+    )
+    """`soft_triplet` has a soft margin (Hermans et al., 2017); `weighted_triplet` is AGW's."""
     weight: float = Field(1.0, ge=0)
     """Weight of the metric loss."""
+    softmax_margin: float = Field(0.35, ge=0, lt=1)
+    """Margin m of the circle loss's cross-entropy, on cosines: of the head `sbs` alone."""
+    softmax_scale: float = Field(64.0, gt=0)
+    """Its scale."""
     auxiliary: float = Field(0.0, ge=0)
     """Weight of the same losses on an auxiliary classifier, which sees the backbone's last but
     one feature map (Vehicle-Diff, section III-D); 0 builds none."""
@@ -125,12 +95,18 @@ class Train(Frozen):
     target: Literal["identity", "camera"] = "identity"
     """What is learned to be told apart. `camera` makes the classifier of `embed.camera_model`:
     images without a camera are left out, and the package's labels are cameras."""
+    labels: Literal["given", "clusters"] = "given"
+    """What tells images apart: identities, or clusters that are found anew before every epoch."""
+    clusters: Clusters = Clusters()
 
     backbone: str = "resnet18"
     """Any timm model name."""
     pretrained: bool | Annotated[str, Field(min_length=1)] = False
     """Weights that the backbone begins with: `true` takes timm's, from the hub or its local cache;
     else a reference: a file, a folder, a model package of ours, `package:NAME` or a hub id."""
+    start: Annotated[str, Field(min_length=1)] | None = None
+    """What the whole network begins with, its head included where it fits: a run (the package of
+    its job `train`), a model package, or `pretrain`, the result of this run's own pre-training."""
     backbone_params: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of timm.create_model."""
     ibn: Literal["a"] | None = None
@@ -148,13 +124,15 @@ class Train(Frozen):
     pooling: Literal["avg", "gem", "max_avg", "token"] = "avg"
     """`token` takes the class token of a vision transformer."""
     semantic: Semantic = Semantic()
-    head: Literal["bnneck", "vehiclenet"] = "bnneck"
-    """What makes embeddings of features: the strong baseline's BNNeck (Luo et al., 2019), or a
-    fully connected layer with a batch norm (VehicleNet, section IV-A)."""
+    head: Literal["bnneck", "vehiclenet", "agw", "sbs", "pcb", "mgn", "bdb"] = "bnneck"
+    """What makes features, logits and embeddings of the backbone's maps (docs/networks.md)."""
+    head_params: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of a head with branches: `parts` of pcb and mgn, `height` of bdb, and others."""
     neck_bias: bool = False
     """Whether BNNeck's shift is learned, as in CAL's network; the strong baseline holds it at 0."""
     embedding_dim: int | None = Field(None, ge=8)
-    """Width of the embedding; null keeps the backbone's, or with `vehiclenet` takes 512."""
+    """Width of the embedding; null keeps the backbone's, or with `vehiclenet` takes 512. Of a head
+    with branches it is that of one part: null takes 256, or with `bdb` 512."""
     side_weight: float = Field(0.0, ge=0)
     """Weight of a learned vector per camera and view, which is added to the feature (TransReID);
     0 builds none."""
@@ -170,10 +148,23 @@ class Train(Frozen):
     real_fraction: float = Field(1.0, gt=0, le=1)
     """Share of the real training images that is used (Vehicle-Diff, Fig. 5); a smaller share is
     part of every larger one."""
-    real_fraction_of: Literal["identities", "images"] = "identities"
-    """Whether whole identities or single images are left out."""
+    real_fraction_of: Literal["identities", "images", "images_of_each"] = "identities"
+    """What is left out: identities, images of any identity (one may lose all of its own), or so
+    many of each identity's images, of which one at least is kept (few-shot)."""
     synthetic_fraction: float = Field(1.0, gt=0, le=1)
     """Share of the synthetic images that is used, taken from every identity (Table VII)."""
+    synthetic_fraction_of: Literal["images_of_each", "identities"] = "images_of_each"
+    """What is left out: so many of each identity's images, or whole identities."""
+    fraction_seed: int = Field(0, ge=0)
+    """Draws the shares: one seed's smaller share is part of its larger ones."""
+    synthetic_of: Literal["kept", "all", "random"] = "kept"
+    """Which of the generated images that are drawn are trained on: those that the filters kept,
+    all of them, or as many as were kept but at random, whatever the filters said."""
+    synthetic_images: int | None = Field(None, ge=1)
+    """Generated images that are drawn, dropped ones among them; fewer are part of more. null draws
+    all that were made."""
+    synthetic_draw: int = Field(0, ge=0)
+    """Seed of the order in which they are drawn."""
     validation: float = Field(0.0, ge=0, le=0.5)
     """Share of the real training identities (of the last stage's sources) that no stage trains on;
     their real images are searched among each other after each epoch. 0 holds out none."""
@@ -243,7 +234,8 @@ class Train(Frozen):
             shared = sorted(NETWORK & {key.partition(".")[0] for key in stage.changes})
             if shared:
                 raise ValueError(
-                    f"stage {stage.name!r} changes {shared[0]!r}, but all stages train one network"
+                    f"stage {stage.name!r} changes {shared[0]!r}, but all stages train one network "
+                    f"of which one may change {[*HEAD, 'loss']}"
                 )
             if "validation" in stage.changes:
                 raise ValueError(
@@ -255,7 +247,7 @@ class Train(Frozen):
                 keys.assign(values, key, value)
             if number:
                 # The weights come from the stage before.
-                values |= {"pretrained": False, "ibn_weights": None}
+                values |= {"pretrained": False, "ibn_weights": None, "start": None}
             try:
                 found.append((stage.name, Train.model_validate(values)))
             except ValidationError as error:
@@ -296,6 +288,11 @@ class Train(Frozen):
                 f"validation {self.validation:g} searches identities, which a training with target "
                 "'camera' does not learn; set it to 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _clusters_can_be_learned(self) -> "Train":
+        clusters.check(self)
         return self
 
     @model_validator(mode="after")
@@ -353,12 +350,19 @@ class Train(Frozen):
                 f"ibn_weights {self.ibn_weights!r} need ibn 'a' and pretrained false, but they are "
                 f"{self.ibn!r} and {str(self.pretrained).lower()}"
             )
+        if self.start is not None and (self.pretrained or self.ibn_weights is not None):
+            name = "pretrained" if self.pretrained else "ibn_weights"
+            raise ValueError(
+                f"start {self.start!r} brings the weights of the whole network, and {name} "
+                f"{self.pretrained or self.ibn_weights!r} those of the backbone; set one of them"
+            )
         return self
 
 
-# What makes the network: the same in all stages.
+HEAD = ("head", "head_params", "pooling", "neck_bias", "embedding_dim")
+"""Entries that make the head: where a stage changes one, its head begins anew."""
+# What makes the rest of the network: the same in all stages.
 NETWORK = frozenset({
-    "stages", "backbone", "backbone_params", "ibn", "ibn_weights", "pretrained", "pooling",
-    "semantic", "head", "neck_bias", "embedding_dim", "side_weight", "image_size", "last_stride",
-    "stem_pool", "window_pad",
+    "stages", "start", "backbone", "backbone_params", "ibn", "ibn_weights", "pretrained",
+    "semantic", "side_weight", "image_size", "last_stride", "stem_pool", "window_pad",
 })  # fmt: skip

@@ -5,7 +5,7 @@ stands here.
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -48,6 +48,22 @@ def parse(job: str, values: Mapping[str, Any], kind: type[Kind]) -> Kind:
             f"the manifest of job {job!r} is of another version: {where!r}: {rule['msg']}; run the "
             "job again"
         ) from error
+
+
+class Cost(Frozen):
+    """What a stream of stages took for its rows, in the attempt that finished it."""
+
+    rows: int = Field(ge=1)
+    """Done in this attempt; a resumed one finds the others done."""
+    seconds: float = Field(ge=0)
+    """From the start of the actors to the last row written."""
+    device: Literal["GPU", "CPU"]
+    devices: float = Field(ge=0)
+    """GPUs that all actors held; where they held none, CPUs of the whole cluster."""
+
+    def hours(self, rows: int) -> float:
+        """Return the device-hours of so many rows."""
+        return rows * self.seconds * self.devices / self.rows / 3600
 
 
 VARIANTS = "variants"

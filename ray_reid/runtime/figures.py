@@ -193,6 +193,32 @@ def cmc_curves(curves: Mapping[str, NDArray[np.float64]], max_rank: int = 50) ->
     return figure
 
 
+def distribution(curves: Mapping[str, Sequence[float]], what: str, of: str) -> "Figure":
+    """Draw which share of some things has at most so many: one rising line a set of counts.
+
+    Args:
+        curves: Name to the count of each thing.
+        what: What is counted, for the axis.
+        of: The things, for the axis.
+    """
+    figure, axes = _plot(6.4, 4.0)
+    colours = _colours(len(curves))
+    styles = ("-", "--", "-.", ":")
+    for number, (name, counts) in enumerate(curves.items()):
+        ordered = np.sort(np.asarray(counts, dtype=np.float64))
+        shares = 100 * np.arange(1, len(ordered) + 1) / max(1, len(ordered))
+        axes.step(
+            np.r_[0.0, ordered], np.r_[0.0, shares], where="post", label=name,
+            color=colours[number], linestyle=styles[number % len(styles)], linewidth=1.6,
+        )  # fmt: skip
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, 102)
+    axes.set_xlabel(what)
+    axes.set_ylabel(f"{of} with at most so many, %")
+    axes.legend(loc="best", frameon=False, fontsize=8)
+    return figure
+
+
 def training_curve(history: Sequence[Mapping[str, float]]) -> "Figure":
     """Draw what was measured in each epoch, one small panel a quantity."""
     names = [name for name in history[0] if name != "epoch"]

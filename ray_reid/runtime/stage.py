@@ -8,6 +8,7 @@ import gc
 import inspect
 import logging
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 import ray
 import ray.data
 import ray.exceptions
@@ -29,13 +29,17 @@ from ray.data.expressions import col as column
 from ray_reid import places, schema, storage
 from ray_reid.places import Place
 from ray_reid.recipe.resources import StageSpec
+from ray_reid.runtime import attempts
+from ray_reid.runtime.attempts import Note
 from ray_reid.runtime.capacity import READER, Share, fits, shrunk
 from ray_reid.runtime.cluster import alive_nodes
+from ray_reid.runtime.facts import Cost
 from ray_reid.runtime.patience import patient
 from ray_reid.runtime.progress import watched
 from ray_reid.schema import Batch
 
 __all__ = [
+    "Note",
     "Step",
     "apply",
     "check_params",
@@ -54,23 +58,37 @@ class Step:
     stage: type[Any]
     params: Mapping[str, Any] = field(default_factory=dict)
     spec: StageSpec = field(default_factory=StageSpec)
+    whole: bool = False
+    """Whether the stage takes the rows of a block in one call, whatever `spec.batch_size` says;
+    for streams with blocks by a column."""
 
 
-def apply(dataset: "ray.data.Dataset", step: Step, at_once: bool = False) -> "ray.data.Dataset":
+def apply(
+    dataset: "ray.data.Dataset", step: Step, at_once: bool = False, by_block: bool = False
+) -> "ray.data.Dataset":
     """Run a stage over a data set in a pool of actors, started `at_once` or grown from one.
+
+    With `by_block` an actor is given one block after the other, and no rows of two together.
 
     Raises:
         ValueError: If a parameter is not one of the stage's constructor.
     """
     check_params(step.stage, step.params)
-    actors = step.spec.actors
+    actors, size = step.spec.actors, step.spec.batch_size
+    # Ray Data would join small blocks until they fill a batch.
+    split = size if by_block and not step.whole else None
     return dataset.map_batches(
         _Adapter,
-        fn_constructor_kwargs={"stage": step.stage, "params": dict(step.params)},
-        batch_size=step.spec.batch_size,
+        fn_constructor_kwargs={"stage": step.stage, "params": dict(step.params), "rows": split},
+        batch_size=None if by_block else size,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        compute=ray.data.ActorPoolStrategy(min_size=actors if at_once else 1, max_size=actors),
+        compute=ray.data.ActorPoolStrategy(
+            min_size=actors if at_once else 1,
+            max_size=actors,
+            # A block that takes minutes must not wait behind another while an actor is idle.
+            max_tasks_in_flight_per_actor=1 if step.whole else None,
+        ),
         num_cpus=step.spec.num_cpus,
         num_gpus=step.spec.num_gpus or None,
     )
@@ -86,7 +104,9 @@ def stream(
     encode: Callable[[Batch], Batch] | None = None,
     through: "Callable[[ray.data.Dataset], ray.data.Dataset] | None" = None,
     block_rows: int | None = None,
-) -> None:
+    by: str | None = None,
+    note: Note | None = None,
+) -> Cost | None:
     """Stream a table through stages into the new table `out`; a killed stream resumes.
 
     `source` is a table on disk, which workers read, or a small one in memory, such as a plan.
@@ -95,31 +115,40 @@ def stream(
     which rows to stream, and may use columns that are not in `columns`. `encode` is a function
     that the tasks that write apply to their rows: it needs no actors of its own. `through` is what
     somebody else makes of the stream after the stages. Blocks have `block_rows` rows, by default
-    as many as the first stage says.
+    as many as the first stage says. `by` names a column of a small table in which equal values are
+    adjacent: a block is then the rows of one value, no actor gets rows of two blocks together, and
+    blocks are done in any order, so that a long one holds up no other. `note` says something of
+    the rows that are written, behind the bar.
+
+    Returns:
+        What the rows took that were not there yet; null if all were.
 
     Raises:
         ValueError: If a worker refuses its input or cannot write, or Ray lacks the resources.
     """
     if storage.is_complete(out):
-        return
+        return None
     # Ray Data's own checkpoints would do this too, but their filter is an actor that holds a
     # whole CPU and 1 GiB: on two cores a resumed stream waits for ever.
-    kept, done = _written(out)
+    kept, done = attempts.written(out)
     whole = pads.dataset(source) if isinstance(source, pa.Table) else storage.dataset(source)
     total = whole.count_rows(filter=None if where is None else where.to_pyarrow())
     if len(done) == total > 0:
         storage.complete(out, kept)
-        return
+        return None
     if len(done):
         log.info("%d rows were written before and are kept", len(done))
     # Already to look at its input Ray Data starts a task.
     with patient(name):
-        dataset = _rows(source, columns, where, done, block_rows or steps[0].spec.block_rows)
+        size = block_rows or steps[0].spec.block_rows
+        dataset = _rows(source, columns, where, done, size if by is None else by)
     dataset.set_name(name)
+    if by is not None:
+        dataset.context.execution_options.preserve_order = False
     fitted = _fitted(name, steps)
     at_once = _fit_at_once(fitted)
     for step in fitted:
-        dataset = apply(dataset, step, at_once)
+        dataset = apply(dataset, step, at_once, by is not None)
     if through is not None:
         dataset = through(dataset)
     if encode is not None:
@@ -128,18 +157,34 @@ def stream(
         dataset = dataset.map_batches(
             last, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
         )
-    made = _write(dataset, out, name, len(done), total)
+    started = time.monotonic()
+    made = _write(dataset, out, name, len(done), total, note)
     storage.complete(out, [*kept, *made])
+    return _cost(fitted, total - len(done), time.monotonic() - started)
+
+
+def _cost(steps: Sequence[Step], rows: int, seconds: float) -> Cost | None:
+    if not rows:
+        return None
+    gpus = sum(step.spec.actors * step.spec.num_gpus for step in steps)
+    cpus = sum(node.num_cpus for node in alive_nodes())
+    spent = round(seconds, 3)
+    return Cost(rows=rows, seconds=spent, device="GPU" if gpus else "CPU", devices=gpus or cpus)
 
 
 def _write(
-    dataset: "ray.data.Dataset", out: Place, name: str, before: int, total: int
+    dataset: "ray.data.Dataset",
+    out: Place,
+    name: str,
+    before: int,
+    total: int,
+    note: Note | None,
 ) -> list[str]:
     """Run a stream and write its rows beside those `before` it; returns the files, by name."""
     # A name of its own: workers of a killed driver may live on for a moment and write.
     attempt = out / f"attempt-{uuid.uuid4().hex[:8]}"
     refusal = None
-    with watched(name, "row", _progress(attempt, before, total)):
+    with watched(name, "row", attempts.progress(attempt, before, total, note)):
         try:
             filesystem, folder = places.opened(attempt.resolve())
             dataset.write_parquet(folder, filesystem=filesystem, **storage.PARQUET)
@@ -151,19 +196,6 @@ def _write(
         gc.collect()
         raise ValueError(refusal)
     return [f"{attempt.name}/{file.name}" for file in attempt.glob("*.parquet")]
-
-
-def _progress(attempt: Place, before: int, total: int) -> Callable[[], tuple[int, int]]:
-    """What counts the rows of an attempt that are written, and those `before` it."""
-    counted: dict[Place, int] = {}
-
-    def progress() -> tuple[int, int]:
-        for file in attempt.glob("*.parquet"):
-            if file not in counted and _is_whole(file):
-                counted[file] = _metadata(file).num_rows
-        return before + sum(counted.values()), total
-
-    return progress
 
 
 def reason(error: BaseException) -> str:
@@ -187,16 +219,19 @@ def _rows(
     columns: Sequence[str],
     where: Expr | None,
     done: pa.Array,
-    block_rows: int,
+    blocks: int | str,
 ) -> "ray.data.Dataset":
-    """The rows that are left to stream, in blocks."""
+    """The rows that are left to stream, in blocks of so many, or of one value of a column."""
     rest: Any = partial(_without, done=done)
     if isinstance(source, pa.Table):
         chosen = source if where is None else source.filter(where.to_pyarrow())
         table = rest(chosen.select(list(columns)))
-        # One block at least, which tells the columns of a table without rows.
-        starts = range(0, max(table.num_rows, 1), block_rows)
-        return ray.data.from_arrow([table.slice(start, block_rows) for start in starts])
+        ends = _block_ends(table, blocks)
+        starts = [0, *ends[:-1]]
+        return ray.data.from_arrow(
+            [table.slice(start, end - start) for start, end in zip(starts, ends, strict=True)]
+        )
+    assert isinstance(blocks, int), "blocks by a column need a table in memory"
     table = storage.dataset(source.resolve())
     dataset = ray.data.read_parquet(table.files, filesystem=table.filesystem)
     if where is not None:
@@ -205,7 +240,17 @@ def _rows(
     if len(done):
         dataset = dataset.map_batches(rest, batch_size=None, batch_format="pyarrow")
     # read_parquet coalesces small files into one block, which would run on one core.
-    return dataset.repartition(target_num_rows_per_block=block_rows)
+    return dataset.repartition(target_num_rows_per_block=blocks)
+
+
+def _block_ends(table: pa.Table, blocks: int | str) -> list[int]:
+    """Where the blocks of a table end; one block at least, which tells the columns of no rows."""
+    if isinstance(blocks, int):
+        starts = range(0, max(table.num_rows, 1), blocks)
+        return [min(start + blocks, table.num_rows) for start in starts]
+    values = table[blocks].to_pylist()
+    changes = [row for row in range(1, len(values)) if values[row] != values[row - 1]]
+    return [*changes, len(values)]
 
 
 def tasks(
@@ -308,40 +353,6 @@ def _fit_at_once(steps: Sequence[Step]) -> bool:
     return fits([READER, *actors], alive_nodes())
 
 
-def _written(out: Place) -> tuple[list[str], pa.Array]:
-    """Files that earlier attempts have finished, by their name in the table, and ids of their rows.
-
-    A worker that outlived its driver may have done what the next attempt did again: of two files
-    that have a row in common one is kept, and what only the other had is computed again.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    kept: list[str] = []
-    ids = pa.chunked_array([], pa.string())
-    for file in places.matching(out, "attempt-*/*.parquet"):
-        # Parquet's footer comes last, so half a file is never mistaken for a whole one.
-        if not _is_whole(file):
-            continue
-        filesystem, name = places.opened(file)
-        own = pq.read_table(name, columns=[schema.OBSERVATION_ID], filesystem=filesystem).column(0)
-        if not pc.any(pc.is_in(own, value_set=ids)).as_py():
-            kept.append(f"{file.parent.name}/{file.name}")
-            ids = pa.chunked_array([*ids.chunks, *own.chunks], pa.string())
-    return kept, ids.combine_chunks()
-
-
-def _metadata(file: Place) -> pq.FileMetaData:
-    filesystem, name = places.opened(file)
-    return pq.read_metadata(name, filesystem=filesystem)
-
-
-def _is_whole(file: Place) -> bool:
-    try:
-        _metadata(file)
-    except (pa.ArrowInvalid, OSError):
-        return False
-    return True
-
-
 def _without(table: pa.Table, done: pa.Array) -> pa.Table:
     return table.filter(pc.invert(pc.is_in(table[schema.OBSERVATION_ID], value_set=done)))
 
@@ -353,13 +364,24 @@ class StageError(Exception):
 class _Adapter:
     """A stage as an actor; see `_on_arrow`."""
 
-    def __init__(self, stage: type[Any], params: Mapping[str, Any]) -> None:
+    def __init__(
+        self, stage: type[Any], params: Mapping[str, Any], rows: int | None = None
+    ) -> None:
+        self._rows = rows
         # Aside, so that the models of all pools load at once, and what a stage refuses is told by
         # its first call: what the constructor of an actor raises, Ray prints with its traceback.
         self._stage = ThreadPoolExecutor(1).submit(stage, **params)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return _on_arrow(lambda batch: self._stage.result()(batch), table)
+        def called(part: pa.Table) -> pa.Table:
+            return _on_arrow(lambda batch: self._stage.result()(batch), part)
+
+        if self._rows is None or table.num_rows <= self._rows:
+            return called(table)
+        starts = range(0, table.num_rows, self._rows)
+        parts = [called(table.slice(start, self._rows)) for start in starts]
+        # A column that is empty in one part and has text in another has two types.
+        return pa.concat_tables(parts, promote_options="permissive")
 
 
 def _on_arrow(stage: Callable[[Batch], Batch], table: pa.Table) -> pa.Table:

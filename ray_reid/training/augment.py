@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
-from ray_reid.recipe.train import Augment
+from ray_reid.recipe.augment import Augment
 from ray_reid.training.rand_augment import rand_augment
 
 ENLARGED = 1.125

@@ -2,13 +2,21 @@
 
 from typing import TYPE_CHECKING
 
-from ray_reid.recipe.recipe import Recipe
+from ray_reid.datasets import rules
+from ray_reid.recipe.recipe import PRETRAIN, Recipe
 from ray_reid.recipe.train import Train
 from ray_reid.runtime import stage
+from ray_reid.training import beginnings
 
 # Ray Train's controller imports this module too; it has no use for torch and waits for it.
 if TYPE_CHECKING:
     from ray_reid.training.loader import TrainingLabels
+
+PLAIN = ("bnneck", "vehiclenet")
+"""Heads that fit every backbone."""
+SHARED = ("backbone", "backbone_params", "ibn", "validation")
+"""Entries in which a training and the pre-training that it starts from must agree."""
+WHY = {"validation": ", or what validates would have been trained on"}
 
 
 def check(recipe: Recipe) -> None:
@@ -29,8 +37,63 @@ def check(recipe: Recipe) -> None:
     _check_kept_norms(spec.trainings()[0][1])
     for _, own in spec.trainings():
         named = isinstance(own.pretrained, str) or own.ibn_weights is not None
-        if named or own.finetune.layer_decay < 1 or own.finetune.norms != "train":
+        kept = own.finetune.layer_decay < 1 or own.finetune.norms != "train"
+        if named or kept or own.head not in PLAIN:
             check_network(own)
+    check_start(recipe)
+
+
+def check_pretraining(recipe: Recipe) -> None:
+    """Refuse a pre-training as `check` refuses a training, before any job runs.
+
+    Raises:
+        ValueError: Says that it is of the section `pretrain`.
+    """
+    try:
+        check(beginnings.as_train(recipe))
+    except ValueError as error:
+        raise ValueError(f"pretrain, as a training: {error}") from error
+    if recipe.pretrain is not None and recipe.pretrain.start == PRETRAIN:
+        raise ValueError(
+            f"pretrain.start is {PRETRAIN!r}, which is its own result; name a run or a package, or "
+            "leave it out"
+        )
+
+
+def check_start(recipe: Recipe) -> None:
+    """Refuse weights to start from that are not there or do not fit, before any job runs.
+
+    Raises:
+        ValueError: If the backbone does not fit, or the pre-training is of another.
+    """
+    spec = recipe.train
+    if spec.start is None:
+        return
+    if spec.start != PRETRAIN:
+        start = beginnings.start_of(spec)
+        assert start is not None, "it is named"
+        beginnings.compared(spec.trainings()[0][1], start.identities, start, spec.start)
+        return
+    if recipe.pretrain is None:
+        raise ValueError(
+            f"train.start is {PRETRAIN!r}, but the recipe has no section pretrain; add one, or "
+            "name a run or a package"
+        )
+    for name in SHARED:
+        asked, made = getattr(spec, name), getattr(recipe.pretrain, name)
+        if asked != made:
+            raise ValueError(
+                f"train.start is {PRETRAIN!r}, but train.{name} is {asked!r} and pretrain.{name} "
+                f"is {made!r}; make them equal{WHY.get(name, '')}"
+            )
+    # What is held out is chosen among the identities of the last stage's sources.
+    last, first = (one.trainings()[-1][1].sources for one in (spec, recipe.pretrain))
+    if spec.validation and last != first:
+        raise ValueError(
+            f"train.start is {PRETRAIN!r} with validation {spec.validation:g}, but the training is "
+            f"on the sources {list(last)} and the pre-training on {list(first)}; make them equal"
+            f"{WHY['validation']}"
+        )
 
 
 def check_network(spec: Train) -> None:
@@ -66,11 +129,11 @@ def _check_hub(spec: Train) -> None:
 
 def _check_kept_norms(spec: Train) -> None:
     """Refuse to keep statistics that no weights have brought: means of 0 and variances of 1."""
-    begun = spec.pretrained or spec.ibn_weights or spec.semantic.encoder
+    begun = spec.pretrained or spec.ibn_weights or spec.semantic.encoder or spec.start
     if spec.finetune.norms != "train" and not begun:
         raise ValueError(
             f"train.finetune.norms is {spec.finetune.norms!r}, but the network begins with nothing "
-            "that is worth keeping; set train.pretrained, or norms to 'train'"
+            "that is worth keeping; set train.pretrained or train.start, or norms to 'train'"
         )
 
 
@@ -82,6 +145,11 @@ def check_plan(recipe: Recipe, chosen: "TrainingLabels", world_size: int = 1) ->
     """
     from ray_reid.training import fit
 
+    if recipe.train.batches_per_epoch is not None and recipe.train.labels == "clusters":
+        # What fills a batch is known once the images are clustered.
+        number = int((chosen.labels < 0).sum())
+        rules.check_clustered(number, recipe.train.clusters.min_samples)
+        return recipe.train.batches_per_epoch
     try:
         return len(fit.plan(recipe, chosen, 0, world_size))
     except ValueError as error:

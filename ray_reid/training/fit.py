@@ -7,7 +7,7 @@ the last bit on a CPU, up to the order in which its kernels add on a GPU.
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,16 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ray_reid.models.networks import ReidNetwork, known_sides, side_codes
+from ray_reid.models.networks import ReidNetwork, known_sides, side_codes, starting
 from ray_reid.models.networks.precision import autocast, autocast_dtype
+from ray_reid.models.networks.starting import Start
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.sampler import P_X_K
 from ray_reid.recipe.train import Train
 from ray_reid.training import adversary, optimizers, samplers
 from ray_reid.training.adversary import Adversary
 from ray_reid.training.augment import augment, blend, mix
+from ray_reid.training.clusters import ClusterLabels
 from ray_reid.training.loader import Rows, TrainingLabels
-from ray_reid.training.losses import ReidLoss
+from ray_reid.training.losses import ReidLoss, pairs_of
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ class Fit:
         worker: int = 0,
         world_size: int = 1,
         wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
-        start: Mapping[str, Tensor] | None = None,
+        start: Start | None = None,
     ) -> None:
         """Build everything from the recipe.
 
@@ -67,7 +69,8 @@ class Fit:
             device: Where.
             worker: This worker's number of `world_size`.
             wrap: Makes the network distributed.
-            start: Weights of an earlier stage, all of which are kept but the classifiers'.
+            start: Weights of an earlier stage or of another training, which are kept where they
+                fit.
         """
         self.recipe, self.spec, self.rows = recipe, recipe.train, rows
         self.device, self.worker, self.world_size = device, worker, world_size
@@ -84,13 +87,17 @@ class Fit:
             chosen, known = rows.chosen, self.network.side.sides
             self.codes = side_codes(chosen.cameras, chosen.views, known)
         self.optimizer = optimizers.build(self.spec, self.network)
-        self.loss = ReidLoss(self.spec.loss)
+        self.loss = ReidLoss(self.spec.loss, self.network.cosines)
         # Built last: without it, everything else begins with the same random numbers.
         self.adversary = _adversary(self.spec, rows.chosen, self.network, device)
         self.measured = MEASURED + (adversary.MEASURED if self.adversary is not None else ())
         self._compute_in(autocast_dtype(self.spec.precision, device))
         self.progress = Progress()
-        self.batches_per_epoch = len(self.plan(0))
+        clustered = self.spec.labels == "clusters"
+        self.clusters = ClusterLabels(self.spec.clusters, rows.chosen) if clustered else None
+        self.batches_per_epoch = (self.spec.batches_per_epoch if clustered else None) or len(
+            self.plan(0)
+        )
 
     @property
     def batches_done(self) -> int:
@@ -98,7 +105,9 @@ class Fit:
         return self.progress.epoch * self.batches_per_epoch + self.progress.batch
 
     def plan(self, epoch: int) -> samplers.Plan:
-        """The plan of an epoch, the same on every worker."""
+        """The plan of an epoch, the same on every worker; of clusters, that of this epoch alone."""
+        if self.clusters is not None:
+            return self.clusters.plan(plan, self.recipe, epoch, self.world_size)
         return plan(self.recipe, self.rows.chosen, epoch, self.world_size)
 
     def run(self) -> Iterator[Progress]:
@@ -109,6 +118,8 @@ class Fit:
         self._sums = torch.tensor(progress.sums or [0.0] * len(self.measured), dtype=torch.float64)
         self._sums = self._sums.to(self.device)
         while progress.epoch < self.spec.epochs:
+            if self.clusters is not None and not progress.batch:
+                self.clusters.begin(self)
             optimizers.hold_statistics(self.spec, self.network, progress.epoch)
             plan = self.plan(progress.epoch)
             for images, labels in self.rows.batches(plan, self.worker, progress.batch):
@@ -125,6 +136,8 @@ class Fit:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "adversary": self.adversary.state() if self.adversary is not None else None,
+            # Between epochs they are found anew.
+            "clusters": self.clusters.state() if self.clusters and self.progress.batch else None,
             "progress": vars(self.progress),
             "scaler": self.scaler.state_dict(),
             "precision": PRECISIONS[self.dtype],
@@ -140,6 +153,8 @@ class Fit:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.adversary is not None:
             self.adversary.restore(state["adversary"])
+        if self.clusters is not None and state["clusters"] is not None:
+            self.clusters.restore(state["clusters"], self.device)
         self.progress = Progress(**state["progress"])
         # Another node may have other hardware; the training goes on as it began.
         self._compute_in(autocast_dtype(state["precision"], self.device))
@@ -158,6 +173,8 @@ class Fit:
         self._set_learning_rate()
         images = images.to(self.device, non_blocking=True)
         images = augment(images, self.spec.augment, place)
+        if self.clusters is not None:
+            labels = torch.from_numpy(self.clusters.labels[rows])
         labels = labels.to(self.device, non_blocking=True)
         images, shares = blend(
             images, labels, len(self.rows.chosen.identities), self.spec.augment, place
@@ -199,16 +216,20 @@ class Fit:
         """Losses of some images by name, and their logits."""
         against, epoch = self.adversary, self.progress.epoch
         with autocast(self.dtype, self.device):
-            features, logits, *others = self.wrapped(*seen, embeddings=against is not None)
+            wanted = against is not None or self.clusters is not None
+            made = self.wrapped(*seen, embeddings=wanted)
+        if self.clusters is not None:
+            return self.clusters.losses(made[-1], shares)
         if against is None:
-            return self.loss(features, logits, shares, others), logits
+            pairs = pairs_of(made)
+            return self.loss(pairs, shares), self.loss.logits(pairs)
         assert rows is not None, "clothes are known by row"
-        *auxiliary, embeddings = others
-        found = self.loss(features, logits, shares, auxiliary, against.compared(rows))
+        pairs, embeddings = pairs_of(made[:-1]), made[-1]
+        found = self.loss(pairs, shares, against.compared(rows))
         found |= against.oppose(embeddings, rows, epoch)
         if against.begun(epoch):
             found["loss"] = found["loss"] + self.spec.clothes.weight * found["adversarial"]
-        return found, logits
+        return found, self.loss.logits(pairs)
 
     def _parts(self, size: int) -> list[Tensor]:
         """Rows of a worker's batch that are computed together; identities go round the parts."""
@@ -244,21 +265,18 @@ class Fit:
                 f"the training diverged in epoch {progress.epoch}: its mean loss is "
                 f"{means['loss']} at learning rate {rate:.3g}; lower train.learning_rate"
             )
-        progress.history.append({"epoch": progress.epoch, **means, "learning_rate": rate})
+        counts = self.clusters.counts() if self.clusters is not None else {}
+        progress.history.append({"epoch": progress.epoch, **means, "learning_rate": rate, **counts})
         progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, []
         self._sums.zero_()
 
 
-def _network(
-    spec: Train, chosen: TrainingLabels, start: Mapping[str, Tensor] | None
-) -> ReidNetwork:
-    """A new network, or an earlier stage's with classifiers for these identities."""
-    num_classes = len(chosen.identities)
+def _network(spec: Train, chosen: TrainingLabels, start: Start | None) -> ReidNetwork:
+    """A new network, or one that begins with the weights of another where they fit."""
+    known = known_sides(chosen.cameras, chosen.views)
     if start is None:
-        return ReidNetwork(spec, num_classes, known_sides(chosen.cameras, chosen.views))
-    network = ReidNetwork.restored(spec, len(start["head.weight"]), start)
-    network.replace_classifier(num_classes)
-    return network
+        return ReidNetwork(spec, len(chosen.identities), known)
+    return starting.begin(spec, chosen.identities, start, known)[0]
 
 
 def _adversary(
@@ -272,7 +290,7 @@ def _adversary(
         group = {"params": parameters, "weight_decay": spec.weight_decay, "lr": rate}
         return optimizers.of_groups(spec, [group])
 
-    return Adversary(spec.clothes, chosen, network.neck.num_features, device, optimize)
+    return Adversary(spec.clothes, chosen, network.width, device, optimize)
 
 
 def plan(recipe: Recipe, rows: TrainingLabels, epoch: int, world_size: int = 1) -> samplers.Plan:

@@ -17,9 +17,12 @@ from ray_reid.datasets import rules
 from ray_reid.places import Place
 from ray_reid.ranking.labels import number_sorted
 from ray_reid.recipe.train import Clothes, Train
+from ray_reid.training import generated, shares
 from ray_reid.training.samplers import Plan
 
 TRAINABLE = storage.TRAINABLE
+UNKNOWN = "unlabelled"
+"""The one name of a training that knows no identity."""
 # Where a row comes from: the number of its table, and its number among the trainable rows there.
 TABLE, ROW = "table", "row"
 CAMERA_OF = (schema.SOURCE, schema.CAMERA)
@@ -42,7 +45,7 @@ class TrainingLabels:
     identities: list[str]
     """Names in the order of their labels; of cameras where these are the target."""
     labels: NDArray[np.int64]
-    """(N,) label of each row."""
+    """(N,) label of each row; -1 where a row is clustered before every epoch."""
     synthetic: NDArray[np.bool_]
     """(N,) True where the row's `origin` is synthetic, whatever table it is in."""
     places: NDArray[np.int64]
@@ -64,7 +67,10 @@ class TrainingLabels:
         """Images and identities by origin."""
         sides = {"real": ~self.synthetic, "synthetic": self.synthetic}
         return {
-            name: {"images": int(side.sum()), "identities": len(np.unique(self.labels[side]))}
+            name: {
+                "images": int(side.sum()),
+                "identities": len(np.unique(self.labels[side & (self.labels >= 0)])),
+            }
             for name, side in sides.items()
         }
 
@@ -72,37 +78,37 @@ class TrainingLabels:
 def labels(
     tables: Sequence[str | Place], spec: Train, held_out: Collection[str] = ()
 ) -> TrainingLabels:
-    """Choose the rows that `spec` trains on (`mixing` and the two fractions), and label them.
+    """Choose the rows that `spec` trains on (`mixing`, shares and draws), and label them.
 
     Args:
         held_out: Identities to do without, real and generated images alike.
 
     Raises:
-        ValueError: If an origin that `spec.mixing` needs is missing, fewer than two identities
-            are left, or `spec.clothes` has none to learn.
+        ValueError: If an origin that `spec.mixing` needs is missing, fewer images are there than
+            `spec.synthetic_images`, fewer than two identities are left, or `spec.clothes` has none
+            to learn.
     """
-    found = _of_sources(_trainable(tables), spec.sources)
+    dropped = generated.looks_at_dropped(spec)
+    found = _of_sources(_trainable(tables, trainable(spec), dropped), spec.sources, tables)
     if held_out:
         unwanted = pc.is_in(found[schema.IDENTITY], value_set=pa.array(sorted(held_out)))
         found = found.filter(pc.invert(unwanted))
     if spec.target == "camera":
         found = _with_camera(found)
+    found = generated.drawn(found, spec)
     synthetic = pc.equal(found[schema.ORIGIN], "synthetic")
     sides = {"real": found.filter(pc.invert(synthetic)), "synthetic": found.filter(synthetic)}
     _check_origins(spec.mixing, {name: side.num_rows for name, side in sides.items()})
     chosen = []
     if spec.mixing != "synthetic":
-        chosen.append(_share_of_real(sides["real"], spec))
+        chosen.append(shares.of_real(sides["real"], spec))
     if spec.mixing != "real":
-        chosen.append(_share_of_each(sides["synthetic"], spec.synthetic_fraction))
+        chosen.append(shares.of_synthetic(sides["synthetic"], spec))
     rows = pa.concat_tables(chosen)
+    if spec.labels == "clusters":
+        rows = _with_labels_or_clustered(rows, spec)
     cameras = schema.qualified_cameras(*(rows[c].to_pylist() for c in CAMERA_OF))
-    names, (numbers,) = number_sorted(
-        cameras if spec.target == "camera" else rows[schema.IDENTITY].to_pylist()
-    )
-    if len(names) < 2:
-        kind = {"identity": "identities", "camera": "cameras"}[spec.target]
-        raise ValueError(f"training needs at least 2 {kind}; the table has {len(names)}")
+    names, numbers = _numbered(rows, cameras, spec)
     synthetic = pc.equal(rows[schema.ORIGIN], "synthetic").to_numpy()
     # Real rows come first, so a place among them is a row number.
     real = rows[schema.OBSERVATION_ID].slice(0, int(np.count_nonzero(~synthetic)))
@@ -121,6 +127,11 @@ def labels(
         clothes=clothes,
         wearers=wearers,
     )
+
+
+def trainable(spec: Train) -> pc.Expression:
+    """Return which rows of a table could be trained on, and are in its cache."""
+    return storage.CLUSTERABLE if spec.labels == "clusters" else TRAINABLE
 
 
 class Rows(Protocol):
@@ -144,9 +155,12 @@ class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
         Trainings on different shares of the same tables have their caches in common.
         """
         self.chosen = labels(tables, spec, held_out)
+        kept_only = not generated.looks_at_dropped(spec)
         # A table of which no row is chosen is not copied.
         self._caches = {
-            int(number): storage.RowCache(tables[number], places.node_cache(), TRAINABLE)
+            int(number): storage.RowCache(
+                tables[number], places.node_cache(), trainable(spec), kept_only
+            )
             for number in np.unique(self.chosen.places[:, 0])
         }
         self._size, self._processes = spec.image_size, spec.loader_processes
@@ -194,11 +208,12 @@ def execute(
     )
 
 
-def _trainable(tables: Sequence[str | Place]) -> pa.Table:
+def _trainable(tables: Sequence[str | Place], where: pc.Expression, dropped: bool) -> pa.Table:
     """What decides about each row that could be trained on, and its place; rows by id."""
+    columns = (*DECIDING, schema.DROP_REASON) if dropped else DECIDING
     parts = []
     for number, path in enumerate(tables):
-        part = storage.read(path, DECIDING, TRAINABLE)
+        part = storage.read(path, columns, where, kept_only=not dropped)
         place = {TABLE: np.full(len(part), number), ROW: np.arange(len(part))}
         for name, values in place.items():
             part = part.append_column(name, pa.array(values, pa.int64()))
@@ -209,11 +224,55 @@ def _trainable(tables: Sequence[str | Place]) -> pa.Table:
     return pa.concat_tables(parts, promote_options="permissive").sort_by(order)
 
 
-def _of_sources(rows: pa.Table, wanted: Sequence[str]) -> pa.Table:
+def _of_sources(rows: pa.Table, wanted: Sequence[str], tables: Sequence[str | Place]) -> pa.Table:
     if not wanted:
         return rows
-    rules.check_sources(wanted, set(rows[schema.SOURCE].to_pylist()))
+    there = set(rows[schema.SOURCE].to_pylist())
+    if not set(wanted) <= there:
+        found = [storage.read(path, [schema.SOURCE], storage.CLUSTERABLE) for path in tables]
+        unlabelled = {name for part in found for name in part[schema.SOURCE].to_pylist()}
+        rules.check_sources(wanted, there, unlabelled=unlabelled)
     return rows.filter(pc.is_in(rows[schema.SOURCE], value_set=pa.array(wanted)))
+
+
+def _clustered(rows: pa.Table, spec: Train) -> pa.BooleanArray:
+    """Which rows have no label of their own."""
+    wanted = spec.clusters.sources
+    if not wanted:
+        return pa.array(np.ones(len(rows), dtype=bool))
+    rules.check_sources(wanted, set(rows[schema.SOURCE].to_pylist()), "train.clusters.sources")
+    return pc.is_in(rows[schema.SOURCE], value_set=pa.array(wanted)).combine_chunks()
+
+
+def _with_labels_or_clustered(rows: pa.Table, spec: Train) -> pa.Table:
+    """Leave out rows without an identity where these are what is learned."""
+    return rows.filter(pc.or_(_clustered(rows, spec), pc.is_valid(rows[schema.IDENTITY])))
+
+
+def _numbered(
+    rows: pa.Table, cameras: list[str | None], spec: Train
+) -> tuple[list[str], NDArray[np.int64]]:
+    """Names of the classes, and the label of each row, -1 where it is clustered.
+
+    Raises:
+        ValueError: If there are fewer than two and no row is clustered.
+    """
+    if spec.labels == "clusters":
+        own = ~_clustered(rows, spec).to_numpy(zero_copy_only=False)
+        numbers = np.full(len(rows), -1, dtype=np.int64)
+        if not own.any():
+            # A package has a classifier, of which nothing is learned here.
+            return [UNKNOWN], numbers
+        names, (given,) = number_sorted(rows[schema.IDENTITY].filter(pa.array(own)).to_pylist())
+        numbers[own] = given
+        return names, numbers
+    names, (numbers,) = number_sorted(
+        cameras if spec.target == "camera" else rows[schema.IDENTITY].to_pylist()
+    )
+    if len(names) < 2:
+        kind = {"identity": "identities", "camera": "cameras"}[spec.target]
+        raise ValueError(f"training needs at least 2 {kind}; the table has {len(names)}")
+    return names, numbers
 
 
 def _with_camera(rows: pa.Table) -> pa.Table:
@@ -252,36 +311,3 @@ def _check_origins(mixing: str, there: dict[str, int]) -> None:
             f"labelled training images are {there['real']} real and {there['synthetic']} "
             f"synthetic ones"
         )
-
-
-def _share_of_real(rows: pa.Table, spec: Train) -> pa.Table:
-    """Identities or images, those with the smallest hashes: a share is part of any larger one.
-
-    At least two identities are kept, because fewer cannot be trained on.
-    """
-    identity = rows[schema.IDENTITY].to_pylist()
-    if spec.real_fraction_of == "identities":
-        names = sorted(set(identity), key=_hash)
-        kept = set(names[: max(2, round(spec.real_fraction * len(names)))])
-        return rows.filter(pa.array([name in kept for name in identity]))
-    ids = rows[schema.OBSERVATION_ID].to_pylist()
-    order = sorted(range(len(rows)), key=lambda row: _hash(ids[row]))
-    # Where the second identity comes first.
-    second = next((n for n, row in enumerate(order) if identity[row] != identity[order[0]]), 0)
-    number = max(second + 1, round(spec.real_fraction * len(rows)))
-    return rows.take(sorted(order[:number]))
-
-
-def _share_of_each(rows: pa.Table, fraction: float) -> pa.Table:
-    """A share of every identity's images, at least one: those with the smallest hashes."""
-    ids, identity = (rows[name].to_pylist() for name in (schema.OBSERVATION_ID, schema.IDENTITY))
-    of: dict[str, list[int]] = {}
-    for row in sorted(range(len(rows)), key=lambda row: _hash(ids[row])):
-        of.setdefault(identity[row], []).append(row)
-    kept = [row for group in of.values() for row in group[: max(1, round(fraction * len(group)))]]
-    return rows.take(sorted(kept))
-
-
-def _hash(name: str) -> str:
-    """Puts names in an order that has nothing to do with what they are."""
-    return schema.observation_id("share", name)

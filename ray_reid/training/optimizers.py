@@ -65,8 +65,11 @@ def freeze(spec: Train, network: ReidNetwork) -> None:
     if spec.finetune.norms == "fixed":
         for norm in _norms(network):
             norm.requires_grad_(False)
+    if spec.labels == "clusters":
+        network.head.requires_grad_(False)
     if spec.backbone_rate == 0:
-        network.backbone.requires_grad_(False)
+        for part in (network.backbone, *network.tails):
+            part.requires_grad_(False)
     if network.semantic is not None and spec.semantic_rate == 0:
         network.semantic.encoder.requires_grad_(False)
 
@@ -131,6 +134,9 @@ def _shares(spec: Train, network: ReidNetwork) -> dict[int, float]:
         layers = _layers(network.backbone, spec)
         for name, parameter in network.backbone.named_parameters():
             shares[id(parameter)] *= decay ** (max(layers.values()) - layers[name])
+    # Copies of the last layers, which are not decayed.
+    for tail in network.tails:
+        shares |= {id(parameter): spec.backbone_rate for parameter in tail.parameters()}
     if network.semantic is not None:
         encoder = network.semantic.encoder.parameters()
         shares |= {id(parameter): spec.semantic_rate for parameter in encoder}
@@ -152,7 +158,7 @@ def _layers(backbone: Any, spec: Train) -> dict[str, int]:
 
 def _norms(network: ReidNetwork) -> Iterator[nn.Module]:
     """Batch norms of backbone and semantic encoder; those of the neck are always new."""
-    encoders: list[nn.Module] = [network.backbone]
+    encoders: list[nn.Module] = [network.backbone, *network.tails]
     if network.semantic is not None:
         encoders.append(network.semantic.encoder)
     for encoder in encoders:

@@ -18,17 +18,30 @@ from ray.train import (
 
 from ray_reid import places
 from ray_reid.places import Place
-from ray_reid.recipe.base import Frozen
-from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.recipe import PRETRAIN, Recipe
 from ray_reid.recipe.train import Train
-from ray_reid.runtime import figures, stage
+from ray_reid.runtime import stage
 from ray_reid.runtime.cluster import check_capacity
-from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.progress import metered
-from ray_reid.runtime.sections import ReportPicture, Section
 from ray_reid.training import worker
-from ray_reid.training.checks import check, check_network, check_plan
+from ray_reid.training.beginnings import (
+    announce,
+    as_train,
+    changes_head,
+    compared,
+    outside,
+    start_of,
+)
+from ray_reid.training.checks import check, check_network, check_plan, check_pretraining
+from ray_reid.training.outcome import (
+    KeptEpoch,
+    RowCounts,
+    StartedFrom,
+    TrainedStage,
+    TrainFacts,
+    section,
+)
 
 # Ray Train's controller imports this module too; it has no use for torch and waits for it.
 if TYPE_CHECKING:
@@ -39,45 +52,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RAY_RUN, START = "ray", "weights.pt"
-
-
-class RowCounts(Frozen):
-    """What is trained on."""
-
-    images: int
-    identities: int
-    by_origin: dict[str, dict[str, int]]
-    """Images and identities, real and synthetic."""
-
-
-class TrainedStage(RowCounts):
-    """One of several trainings in a row."""
-
-    name: str
-    epochs: int
-
-
-class KeptEpoch(Frozen):
-    """The epoch whose weights the package has, and the search that chose it."""
-
-    identities: int
-    """Held out and searched."""
-    images: int
-    epoch: int
-    """From 0."""
-    figures: dict[str, float]
-    """What it found, by name."""
-
-
-class TrainFacts(Facts):
-    """What the train job says."""
-
-    validation: KeptEpoch | None = None
-    stages: tuple[TrainedStage, ...] = ()
-    counts: RowCounts | None = None
-    """Of the last stage."""
-    precision: str = ""
+RAY_RUN, START, GIVEN = "ray", "weights.pt", "start.pt"
+"""Folder of the checkpoints; in it what a stage leaves to the next, and what the first is given."""
+GENERATING = ("generate", "inpaint", "personalise")
+"""Jobs whose images may be trained on beside the ingested ones."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +72,7 @@ class Trained:
     kept: int
     """Position in the history of the epoch whose weights these are."""
     stages: tuple[TrainedStage, ...]
+    started: tuple[StartedFrom, ...]
     counts: RowCounts
     """Of the last stage."""
     precision: str
@@ -105,20 +84,35 @@ def train_job(work: Work) -> TrainFacts:
     Raises:
         ValueError: If a stage cannot be trained.
     """
+    return _train_job(work, work.recipe)
+
+
+def pretrain_job(work: Work) -> TrainFacts:
+    """Do the same by the section `pretrain`: what `train.start: pretrain` begins with.
+
+    Raises:
+        ValueError: If a stage cannot be trained.
+    """
+    return _train_job(work, as_train(work.recipe))
+
+
+def _train_job(work: Work, recipe: Recipe) -> TrainFacts:
     from ray_reid.models import package
     from ray_reid.training import validation
 
     tables = training_tables(work)
-    search = validation.of_recipe(work.recipe, tables)
+    search = validation.of_recipe(recipe, tables)
     held_out = search.held_out if search else frozenset()
-    done = trained(work.recipe, tables, held_out, work.out.resolve() / RAY_RUN)
+    folder = work.out.resolve() / RAY_RUN
+    done = trained(recipe, tables, held_out, folder, pretrained_package(work.inputs))
     package.save(work.out / "model", done.recipe, done.identities, done.weights)
     return TrainFacts(
         history=done.history,
         validation=_validated(search, done.history[done.kept], len(done.history))
         if search
         else None,
-        stages=done.stages if work.recipe.train.stages else (),
+        stages=done.stages if recipe.train.stages else (),
+        started=done.started,
         counts=done.counts,
         metrics={f"final_{name}": done.history[-1][name] for name in ("loss", "accuracy")},
         precision=done.precision,
@@ -126,52 +120,83 @@ def train_job(work: Work) -> TrainFacts:
 
 
 def trained(
-    recipe: Recipe, tables: Sequence[Place], held_out: Collection[str], folder: Place
+    recipe: Recipe,
+    tables: Sequence[Place],
+    held_out: Collection[str],
+    folder: Place,
+    pretrained: Place | None = None,
 ) -> Trained:
     """Train all stages on Ray Train; a killed training goes on from its last checkpoint.
 
     Args:
+        recipe: What is trained, and how.
+        tables: Of images.
         held_out: Identities that are not trained on.
         folder: Of this training alone, which every node sees; holds its checkpoints.
+        pretrained: Package that `train.start: pretrain` begins with.
 
     Raises:
         ValueError: If a stage cannot be trained, or Ray lacks the resources.
     """
-    from ray_reid.training import loader, remote_loader, validation
+    from ray_reid.models.networks import starting
+    from ray_reid.models.networks.starting import Start
+    from ray_reid.training import validation
 
-    spec = recipe.train
-    check_network(spec)
-    stages = [
-        (name, own, loader.labels(tables, own.train, held_out)) for name, own in stages_of(recipe)
-    ]
-    for _, own, chosen in stages:
-        check_plan(own, chosen, own.train.num_workers)
-    check_capacity("train.num_workers", spec.num_workers, spec.cpus_per_worker, spec.use_gpu)
-    if spec.loader == "ray_data":
-        remote_loader.check_free(spec)
+    stages = _planned(recipe, tables, held_out)
     history: list[dict[str, float]] = []
     ended: list[TrainedStage] = []
-    state: dict[str, Any] = {}
+    started: list[StartedFrom] = []
+    begins = start_of(recipe.train, pretrained)
+    source = recipe.train.start or ""
     before: Place | None = None
     for number, (name, own, chosen) in enumerate(stages):
         place = folder / str(number)
+        if begins is not None and (not number or changes_head(own.train, begins.spec)):
+            started.append(compared(own.train, chosen.identities, begins, source, name))
+            announce(started[-1])
+        if begins is not None and not number:
+            before = folder / GIVEN
+            folder.mkdir(parents=True, exist_ok=True)
+            starting.save(begins, before)
         state = _train(own, tables, held_out, place, name, before)
-        before = place / START
+        before, source = place / START, f"stage {name!r}"
+        begins = starting.parse(worker.load(before))
         epochs = state["progress"]["history"]
         # Epochs count on, so that one curve shows all stages.
         history += [entry | {"epoch": len(history) + entry["epoch"]} for entry in epochs]
         ended.append(TrainedStage(name=name, epochs=len(epochs), **_count(chosen)))
-    assert before is not None, "every training has a stage"
+    assert isinstance(begins, Start), "every training has a stage"
     return Trained(
         own,
         chosen.identities,
-        worker.load(before),
+        begins.weights,
         tuple(history),
         len(history) - len(epochs) + validation.kept(epochs, own.train.keep),
         tuple(ended),
+        tuple(started),
         RowCounts(**_count(chosen)),
         state["precision"],
     )
+
+
+def _planned(
+    recipe: Recipe, tables: Sequence[Place], held_out: Collection[str]
+) -> "list[tuple[str, Recipe, TrainingLabels]]":
+    """Every stage by name, with its rows, once nothing speaks against training it."""
+    from ray_reid.training import loader, remote_loader
+
+    spec = recipe.train
+    stages = [
+        (name, own, loader.labels(tables, own.train, held_out)) for name, own in stages_of(recipe)
+    ]
+    for number, (_, own, chosen) in enumerate(stages):
+        if not number or changes_head(own.train, spec):
+            check_network(own.train)
+        check_plan(own, chosen, own.train.num_workers)
+    check_capacity("train.num_workers", spec.num_workers, spec.cpus_per_worker, spec.use_gpu)
+    if spec.loader == "ray_data":
+        remote_loader.check_free(spec)
+    return stages
 
 
 def _validated(search: "Validation", taken: Mapping[str, float], epochs: int) -> KeptEpoch:
@@ -219,8 +244,13 @@ def num_batches(recipe: Recipe, tables: Sequence[Place], held_out: Collection[st
 
 def training_tables(work: Work) -> list[Place]:
     """The tables that may be trained on: what was ingested and, if it was, what was generated."""
-    jobs = [name for name in ("ingest", "generate", "inpaint") if name in work.inputs]
+    jobs = [name for name in ("ingest", *GENERATING) if name in work.inputs]
     return [(work.inputs[name] / "observations").resolve() for name in jobs]
+
+
+def pretrained_package(inputs: Mapping[str, Place]) -> Place | None:
+    """The package of the run's own pre-training, if a job has made it."""
+    return (inputs[PRETRAIN] / "model").resolve() if PRETRAIN in inputs else None
 
 
 def _train(
@@ -235,12 +265,15 @@ def _train(
 
     What comes after starts from the weights that it leaves there, those of `train.keep`.
     """
+    from ray_reid.models.networks import starting
+    from ray_reid.models.networks.starting import Start
+
     done = place / worker.STATE
     if done.is_file():
         return worker.load_state(place)
     state, weights = _run(recipe, tables, held_out, place, stage_name, before)
     place.mkdir(parents=True, exist_ok=True)
-    worker.save(weights, place / START)
+    starting.save(Start(recipe.train, weights), place / START)
     # Last: it says that the run is over.
     worker.save(state, done)
     return state
@@ -319,45 +352,11 @@ def _reason(error: TrainingFailedError) -> str:
     return stage.reason(next(iter(failures.values()), error))
 
 
-def outside(recipe: Recipe) -> str:
-    """Fingerprint of the weights that the network begins with and that no job made."""
-    from ray_reid.models.pretrained import references
-
-    spec = recipe.train
-    backbone: bool | str | None = spec.pretrained
-    if backbone is True:
-        from ray_reid.models.networks import initial_weights
-
-        backbone = initial_weights.hub_id(spec.backbone)
-    begins_with = [
-        name
-        for name in (backbone, spec.ibn_weights, spec.semantic.encoder)
-        if isinstance(name, str)
-    ]
-    return ",".join(map(references.fingerprint, begins_with)) or "none"
-
-
 def validates_with(recipe: Recipe) -> tuple[str, ...]:
     """Return what decides, besides `train`, which epoch a validation keeps."""
     if not recipe.train.validation:
         return ()
     return ("embed.flip", "embed.scales", "evaluate.average_precision")
-
-
-def section(facts: TrainFacts) -> Section:
-    """Show the curves of the training, and which epoch was taken."""
-    if not facts.history:
-        return Section()
-    caption = "Means over the batches of each epoch."
-    if facts.validation is not None:
-        taken = facts.validation
-        caption += (
-            f" The weights are those of epoch {taken.epoch + 1}: validation mAP "
-            f"{100 * taken.figures['mAP']:.1f} % among {taken.identities} training identities "
-            "held out."
-        )
-    drawing = figures.png(figures.training_curve(facts.history))
-    return Section(drawings=(ReportPicture("Training", caption, drawing),))
 
 
 JOB = Job(
@@ -373,4 +372,17 @@ JOB = Job(
     scratch=("ray",),
     facts=TrainFacts,
     report=section,
+)
+# A pipeline has it before `train` where the recipe has its section.
+PRETRAIN_JOB = Job(
+    PRETRAIN,
+    pretrain_job,
+    needs=("ingest",),
+    sections=("name", "seed", PRETRAIN),
+    also=lambda recipe: validates_with(as_train(recipe)),
+    check=check_pretraining,
+    outside=lambda recipe: outside(as_train(recipe)),
+    scratch=("ray",),
+    facts=TrainFacts,
+    report=lambda facts: section(facts, "Pre-training"),
 )

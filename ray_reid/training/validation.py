@@ -53,7 +53,12 @@ class Validation:
         self._numbers = np.flatnonzero(wanted.to_numpy()).tolist()
         self._rows = _split(found.filter(wanted))
         # The rule that any set of identities can answer, and the embeddings as they are.
-        plain = {"protocol": "market", "both_directions": False, "postprocess": ()}
+        plain = {
+            "protocol": "market",
+            "both_directions": False,
+            "by_source": False,
+            "postprocess": (),
+        }
         self._spec = spec.model_copy(update=plain)
         self._table = table
         self._score(np.zeros((len(self._numbers), 1), np.float32))

@@ -31,6 +31,7 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
     """One worker of Ray Train: restore the last checkpoint, then train and report."""
     from ray.train.torch import get_device, prepare_model
 
+    from ray_reid.models.networks import starting
     from ray_reid.training import validation
     from ray_reid.training.fit import Fit
 
@@ -44,7 +45,7 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
         worker=context.get_world_rank(),
         world_size=context.get_world_size(),
         wrap=prepare_model,
-        start=None if arguments["start"] is None else load(arguments["start"]),
+        start=None if arguments["start"] is None else starting.parse(load(arguments["start"])),
     )
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:

@@ -109,6 +109,40 @@ def test_a_generated_image_is_told_with_its_prompt_scores_verdict_and_parent(run
     assert above["camera"] == ["c3"]
 
 
+def test_a_personalised_image_is_told_with_its_token_its_sources_and_the_references(
+    run, publish_job
+):
+    prompts = pa.table({
+        schema.IDENTITY: ["street:7"],
+        schema.TOKEN: ["zwx"],
+        "class_prompt": ["a person"],
+        schema.IMAGES: [[REAL, KIN]],
+    })  # fmt: skip
+    storage.write(publish_job(run, "enhance") / "prompts", prompts)
+    made = {
+        schema.OBSERVATION_ID: "eeeeee" + 26 * "6",
+        schema.IMAGE: picture("green"),
+        schema.SOURCE: "street",
+        schema.SPLIT: "train",
+        schema.IDENTITY: "street:7",
+        schema.ORIGIN: "synthetic",
+        schema.PARENT: REAL,
+        schema.PROMPT: "a zwx person",
+        schema.SCORES: {"reid": 0.5},
+    }
+    facts = {"references": 16, "reference_prompts": 2}
+    folder = publish_job(run, "personalise", facts=facts)
+    storage.write(folder / "observations", schema.observations([made]))
+    lines = told(show.show(run, "eeeeee").story.split("\n\n")[0])
+    assert lines["prompt"] == ["a zwx person"]
+    assert (lines["token"], lines["without it"]) == (["zwx"], ["a person"])
+    assert lines["sources"] == [REAL, KIN]
+    assert lines["references"] == ["16 images of 2 prompts, made without the token"]
+    assert lines["scores"] == ["reid  0.5"]
+    # Of a real image of the same identity, none of it is told.
+    assert "token" not in told(show.show(run, REAL).story)
+
+
 def test_a_dropped_image_says_why_and_a_parent_elsewhere_is_named(run):
     lines = told(show.show(run, LOST).story)
     assert lines["verdict"] == ["dropped: colour: seen blue"]

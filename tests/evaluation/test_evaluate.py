@@ -15,6 +15,7 @@ from ray_reid.evaluation.headline import HEADLINE
 from ray_reid.ranking import doubt, open_set, scoring
 from ray_reid.ranking.scoring import Side
 from ray_reid.recipe import recipes
+from ray_reid.recipe.evaluate import Evaluate
 from ray_reid.runtime import figures
 
 pytestmark = pytest.mark.usefixtures("fake_model")
@@ -206,6 +207,64 @@ def test_average_precision_is_a_choice_and_part_of_the_stamp(tmp_path, make_run)
         found[kind] = facts.metrics
     assert found["trapezoid"]["mAP"] < found["rectangle"]["mAP"]
     assert found["trapezoid"]["rank-1"] == found["rectangle"]["rank-1"]
+
+
+def test_targets_are_scored_apart_and_their_mean_is_the_headline():
+    chance = np.random.default_rng(3)
+    found = {}
+    rows = {"query": [], "gallery": []}
+    for source, people, noise in (("a", 9, 0.4), ("b", 6, 1.2)):
+        # Both sources lie at the same place: searched together, they would be mixed up.
+        centres = np.random.default_rng(7).standard_normal((people, 6))
+        for split, camera in (("query", "1"), ("gallery", "2")):
+            for person in range(people):
+                vector = centres[person] + noise * chance.standard_normal(6)
+                rows[split].append((source, f"{source}:{person}", camera, vector))
+        both = [
+            side(*zip(*[row[1:] for row in rows[split] if row[0] == source], strict=True))
+            for split in ("query", "gallery")
+        ]
+        spec = Evaluate(protocol="drawn_halves")
+        found[source] = scoring.flatten(scoring.score(*both, schema.EMBEDDING, spec))
+    whole = [
+        replace(
+            side(*zip(*[row[1:] for row in rows[split]], strict=True)),
+            source=[row[0] for row in rows[split]],
+        )
+        for split in ("query", "gallery")
+    ]
+    spec = Evaluate(protocol="drawn_halves", by_source=True)
+    scored = scoring.score(*whole, schema.EMBEDDING, spec)
+    assert list(scored) == ["a", "b"]
+    figures = scoring.flatten(scored)
+    for name in ("mAP", "rank-1", "mINP"):
+        assert figures[f"a_{name}"] == pytest.approx(found["a"][name])
+        assert figures[f"b_{name}"] == pytest.approx(found["b"][name])
+        assert figures[name] == pytest.approx((found["a"][name] + found["b"][name]) / 2)
+    # Draw by draw, so the spread is that of the mean over the targets.
+    means = [np.mean([draws[number].mAP for draws in scored.values()]) for number in range(10)]
+    assert figures["mAP_std"] == pytest.approx(np.std(means))
+    together = scoring.flatten(
+        scoring.score(*whole, schema.EMBEDDING, Evaluate(protocol="drawn_halves"))
+    )
+    assert together["mAP"] < figures["mAP"]
+
+
+def test_a_target_without_a_gallery_is_one_sentence():
+    query = replace(side(["a:1", "b:1"], ["1", "1"], [[1, 0], [0, 1]]), source=["a", "b"])
+    gallery = replace(side(["a:1", "a:2"], ["2", "2"], [[1, 0], [0, 1]]), source=["a", "a"])
+    with pytest.raises(ValueError, match="source 'b' has 1 queries and no gallery"):
+        scoring.score(query, gallery, schema.EMBEDDING, Evaluate(by_source=True))
+    with pytest.raises(ValueError, match="both_directions and by_source are two means"):
+        Evaluate(both_directions=True, by_source=True)
+
+
+def test_the_report_has_a_line_for_every_target(tmp_path, make_run):
+    work = make_run(tmp_path, by_source=True, num_maps=0, max_tsne=0)
+    facts = evaluate.evaluate_job(work)
+    assert facts.stamp["by_source"] is True
+    assert facts.stamp["cases"] == ["world"]
+    assert facts.metrics["mAP"] == facts.metrics["world_mAP"]
 
 
 def test_both_directions_go_with_the_market_rule_alone(evaluate_recipe):

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ray_reid import schema, storage
-from ray_reid.experiments import compare, figures_compare, in_process, trials
+from ray_reid.experiments import compare, figures_compare, in_process, query_ap, trials
 from ray_reid.miniature import street_observations
 from ray_reid.recipe import recipes, sweeps
 from ray_reid.recipe.recipe import Recipe
@@ -155,7 +155,7 @@ def test_a_trial_is_post_processed_as_its_recipe_says(inputs: dict[str, Path]) -
     ]
     assert found[1] != found[0]
     # Wrong images of the query's camera are gone; its true ones were junk.
-    assert found[2]["mAP"] > found[0]["mAP"]
+    assert found[2].metrics["mAP"] > found[0].metrics["mAP"]
 
 
 def test_a_trial_that_fails_is_named_and_the_finished_ones_are_kept(
@@ -220,7 +220,10 @@ def test_the_same_trial_gives_the_same_figures_and_counts_its_batches(
     device = torch.device("cpu")
     first = in_process.run_trial(recipe, tables, device, done.append)
     assert done == [1, 2]
-    assert set(first) == set(in_process.METRICS)
+    assert set(first.metrics) == set(in_process.METRICS)
+    # Both directions have queries; the mean is that of the directions, however many each has.
+    ap = query_ap.unpack(first.ap)
+    assert float(np.nanmean(ap)) == pytest.approx(first.metrics["mAP"], abs=1e-6)
     assert in_process.run_trial(recipe, tables, device) == first
     # An equal training leaves its model, and takes it.
     shared = tmp_path / "shared"

@@ -96,7 +96,8 @@ def test_the_largest_confident_box_of_a_wanted_class_is_cropped(home: Path) -> N
     )
     found = stage(batch([image]))
     np.testing.assert_array_equal(images.unpack(found["pixels"][0]), image[200:900, 100:600])
-    assert found["scores"][0] == {"detection": 0.70, "box_width": 500, "box_height": 700}
+    boxed = {"detection": 0.70, "box_width": 500, "box_height": 700}
+    assert found["scores"][0] == boxed | {"passed_detection": 1}
     assert found["drop_reason"][0] is None
 
 
@@ -132,7 +133,8 @@ def test_boxes_of_250_pixels_in_1024_are_dropped_as_in_the_paper(
     else:
         assert found["drop_reason"][0] == f"size: box of {bottom} x {right} pixels in 1024 x 1024"
         np.testing.assert_array_equal(images.unpack(found["pixels"][0]), image)
-    assert found["scores"][0] == {"detection": 0.9, "box_width": right, "box_height": bottom}
+    boxed = {"detection": 0.9, "box_width": right, "box_height": bottom}
+    assert found["scores"][0] == boxed | {"passed_detection": float(kept)}
 
 
 def test_each_side_is_measured_against_its_own_side_of_the_image(home: Path) -> None:
@@ -149,7 +151,7 @@ def test_a_box_beyond_the_image_counts_and_is_cropped_within_it(home: Path) -> N
     found = stage(batch([image]))
     np.testing.assert_array_equal(images.unpack(found["pixels"][0]), image[0:100, 0:121])
     assert found["scores"][0] == pytest.approx(
-        {"detection": 0.9, "box_width": 120.6, "box_height": 100}
+        {"detection": 0.9, "box_width": 120.6, "box_height": 100, "passed_detection": 1}
     )
     # 300 pixels wide, but only 20 of them are to be seen.
     outside = detection(home, box("car", 0.9, -280, 0, 20, 100))
@@ -172,32 +174,66 @@ def test_no_box_is_cropped_to_nothing(home: Path) -> None:
         assert stage(batch([noise(16, 16)]))["drop_reason"][0].startswith("size: ")
 
 
-def test_rows_dropped_before_are_not_looked_at_again(home: Path) -> None:
-    first, second = noise(64, 64), noise(80, 80)
+def test_rows_dropped_before_are_measured_and_keep_their_first_reason(home: Path) -> None:
     stage = detection(home, box("car", 0.9, 0, 0, 40, 40))
-    before = {"sharpness": 2.0}
+    dull = {"sharpness": 2.0, "passed_sharpness": 0.0}
+    clear = {"sharpness": 9.0, "passed_sharpness": 1.0}
     rows = batch(
-        [first, second], drop_reason=["sharpness: dull", None], scores=[before, {"sharpness": 9.0}]
+        [noise(64, 64), noise(80, 80)],
+        drop_reason=["sharpness: dull", None],
+        scores=[dull, clear],
     )
     found = stage(rows)
-    assert stage.model.looked_at == 1  # type: ignore[attr-defined]
+    assert stage.model.looked_at == 2  # type: ignore[attr-defined]
     assert found["drop_reason"].tolist() == ["sharpness: dull", None]
-    np.testing.assert_array_equal(images.unpack(found["pixels"][0]), first)
-    assert images.unpack(found["pixels"][1]).shape == (40, 40, 3)
-    assert found["scores"][0] == before
-    assert found["scores"][1] == {
-        "sharpness": 9.0, "detection": 0.9, "box_width": 40, "box_height": 40,
-    }  # fmt: skip
+    boxed = {"detection": 0.9, "box_width": 40, "box_height": 40, "passed_detection": 1}
+    for row, before in enumerate((dull, clear)):
+        assert images.unpack(found["pixels"][row]).shape == (40, 40, 3)
+        assert found["scores"][row] == before | boxed
     # What came in is as it was: Ray hands out arrays that others may read too.
     assert rows["drop_reason"].tolist() == ["sharpness: dull", None]
-    assert rows["scores"][1] == {"sharpness": 9.0}
+    assert rows["scores"][1] == clear
 
 
-def test_a_batch_of_rejects_passes_through_both_filters(home: Path) -> None:
-    rows = batch([noise(16, 16)], drop_reason=["size: small"])
+def test_what_one_filter_drops_the_next_one_sees_whole(home: Path) -> None:
+    image = np.full((60, 60, 3), (200, 10, 10), np.uint8)
+    rows = batch([image], attributes=[{"colour": "blue"}])
+    unseen = detection(home, box("car", 0.9, 0, 0, 5, 5))(rows)
+    found = colour(home, [[1, 0, 0], [0, 0, 1]], ("red", "blue"))(unseen)
+    assert found["drop_reason"].tolist() == ["size: box of 5 x 5 pixels in 60 x 60"]
+    assert (found["scores"][0]["passed_detection"], found["scores"][0]["passed_colour"]) == (0, 0)
+    np.testing.assert_array_equal(images.unpack(found["pixels"][0]), image)
+
+
+def test_verdicts_do_not_depend_on_what_was_dropped_before(home: Path) -> None:
+    chance = np.random.default_rng(3)
+    pictures = [chance.integers(0, 256, (20, 20, 3), dtype=np.uint8) // 2 for _ in range(6)]
+    asked = [{"colour": name} for name in ("red", "blue") * 3]
+    judge = colour(home, [[1, 0, 0], [0, 0, 1]], ("red", "blue"))
+    alone = judge(batch(pictures, attributes=asked))
+    dropped = {"passed_other": 0.0}
+    after = judge(
+        batch(pictures, attributes=asked, drop_reason=["other: x"] * 6, scores=[dropped] * 6)
+    )
+    for row in range(6):
+        assert after["scores"][row] == alone["scores"][row] | dropped
+        assert after["drop_reason"][row] == "other: x"
+
+
+def test_a_filter_that_stands_twice_passes_what_both_keep(home: Path) -> None:
+    rows = batch([noise(64, 64)])
+    strict = detection(home, box("car", 0.7, 0, 0, 40, 40), threshold=0.9)(rows)
+    found = detection(home, box("car", 0.7, 0, 0, 40, 40), threshold=0.5)(strict)
+    assert found["scores"][0]["passed_detection"] == 0
+    assert found["drop_reason"][0].startswith("detection: best confidence 0.70 is below 0.9")
+
+
+def test_a_row_that_its_generator_refused_passes_through_both_filters(home: Path) -> None:
+    rows = batch([noise(16, 16)], drop_reason=["unsafe: refused"])
     for stage in (detection(home), ColourFilter(str(home / "clip"))):
         found = stage(rows)
-        assert found["drop_reason"].tolist() == ["size: small"]
+        assert found["drop_reason"].tolist() == ["unsafe: refused"]
+        assert found["scores"].tolist() == [None]
         assert found["pixels"].tolist() == rows["pixels"].tolist()
 
 
@@ -247,7 +283,8 @@ def test_colours_are_judged_as_a_loop_over_all_pairs_does(home: Path) -> None:
         expected = None if nearest == name else f"colour: looks {nearest}, the prompt says {name}"
         assert found["drop_reason"][row] == expected
         assert found["scores"][row] == pytest.approx(
-            {"colour": mine, "best_colour": best}, abs=1e-5
+            {"colour": mine, "best_colour": best, "passed_colour": float(expected is None)},
+            abs=1e-5,
         )
         kept += expected is None
     assert 0 < kept < 40
@@ -263,6 +300,7 @@ def test_colour_leaves_the_image_and_adds_to_the_scores_of_detection(home: Path)
         assert images.unpack(found["pixels"][row]).shape == (40, 30, 3)
         assert set(found["scores"][row]) == {
             "detection", "box_width", "box_height", "colour", "best_colour",
+            "passed_detection", "passed_colour",
         }  # fmt: skip
 
 

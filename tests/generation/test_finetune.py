@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ray_reid import schema, storage
-from ray_reid.generation import lora as training
+from ray_reid.generation import denoising
 from ray_reid.generation.finetune import Judge, fit_and_judge
 from ray_reid.generation.frechet import frechet_distance
 from ray_reid.generation.generators import vehicle_prompts
@@ -103,7 +103,7 @@ def _measure(tuning: Tuning) -> float:
     """The loss over all images at fixed times and with fixed noise."""
     with torch.no_grad():
         rng = torch.Generator().manual_seed(99)
-        rows = torch.arange(len(tuning.means))
+        rows = torch.arange(tuning.num_images)
         return float(np.mean([float(sum(tuning.losses(rows, rng))) for _ in range(16)]))
 
 
@@ -182,11 +182,11 @@ def test_the_target_is_the_noise_or_the_velocity_of_the_scheduler(home: Path) ->
         (loss,) = tuning.losses(rows, torch.Generator().manual_seed(5))
         found = float(loss)
         rng = torch.Generator().manual_seed(5)
-        shape = tuning.means.shape
-        latents = tuning.means + tuning.deviations * torch.randn(shape, generator=rng)
-        noise = torch.randn(shape, generator=rng)
+        means = tuning.denoising.means
+        latents = means + tuning.denoising.deviations * torch.randn(means.shape, generator=rng)
+        noise = torch.randn(means.shape, generator=rng)
         noisy, times = tuning.pipeline.unet.seen
-        share = tuning.noise.alphas_cumprod[times].view(-1, 1, 1, 1)
+        share = tuning.denoising.noise.alphas_cumprod[times].view(-1, 1, 1, 1)
         torch.testing.assert_close(noisy, share.sqrt() * latents + (1 - share).sqrt() * noise)
         target = share.sqrt() * noise - (1 - share).sqrt() * latents if model == "v" else noise
         assert found == pytest.approx(float(target.square().mean()), rel=1e-5)
@@ -236,8 +236,8 @@ def test_frozen_weights_may_be_bf16_and_the_adapter_stays_fp32(home: Path, tmp_p
 
 def test_captions_are_encoded_a_few_at_a_time(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for model in ("sd", "sdxl"):
-        whole = _tuning(home, model, _lora(), num=5).conditions
-        monkeypatch.setattr(training, "CAPTIONS", 2)
+        whole = _tuning(home, model, _lora(), num=5).denoising.conditions
+        monkeypatch.setattr(denoising, "CAPTIONS", 2)
         pipeline = load_pipeline(str(home / model), "fp32")
         encode, sizes = pipeline.encode_prompt, []
 
@@ -249,7 +249,9 @@ def test_captions_are_encoded_a_few_at_a_time(home: Path, monkeypatch: pytest.Mo
 
         pipeline.encode_prompt = watched
         captions = [f"a car {number}" for number in range(5)]
-        found = Tuning(pipeline, _pictures(5), captions, _lora(), _recipe(home, model)).conditions
+        found = Tuning(
+            pipeline, _pictures(5), captions, _lora(), _recipe(home, model)
+        ).denoising.conditions
         assert sizes == [2, 2, 1]
         assert found.keys() == whole.keys()
         for name, value in whole.items():
@@ -453,7 +455,7 @@ def test_an_sdxl_is_told_sizes_as_its_own_pipeline_tells_them(home: Path) -> Non
     width = pipeline.text_encoder_2.config.projection_dim
     expected: Callable[..., Any] = pipeline._get_add_time_ids
     ids = expected((16, 16), (0, 0), (16, 16), torch.float32, width)
-    torch.testing.assert_close(tuning.conditions["time_ids"], ids.repeat(3, 1))
+    torch.testing.assert_close(tuning.denoising.conditions["time_ids"], ids.repeat(3, 1))
     hidden, _, pooled, _ = pipeline.encode_prompt(["a car 1"], do_classifier_free_guidance=False)
-    torch.testing.assert_close(tuning.conditions["hidden"][1:2], hidden)
-    torch.testing.assert_close(tuning.conditions["text_embeds"][1:2], pooled)
+    torch.testing.assert_close(tuning.denoising.conditions["hidden"][1:2], hidden)
+    torch.testing.assert_close(tuning.denoising.conditions["text_embeds"][1:2], pooled)

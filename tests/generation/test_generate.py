@@ -189,7 +189,7 @@ def test_what_lies_outside_the_recipe_is_known_by_its_content(home: Path, tmp_pa
     [
         (
             "filters.0.name=sharpnes",
-            r"unknown filter 'sharpnes'; choose from \['clothes', 'colour'",
+            r"unknown filter 'sharpnes'; choose from \['category', 'classifier'",
         ),
         ("filters.0.params={treshold: 1}", r"no parameter 'treshold'; choose from \['model'"),
         ("filters.0.params={threshold: high}", "filter detection: threshold is 'high': Input sh"),

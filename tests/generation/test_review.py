@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ray_reid import schema, storage
-from ray_reid.generation import frechet, review
+from ray_reid.generation import agreement, frechet, review, sheets
 from ray_reid.generation.generators.settings import UNSAFE
 from ray_reid.images import decode, encode
 from ray_reid.recipe import recipes
@@ -156,7 +156,7 @@ def test_guided_images_stand_beside_those_without_that_nothing_dropped(tmp_path)
 def test_all_dropped_is_a_warning_and_only_the_dropped_are_shown(tmp_path):
     facts = review.review_job(make_work(tmp_path, drop_reason=lambda _: "colour: seen blue"))
     assert facts.warnings == ("the filters dropped every generated image",)
-    assert list(facts.pictures) == [review.DROPPED]
+    assert list(facts.pictures) == [sheets.DROPPED, sheets.COUNTS]
 
 
 def test_nothing_generated_is_refused(tmp_path):
@@ -167,7 +167,7 @@ def test_nothing_generated_is_refused(tmp_path):
 def test_both_sheets_are_written_with_captions_and_stay_small(tmp_path):
     work = make_work(tmp_path, made=300)
     facts = review.review_job(work)
-    assert list(facts.pictures) == [review.KEPT, review.DROPPED]
+    assert list(facts.pictures) == [sheets.KEPT, sheets.DROPPED, sheets.COUNTS]
     for name in facts.pictures:
         file = work.out / name
         assert file.stat().st_size < 1_500_000
@@ -179,16 +179,113 @@ def test_a_caption_says_what_was_asked_or_what_was_measured():
     row = {
         schema.ATTRIBUTES: {"colour": "red", "body_style": "van"},
         schema.PROMPT: "a red van on a road",
-        schema.SCORES: {"confidence": 0.5, "colour": 0.2, "best_colour": 0.25},
+        schema.SCORES: {"confidence": 0.5, "colour": 0.2, "best_colour": 0.25, "passed_colour": 0},
         schema.DROP_REASON: "confidence: 0.5 is below 0.65",
     }
-    assert review._about(row) == "red van"
-    assert review._about({**row, schema.ATTRIBUTES: None}) == "a red van on a road"
-    assert review._measured(row) == "0.5 is below 0.65"
-    assert review._measured({**row, schema.DROP_REASON: "confidence"}) == "confidence 0.50"
+    assert sheets._about(row) == "red van"
+    assert sheets._about({**row, schema.ATTRIBUTES: None}) == "a red van on a road"
+    assert sheets._measured(row) == "0.5 is below 0.65"
+    assert sheets._measured({**row, schema.DROP_REASON: "confidence"}) == "confidence 0.50"
     wrong = {**row, schema.DROP_REASON: "colour: looks red"}
-    assert review._measured(wrong) == "looks red; colour 0.20, best_colour 0.25"
-    assert review._measured({**wrong, schema.SCORES: None}) == "looks red"
+    assert sheets._measured(wrong) == "looks red; colour 0.20, best_colour 0.25"
+    assert sheets._measured({**wrong, schema.SCORES: None}) == "looks red"
+
+
+# What the filters say of the same images
+
+
+def measured_by(number):
+    """Two filters: one keeps what 3 divides, the other what 2 divides."""
+    return {
+        "confidence": number / 100,
+        "passed_confidence": float(number % 3 == 0),
+        "shape": 0.5,
+        "passed_shape": float(number % 2 == 0),
+    }
+
+
+def measured_work(tmp_path, count=30, **columns):
+    work = make_work(tmp_path, made=0)
+    rows = rows_of(
+        "street",
+        count,
+        30,
+        origin=lambda _: "synthetic",
+        observation_id=lambda n: schema.observation_id("made", n),
+        scores=measured_by,
+        drop_reason=lambda n: None if n % 6 == 0 else "confidence: x" if n % 3 else "shape: y",
+        **columns,
+    )
+    table = tmp_path / "generate" / "more"
+    storage.write(table / "observations", schema.observations(rows))
+    return dataclasses.replace(
+        work, inputs={"ingest": work.inputs["ingest"], "personalise": table}, facts={}
+    )
+
+
+def test_agreement_is_what_a_loop_over_the_images_counts(tmp_path):
+    found = review.review_job(measured_work(tmp_path)).agreement
+    first = [n % 3 == 0 for n in range(30)]
+    second = [n % 2 == 0 for n in range(30)]
+    assert found.filters == ("confidence", "shape")
+    assert found.images == 30
+    assert found.kept == (sum(first), sum(second))
+    assert found.alone == (
+        sum(b and not a for a, b in zip(first, second, strict=True)),
+        sum(a and not b for a, b in zip(first, second, strict=True)),
+    )
+    same = sum(a == b for a, b in zip(first, second, strict=True))
+    assert found.same == ((30, same), (same, 30))
+    chance = 30 * (10 / 30 * 15 / 30 + 20 / 30 * 15 / 30)
+    assert found.expected[0][1] == pytest.approx(chance)
+    assert found.all_keep == sum(a and b for a, b in zip(first, second, strict=True))
+    assert found.all_drop == sum(not a and not b for a, b in zip(first, second, strict=True))
+
+
+def test_the_table_of_agreement_names_every_pair_and_all(tmp_path):
+    facts = review.review_job(measured_work(tmp_path))
+    (table,) = [one for one in review.section(facts).tables if one.title.startswith("Agreement")]
+    assert table.header[3:] == ("says as confidence", "says as shape")
+    assert table.rows[0] == ("confidence", "33.3 %", "10", "", "50.0 % (0.00)")
+    assert table.rows[-1] == ("all of them", "16.7 %", "", "50.0 %", "")
+    assert all(len(row) == len(table.header) for row in table.rows)
+
+
+def test_one_filter_or_none_has_nobody_to_agree_with():
+    rows = schema.observations(generated("made", 4, 0, drop_reason=reason)).select(
+        list(sheets.COLUMNS)
+    )
+    assert agreement.of_rows(rows) is None
+    assert agreement.table(None) is None
+    assert agreement.measured(rows).num_rows == 2
+
+
+def test_every_filter_has_a_sheet_of_what_it_keeps_beside_what_it_drops(tmp_path):
+    work = measured_work(tmp_path, parent=lambda n: schema.observation_id("street", n))
+    facts = review.review_job(work)
+    names = ["filter_confidence.png", "filter_shape.png", sheets.COUNTS]
+    assert list(facts.pictures) == [sheets.KEPT, sheets.DROPPED, *names]
+    for name in names:
+        with Image.open(work.out / name) as picture:
+            assert picture.format == "PNG"
+    before, kept = facts.stages
+    assert (before.stage, before.images, kept.images) == ("made", 30, 5)
+
+
+def test_images_that_no_filter_saw_are_compared_by_none(tmp_path):
+    rows = generated("made", 6, 0)
+    for number, row in enumerate(rows):
+        row[schema.SCORES] = measured_by(number) if number else None
+        row[schema.DROP_REASON] = None if number else UNSAFE
+    found = agreement.of_rows(schema.observations(rows).select(list(sheets.COLUMNS)))
+    assert found.images == 5
+
+
+def test_a_curve_says_how_many_identities_have_at_most_so_many_images():
+    figure = figures.distribution({"real": [1, 2, 2, 5], "kept": [3]}, "images", "identities")
+    line = figure.axes[0].lines[0]
+    assert line.get_xdata().tolist() == [0, 1, 2, 2, 5]
+    assert line.get_ydata().tolist() == [0, 25, 50, 75, 100]
 
 
 def drawn(figure):

@@ -133,6 +133,13 @@ def test_what_is_not_installed_is_named_with_the_extra(
             "backbone_params": {"embed_dim": 12, "depths": [2], "num_heads": [1], "window_size": 5},
             "window_pad": "before_shift",
         },
+        {"head": "agw", "last_stride": 1},
+        {"head": "mgn", "embedding_dim": 16},
+        pytest.param({"head": "sbs"}, marks=pytest.mark.slow),
+        pytest.param({"head": "bdb", "embedding_dim": 16}, marks=pytest.mark.slow),
+        pytest.param(
+            {"head": "pcb", "last_stride": 1, "head_params": {"parts": 3}}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_onnxruntime_gives_our_embeddings_for_any_number_of_images(

@@ -17,7 +17,7 @@ import ray_reid
 from ray_reid.evaluation import embed
 from ray_reid.models import card, package
 from ray_reid.models.networks import ReidNetwork
-from ray_reid.models.networks.bnneck import GeneralizedMean
+from ray_reid.models.networks.pooling import GeneralizedMean
 from ray_reid.recipe import recipes
 from ray_reid.recipe.train import Loss, Train
 

@@ -318,3 +318,41 @@ def test_reassociation_refuses_what_it_cannot_rank() -> None:
     steps = Evaluate.model_validate({"postprocess": [{"name": "query_expansion"}]}).postprocess
     with pytest.raises(ValueError, match=r"evaluate\.postprocess has no place"):
         protocol_scores.run("reassociation", labels, embedding, steps=steps)
+
+
+def test_drawn_halves_search_one_image_of_half_of_the_people_ten_times() -> None:
+    rows = [
+        {"identity": person, "camera": camera, "split": split}
+        for person in range(9)
+        for camera, split in (("a", "query"), ("b", "gallery"))
+    ]
+    rows += [{"identity": None, "camera": "b", "split": "gallery"}] * 4
+    labels = labels_of(rows)
+    draws = protocols.cases("drawn_halves", labels)["standard"]
+    assert len(draws) == protocols.DRAWS
+    for case in draws:
+        asked = labels.take("identity", case.query)
+        answering = labels.take("identity", case.gallery)
+        assert len(asked) == len(set(asked)) == 5
+        assert sorted(name for name in answering if name is not None) == sorted(asked)
+        assert answering.count(None) == 4
+        assert set(labels.take("camera", case.query)) == {"a"}
+    assert len({tuple(case.query.tolist()) for case in draws}) > 5
+    again = protocols.cases("drawn_halves", labels)["standard"]
+    assert all(np.array_equal(a.query, b.query) for a, b in zip(draws, again, strict=True))
+
+
+def test_without_cameras_any_two_images_of_a_person_search_each_other() -> None:
+    rows = [
+        {"identity": person, "camera": None, "split": "gallery" if number else "query"}
+        for person in range(8)
+        for number in range(4)
+    ]
+    labels = labels_of(rows)
+    asked = set()
+    for case in protocols.cases("drawn_halves", labels)["standard"]:
+        assert len(case.query) == len(case.gallery) == 4
+        assert not set(case.query.tolist()) & set(case.gallery.tolist())
+        assert labels.take("identity", case.query) == labels.take("identity", case.gallery)
+        asked |= {row % 4 for row in case.query.tolist()}
+    assert len(asked) > 1

@@ -74,6 +74,22 @@ def test_fewer_rows_than_neighbours_are_all_neighbours(references):
     )
 
 
+@pytest.mark.parametrize(("radius", "block"), [(0.5, 1024), (0.9, 37), (0.05, 64)])
+def test_pairs_within_a_radius_are_those_of_the_dense_definition(references, radius, block):
+    (query, gallery), _ = scene(4, queries=90, images=110)
+    rows = np.concatenate([query, gallery])
+    found = rerank.jaccard_within(rows, radius, k1=15, k2=4, block=block)
+    # Rows as their own gallery would be twice among their neighbours, so both sides are one set.
+    for split in (60, 140):
+        dense = references.k_reciprocal(rows[:split], rows[split:], 15, 4, 0.0)
+        near = found[:split, split:].toarray()
+        inside = dense <= radius
+        np.testing.assert_allclose(near[inside], dense[inside], atol=1e-5)
+        assert (near[dense > radius + 1e-5] == 0).all()
+    assert (found.indices[found.indptr[7] : found.indptr[8]] == 7).any()
+    assert found.diagonal().max() < 1e-5
+
+
 def test_rows_that_are_all_equal_lie_at_no_distance():
     row = np.array([[0.3, 0.1, 0.7]])
     found = rerank.k_reciprocal(row, np.repeat(row, 30, axis=0), k1=40)

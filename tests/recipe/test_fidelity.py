@@ -12,7 +12,10 @@ from ray_reid.recipe.shipped import RECIPES, SWEEPS
 
 PAGE = Path(__file__).parents[2] / "docs" / "fidelity.md"
 # How a machine is used, which no paper decides.
-RESOURCES = ("stage", "num_gpus", "use_gpu", "cpus_per_worker", "loader_processes", "dressers")
+RESOURCES = (
+    "stage", "num_cpus", "num_gpus", "num_workers", "use_gpu", "cpus_per_worker",
+    "loader_processes", "dressers",
+)  # fmt: skip
 HEADING = re.compile(r"### .*: `(\w+)`, `(\w+)`$")
 
 

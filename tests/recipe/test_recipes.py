@@ -153,7 +153,8 @@ def test_stages_are_trainings_that_differ_in_what_they_change() -> None:
     ("stages", "sentence"),
     [
         ([{"name": "I"}, {"name": "I"}], r"stages \['I', 'I'\] need names of their own"),
-        ([{"name": "I", "changes": {"head": "bnneck"}}], "stage 'I' changes 'head', but all"),
+        ([{"name": "I", "changes": {"backbone": "a"}}], "stage 'I' changes 'backbone', but all"),
+        ([{"name": "I", "changes": {"start": "runs/a"}}], "stage 'I' changes 'start', but all"),
         (
             [{"name": "I", "changes": {"epoch": 3}}],
             "stage 'I': unknown recipe key 'epoch'; choose from .*'epochs'",

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 from ray.data.expressions import col
 
 from ray_reid import schema, storage
 from ray_reid.recipe import recipes
 from ray_reid.recipe.resources import StageSpec
-from ray_reid.runtime import cluster, stage
+from ray_reid.runtime import attempts, cluster, stage
 
 
 class Scale:
@@ -32,6 +33,30 @@ class Scale:
             with open(self.log, "a") as file:
                 file.writelines(f"{name}\n" for name in batch[schema.OBSERVATION_ID])
         return {**batch, schema.SEED: batch[schema.SEED] * self.factor}
+
+
+class Gather:
+    """Count the rows of a call in `track`; the group `slow` waits until others are done."""
+
+    def __init__(self, log: str, others: int = 0) -> None:
+        self.log, self.others = Path(log), others
+
+    def __call__(self, batch: schema.Batch) -> schema.Batch:
+        groups = set(batch[schema.IDENTITY])
+        deadline = time.monotonic() + 100
+        while "slow" in groups and self._done() < self.others:
+            assert time.monotonic() < deadline, "the slow block holds up others"
+            time.sleep(0.1)
+        rows = len(batch[schema.IDENTITY])
+        with self.log.open("a") as file:
+            file.write(f"{'+'.join(sorted(groups))} {rows}\n")
+        counted = np.full(rows, f"{rows}", dtype=object)
+        # A column that is text in one part and empty in another.
+        reason = np.array([None if row % 2 else "odd" for row in range(rows)], dtype=object)
+        return {**batch, schema.TRACK: counted, "extra": reason[:1].repeat(rows)}
+
+    def _done(self) -> int:
+        return len(self.log.read_text().splitlines()) if self.log.exists() else 0
 
 
 def shifted(batch: schema.Batch, by: int) -> schema.Batch:
@@ -173,22 +198,85 @@ def test_stream_takes_a_table_in_memory_and_resumes_it(ray_local: None, tmp_path
     params = {"factor": 2, "log": str(tmp_path / "log")}
     steps = [stage.Step(Scale, params, StageSpec(batch_size=4, block_rows=4))]
     columns, out = ["observation_id", "seed", "drop_reason"], tmp_path / "out"
-    stage.stream(table(20), columns, steps, out, "test", col("split") == "train")
+    cost = stage.stream(table(20), columns, steps, out, "test", col("split") == "train")
     assert storage.read(out, ["seed"])["seed"].to_pylist() == [2 * row for row in range(1, 20, 2)]
+    assert cost is not None
+    assert (cost.rows, cost.device, cost.devices) == (10, "CPU", 2)
+    assert cost.hours(3600) == pytest.approx(cost.seconds * 2 / 10)
     # Ten rows in blocks of four.
     assert len(storage.files(out) or []) == 3
 
     # As an attempt that was killed leaves it.
     (out / storage.FILES).unlink()
-    stage.stream(table(20), columns, steps, out, "test")
+    cost = stage.stream(table(20), columns, steps, out, "test")
+    assert cost is not None
+    assert cost.rows == 10
     found = storage.read(out, columns)
     assert found["seed"].to_pylist() == [2 * row for row in range(20)]
     assert found.schema.types == [schema.OBSERVATION.field(name).type for name in columns]
     computed = (tmp_path / "log").read_text().split()
     assert sorted(computed) == [f"{row:04d}" for row in range(20)]
     # What is whole is not computed again.
-    stage.stream(table(20), columns, steps, out, "test")
+    assert stage.stream(table(20), columns, steps, out, "test") is None
     assert (tmp_path / "log").read_text().split() == computed
+
+
+def test_blocks_of_a_column_are_whole_and_a_long_one_holds_up_no_other(
+    ray_local: None, tmp_path: Path
+) -> None:
+    sizes = {"slow": 5, "b": 3, "c": 1, "d": 7, "e": 2}
+    groups = [name for name, count in sizes.items() for _ in range(count)]
+    rows = table(len(groups)).set_column(
+        schema.OBSERVATION.names.index("identity"), "identity", pa.array(groups)
+    )
+    logs = [tmp_path / "whole", tmp_path / "parts"]
+    spec = StageSpec(actors=2, num_cpus=0.4, batch_size=2)
+    whole = {"log": str(logs[0]), "others": len(sizes) - 1}
+    steps = [
+        stage.Step(Gather, whole, spec, whole=True),
+        stage.Step(Gather, {"log": str(logs[1])}, spec),
+    ]
+    told: list[tuple[int, int, bool]] = []
+
+    def tell(done: pa.Table, size: int, left: int) -> str:
+        told.append((done.num_rows, left, size > 0))
+        return "on the way"
+
+    note = stage.Note(("identity",), tell)
+    columns, out = ["observation_id", "identity"], tmp_path / "out"
+    stage.stream(rows, columns, steps[:1], out, "test", by="identity", note=note)
+    assert {line.split()[0]: int(line.split()[1]) for line in logs[0].read_text().splitlines()} == (
+        sizes
+    )
+    found = storage.read(out, ["identity", "track"])
+    assert found["track"].to_pylist() == [str(sizes[name]) for name in groups]
+    assert all(done + left == len(groups) and size for done, left, size in told)
+    files = [pq.read_table(file, columns=["identity"]) for file in storage.files(out) or []]
+    assert sorted(len(set(file["identity"].to_pylist())) for file in files) == [1] * len(sizes)
+
+    # Stages that take batches get parts of one block, and no rows of two.
+    stage.stream(rows, columns, steps, tmp_path / "both", "test", by="identity")
+    calls = [line.split() for line in logs[1].read_text().splitlines()]
+    assert sorted(int(count) for _, count in calls) == [1] * 4 + [2] * 7
+    assert all("+" not in group for group, _ in calls)
+    # Other streams keep their order.
+    assert ray.data.DataContext.get_current().execution_options.preserve_order
+
+
+def test_a_torn_block_is_resumed_with_the_rows_that_are_left(
+    ray_local: None, tmp_path: Path
+) -> None:
+    groups = ["a"] * 4 + ["b"] * 3
+    rows = table(7).set_column(
+        schema.OBSERVATION.names.index("identity"), "identity", pa.array(groups)
+    )
+    out = tmp_path / "out"
+    (out / "attempt-killed").mkdir(parents=True)
+    pq.write_table(rows.slice(0, 2), out / "attempt-killed" / "0.parquet")
+    step = stage.Step(Gather, {"log": str(tmp_path / "log")}, whole=True)
+    stage.stream(rows, schema.OBSERVATION.names, [step], out, "test", by="identity")
+    assert sorted((tmp_path / "log").read_text().splitlines()) == ["a 2", "b 3"]
+    assert storage.read(out, ["identity"], kept_only=False)["identity"].to_pylist() == groups
 
 
 def test_a_cluster_that_may_grow_is_waited_for_aloud(
@@ -229,7 +317,7 @@ def test_of_two_files_with_a_row_in_common_one_is_kept(tmp_path: Path) -> None:
         rows = table(96).slice(start, stop - start)
         pq.write_table(rows, tmp_path / f"attempt-{name}" / "0.parquet")
     (tmp_path / "attempt-a" / "half.parquet").write_bytes(b"PAR1 and no footer")
-    kept, done = stage._written(tmp_path)
+    kept, done = attempts.written(tmp_path)
     assert kept == ["attempt-a/0.parquet", "attempt-b/0.parquet"]
     assert done.to_pylist() == [f"{row:04d}" for row in range(16)]
 

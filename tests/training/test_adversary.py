@@ -18,9 +18,11 @@ from ray_reid import storage as tables
 from ray_reid.experiments import in_process
 from ray_reid.miniature import street_observations
 from ray_reid.models import package
+from ray_reid.models.networks.starting import Start
 from ray_reid.recipe import recipes
+from ray_reid.recipe.augment import Augment
 from ray_reid.recipe.recipe import Recipe
-from ray_reid.recipe.train import Augment, Clothes, Loss, Train
+from ray_reid.recipe.train import Clothes, Loss, Train
 from ray_reid.training import adversary, fit, loader
 from ray_reid.training.adversary import Adversary
 from ray_reid.training.fit import Fit
@@ -232,11 +234,12 @@ def test_the_metric_loss_compares_some_rows_as_if_there_were_no_others(metric: A
     features, logits = (torch.randn(12, width, generator=generator) for width in (5, 4))
     labels, some = torch.arange(4).repeat(3), torch.arange(12) < 8
     loss = ReidLoss(Loss(metric=metric))
-    found = loss(features, logits, labels, (), some)
-    whole, part = loss(features, logits, labels), loss(features[some], logits[some], labels[some])
+    pairs = [(features, logits)]
+    found = loss(pairs, labels, some)
+    whole, part = loss(pairs, labels), loss([(features[some], logits[some])], labels[some])
     assert found["metric"] == part["metric"] != whole["metric"]
     assert found["cross_entropy"] == whole["cross_entropy"]
-    assert loss(features, logits, labels, (), torch.zeros(12, dtype=torch.bool))["metric"] == 0
+    assert loss(pairs, labels, torch.zeros(12, dtype=torch.bool))["metric"] == 0
 
 
 def test_before_its_first_epoch_the_loss_changes_nothing(table: Path) -> None:
@@ -366,7 +369,7 @@ def test_the_next_stage_and_the_package_have_the_network_alone(table: Path, tmp_
         pass
     recipe = _recipe(ON, *PAIRS, "train.clothes.synthetic=all")
     rows = loader.TrainingRows([table], recipe.train)
-    second = Fit(recipe, rows, device=CPU, start=first.weights())
+    second = Fit(recipe, rows, device=CPU, start=Start(first.spec, first.weights()))
     assert second.adversary is not None
     assert len(second.adversary.wearers) == 32
     for _ in second.run():
@@ -383,7 +386,7 @@ def test_a_trial_of_a_comparison_trains_against_clothes(tmp_path: Path) -> None:
     stages = "train.stages=[{name: I}, {name: II, changes: {clothes.weight: 0.5, epochs: 1}}]"
     arguments = _recipe(ON, stages), [tmp_path / "drawn"], CPU
     found = in_process.run_trial(*arguments, shared=tmp_path / "model")
-    assert set(found) == set(in_process.METRICS)
+    assert set(found.metrics) == set(in_process.METRICS)
     # The model that it leaves is taken, and is the same.
     assert in_process.run_trial(*arguments, shared=tmp_path / "model") == found
 

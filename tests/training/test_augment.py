@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms import v2
 
-from ray_reid.recipe.train import Augment
+from ray_reid.recipe.augment import Augment
 from ray_reid.training import rand_augment
 from ray_reid.training.augment import augment, blend
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ray_reid import images, schema, storage
+from ray_reid.models.networks.starting import Start
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.train import Train
@@ -441,6 +442,43 @@ def test_a_share_of_the_real_images_is_part_of_every_larger_one(tmp_path: Path, 
     assert len(smaller) == 400
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_few_shot_takes_a_share_of_each_identitys_images(tmp_path: Path, seed: int) -> None:
+    table = _many(tmp_path / "many")
+    smaller: set[str] = set()
+    for fraction, each in ((0.001, 1), (0.1, 1), (0.3, 3), (0.5, 5), (0.9, 9), (1.0, 10)):
+        asked = {"real_fraction": fraction, "real_fraction_of": "images_of_each"}
+        chosen = _chosen([table], **asked, fraction_seed=seed)
+        assert np.bincount(chosen.labels).tolist() == [each] * 40
+        ids = set(_ids([table], chosen))
+        assert smaller <= ids
+        smaller = ids
+
+
+def test_another_seed_draws_another_share(tmp_path: Path) -> None:
+    table = _many(tmp_path / "many")
+    for of in ("identities", "images", "images_of_each"):
+        asked = {"real_fraction": 0.3, "real_fraction_of": of}
+        drawn = [
+            frozenset(_ids([table], _chosen([table], **asked, fraction_seed=seed)))
+            for seed in range(3)
+        ]
+        assert len(set(drawn)) == 3
+        assert len({len(one) for one in drawn}) == 1
+
+
+def test_a_share_of_the_generated_identities_keeps_them_whole(tmp_path: Path) -> None:
+    table = _many(tmp_path / "many", "synthetic")
+    smaller: set[str] = set()
+    for fraction, number in ((0.01, 2), (0.125, 5), (0.25, 10), (0.5, 20), (1.0, 40)):
+        asked = {"synthetic_fraction": fraction, "synthetic_fraction_of": "identities"}
+        chosen = _chosen([table], mixing="synthetic", **asked)
+        assert np.bincount(chosen.labels).tolist() == [10] * number
+        ids = set(_ids([table], chosen))
+        assert smaller <= ids
+        smaller = ids
+
+
 def _whole(fraction: float) -> float:
     """The share that is nearest in whole identities of 40."""
     return round(40 * fraction) / 40
@@ -495,7 +533,7 @@ def test_a_second_stage_keeps_everything_but_the_classifiers(table: Path, genera
     weights = first.state()["network"]
     real = _recipe("train.mixing=real", "train.loss.auxiliary=0.5", "train.head=vehiclenet")
     rows = TrainingRows([table, generated], real.train)
-    second = Fit(real, rows, device=torch.device("cpu"), start=weights)
+    second = Fit(real, rows, device=torch.device("cpu"), start=Start(first.spec, weights))
     assert len(rows.chosen.identities) < len(first.rows.chosen.identities)
     for name, tensor in second.network.state_dict().items():
         if "head" not in name:

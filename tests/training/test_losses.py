@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from ray_reid.recipe.train import Loss, Train
-from ray_reid.training.losses import ReidLoss, gather
+from ray_reid.training.losses import ReidLoss, gather, pairs_of
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_triplet_is_the_batch_hard_loss_of_a_loop(
     batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
 ) -> None:
     features, logits, labels = batch
-    found = ReidLoss(Loss(metric="triplet", margin=0.5))(features, logits, labels)
+    found = ReidLoss(Loss(metric="triplet", margin=0.5))([(features, logits)], labels)
     losses = []
     for i in range(12):
         distance = [math.dist(features[i].tolist(), other.tolist()) for other in features]
@@ -43,7 +43,7 @@ def test_circle_is_the_formula_of_a_loop(
     features, logits, labels = batch
     margin, gamma = 0.25, 16.0
     spec = Loss(metric="circle", margin=margin, gamma=gamma)
-    found = ReidLoss(spec)(features, logits, labels)
+    found = ReidLoss(spec)([(features, logits)], labels)
     unit = torch.nn.functional.normalize(features, dim=1)
     similarity = unit @ unit.T
     losses = []
@@ -64,7 +64,7 @@ def test_cross_entropy_is_smoothed_and_the_sum_is_weighted(
 ) -> None:
     features, logits, labels = batch
     spec = Loss(label_smoothing=0.2, weight=0.5)
-    found = ReidLoss(spec)(features, logits, labels)
+    found = ReidLoss(spec)([(features, logits)], labels)
     log_p = logits.log_softmax(dim=1)
     target = torch.full((12, 4), 0.2 / 4)
     target[torch.arange(12), labels] += 0.8
@@ -79,11 +79,13 @@ def test_an_auxiliary_classifier_adds_its_weighted_losses(
 ) -> None:
     features, logits, labels = batch
     # Of other widths, as an earlier feature map gives them.
-    auxiliary = [torch.cat([features.flip(0), features], dim=1), logits.flip(1)]
+    auxiliary = (torch.cat([features.flip(0), features], dim=1), logits.flip(1))
     spec = Loss(metric=metric, weight=0.5, auxiliary=0.3, gamma=16.0)
     loss = ReidLoss(spec)
-    primary, other = loss(features, logits, labels), loss(*auxiliary, labels)
-    found = loss(features, logits, labels, auxiliary)
+    both = [(features, logits), auxiliary]
+    alone = ReidLoss(spec.model_copy(update={"auxiliary": 0.0}))
+    primary, other = alone(both[:1], labels), alone(both[1:], labels)
+    found = loss(both, labels)
     expected = sum(
         share * (losses["cross_entropy"] + 0.5 * losses["metric"])
         for share, losses in ((1.0, primary), (0.3, other))
@@ -96,7 +98,8 @@ def test_an_auxiliary_classifier_adds_its_weighted_losses(
 def test_without_a_metric_loss_only_cross_entropy_is_left(
     batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
 ) -> None:
-    found = ReidLoss(Loss(metric="none"))(*batch)
+    features, logits, labels = batch
+    found = ReidLoss(Loss(metric="none"))([(features, logits)], labels)
     assert found["metric"].item() == 0
     assert torch.equal(found["loss"], found["cross_entropy"])
 
@@ -107,7 +110,7 @@ def test_supcon_is_the_formula_of_a_loop(
     features, logits, labels = batch
     temperature = 0.2
     spec = Loss(metric="supcon", temperature=temperature)
-    found = ReidLoss(spec)(features, logits, labels)
+    found = ReidLoss(spec)([(features, logits)], labels)
     unit = torch.nn.functional.normalize(features, dim=1)
     similarity = (unit @ unit.T / temperature).tolist()
     losses = []
@@ -118,6 +121,87 @@ def test_supcon_is_the_formula_of_a_loop(
         logs = [math.log(math.exp(similarity[i][j]) / total) for j in positives]
         losses.append(-sum(logs) / len(positives))
     assert found["metric"].item() == pytest.approx(sum(losses) / 12, rel=1e-5)
+
+
+def _distances(features: torch.Tensor, i: int) -> list[float]:
+    return [math.dist(features[i].tolist(), other.tolist()) for other in features]
+
+
+def test_soft_triplet_is_the_batch_hard_loss_of_a_loop_with_a_soft_margin(
+    batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
+    features, logits, labels = batch
+    # One identity has one image, which is no anchor but a negative.
+    labels = torch.cat([labels[:-1], torch.tensor([9])])
+    loss = ReidLoss(Loss(metric="soft_triplet"))
+    losses = []
+    for i in range(11):
+        distance = _distances(features, i)
+        positive = max(distance[j] for j in range(12) if labels[j] == labels[i] and j != i)
+        negative = min(distance[j] for j in range(12) if labels[j] != labels[i])
+        losses.append(math.log1p(math.exp(positive - negative)))
+    found = loss([(features, None)], labels)["metric"].item()
+    assert found == pytest.approx(sum(losses) / 11, rel=1e-5)
+    assert loss([(features[:3], None)], labels[:3])["metric"].item() == 0
+    assert loss([(features, logits)], labels.clamp(max=3))["loss"].isfinite()
+
+
+def test_weighted_triplet_is_the_formula_of_a_loop(
+    batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
+    features, _, labels = batch
+    labels = torch.cat([labels[:-1], torch.tensor([9])])
+    losses = []
+    for i in range(11):
+        distance = _distances(features, i)
+        positives = [distance[j] for j in range(12) if labels[j] == labels[i] and j != i]
+        negatives = [distance[j] for j in range(12) if labels[j] != labels[i]]
+        far = sum(math.exp(d) * d for d in positives) / sum(map(math.exp, positives))
+        near = sum(math.exp(-d) * d for d in negatives) / sum(math.exp(-d) for d in negatives)
+        losses.append(math.log1p(math.exp(far - near)))
+    features.requires_grad_()
+    found = ReidLoss(Loss(metric="weighted_triplet"))([(features, None)], labels)
+    assert found["metric"].item() == pytest.approx(sum(losses) / 11, rel=1e-5)
+    found["loss"].backward()
+    assert features.grad is not None
+    assert features.grad.isfinite().all()
+
+
+def test_cosines_get_the_margins_and_the_scale_of_the_circle_loss(
+    batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
+    features, logits, labels = batch
+    cosines = logits.tanh()
+    spec = Loss(metric="none", label_smoothing=0, softmax_margin=0.2, softmax_scale=8.0)
+    found = ReidLoss(spec, cosines=True)([(features, cosines)], labels)
+    total = 0.0
+    for i in range(12):
+        scaled = []
+        for c in range(4):
+            s = cosines[i, c].item()
+            own = max(1.2 - s, 0) * (s - 0.8)
+            other = max(s + 0.2, 0) * (s - 0.2)
+            scaled.append(8 * (own if c == labels[i] else other))
+        total += math.log(sum(map(math.exp, scaled))) - scaled[labels[i]]
+    assert found["cross_entropy"].item() == pytest.approx(total / 12, rel=1e-5)
+    shares = torch.nn.functional.one_hot(labels, 4).float()
+    assert ReidLoss(spec, cosines=True)([(None, cosines)], shares)["loss"].item() == pytest.approx(
+        total / 12, rel=1e-5
+    )
+
+
+def test_losses_of_several_features_are_added_and_their_logits_too(
+    batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
+    features, logits, labels = batch
+    loss = ReidLoss(Loss(weight=0.5))
+    pairs = [(features, logits), (None, logits.flip(1)), (features.sin(), None)]
+    found, each = loss(pairs, labels), [loss([pair], labels) for pair in pairs]
+    for name in ("loss", "cross_entropy", "metric"):
+        assert torch.allclose(found[name], sum(part[name] for part in each))
+    assert each[1]["metric"] == each[2]["cross_entropy"] == 0
+    assert torch.equal(loss.logits(pairs), logits + logits.flip(1))
+    assert pairs_of([features, logits, None, logits]) == [(features, logits), (None, logits)]
 
 
 METRICS: tuple[Literal["triplet", "circle", "supcon"], ...] = ("triplet", "circle", "supcon")
@@ -139,7 +223,8 @@ def _losses(
         leaf = weights.clone().requires_grad_()
         features = images @ leaf
         loss = ReidLoss(Loss(metric=metric, gather=gathered, auxiliary=0.5, gamma=8.0))
-        losses = loss(features, features[:, :4], labels, [features.sin(), features[:, 1:]])
+        pairs = [(features, features[:, :4]), (features.sin(), features[:, 1:])]
+        losses = loss(pairs, labels)
         losses["loss"].backward()
         assert leaf.grad is not None
         values = {name: value.detach() for name, value in losses.items()}

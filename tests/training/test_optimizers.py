@@ -92,7 +92,12 @@ def test_a_network_without_batch_norms_has_none_to_keep() -> None:
     spec = recipes.load(
         "baseline",
         None,
-        ["train.backbone=vit_tiny_patch16_224", "train.finetune.norms=fixed", "train.pooling=token"],
+        [
+            "train.backbone=vit_tiny_patch16_224",
+            "train.backbone_params={}",
+            "train.finetune.norms=fixed",
+            "train.pooling=token",
+        ],
     ).train
     with pytest.raises(ValueError, match="network of 'vit_tiny_patch16_224' has no batch norms"):
         checks.check_network(spec)

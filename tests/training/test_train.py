@@ -64,7 +64,9 @@ def fake_run(ran: list[Any], monkeypatch: pytest.MonkeyPatch, fail: str = "") ->
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         if name == fail:
             raise RuntimeError("killed")
-        start = None if before is None else float(torch.load(before)["head.weight"].sum())
+        start = (
+            None if before is None else float(torch.load(before)["weights"]["head.weight"].sum())
+        )
         ran.append((name, recipe.train.epochs, start))
         count = len(loader.labels(tables, recipe.train, held_out).identities)
         history = [{"epoch": n, "loss": 1.0, "accuracy": 0.5} for n in range(recipe.train.epochs)]

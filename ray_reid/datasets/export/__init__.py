@@ -12,7 +12,7 @@ from ray_reid.datasets.export.writing import ExportSummary
 from ray_reid.places import Place
 from ray_reid.runtime.results import RunState
 
-TABLES = ("generate", "inpaint", "ingest")
+TABLES = ("generate", "inpaint", "personalise", "ingest")
 LAYOUTS: Mapping[str, Callable[[Place, Path], ExportSummary]] = {
     "vehiclex": vehiclex.write_vehiclex,
     "market1501": market1501.write_market1501,

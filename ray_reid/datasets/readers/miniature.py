@@ -1,6 +1,7 @@
 """The drawn street world as a source: planned here, drawn when a batch is loaded."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,6 +29,8 @@ class MiniatureSource(ReaderSource):
     images_per_camera: int = Field(2, ge=2)
     long_tail: float = Field(0.0, ge=0)
     """Train identity n, from 1, keeps n ** -long_tail of its images, at least two; 0 keeps all."""
+    outfits: int | None = Field(None, ge=1)
+    """Outfits that a pedestrian wears at most; 1 changes no clothes, null all that are drawn."""
     image_size: tuple[ImageSide, ImageSide] = (64, 64)
     """Height and width of the drawn images in pixels."""
     seed: int = Field(0, ge=0)
@@ -54,6 +57,8 @@ def read_miniature(source: MiniatureSource) -> Reading:
         size=source.image_size,
     )
     shots = _tailed(shots, source.long_tail) if source.long_tail else shots
+    if source.outfits is not None:
+        shots = [replace(shot, outfit=shot.outfit % source.outfits) for shot in shots]
     return Reading([_row(shot, source.name or shot.source) for shot in shots], [])
 
 

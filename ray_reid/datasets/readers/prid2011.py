@@ -16,7 +16,7 @@ from pydantic import Field
 
 from ray_reid.datasets import reading, two_cameras
 from ray_reid.datasets.reading import Layout, ReaderSource, Reading, Row
-from ray_reid.datasets.two_cameras import CameraShot
+from ray_reid.datasets.two_cameras import CameraShot, Tested
 
 
 class PRID2011Source(ReaderSource):
@@ -30,6 +30,8 @@ class PRID2011Source(ReaderSource):
     split_seed: int = Field(0, ge=0)
     """Draws 100 of the 200 people on both cameras to train on; published figures are means of ten
     draws."""
+    tested: Tested = "half"
+    """`all` trains on nobody: for a set that is a target only (protocol `drawn_halves`)."""
 
 
 SINGLE = "single_shot"
@@ -82,7 +84,8 @@ def _locate(root: str) -> Path:
 
 def _rows(source: PRID2011Source, place: Path, shots: Sequence[CameraShot]) -> Iterator[Row]:
     shared = {person for person in two_cameras.on_both(shots) if int(person) <= SHARED}
-    splits = two_cameras.splits(shared, "a", source.split_seed, repr(str(place)))
+    where = repr(str(place))
+    splits = two_cameras.splits(shared, "a", source.split_seed, where, source.tested)
     for shot in shots:
         if shot.person in shared:
             yield two_cameras.row(source, place, shot, splits[shot.person, shot.camera])
@@ -95,7 +98,11 @@ LAYOUT = Layout(
     read_prid2011,
     files,
     recognise,
-    lambda _: {"train": (200, 100), "query": (100, 100), "gallery": (649, 101)},
+    lambda source: (
+        {"query": (200, 200), "gallery": (749, 201)}
+        if source.tested == "all"
+        else {"train": (200, 100), "query": (100, 100), "gallery": (649, 101)}
+    ),
     "research use only",
     aside=lambda _: ("multi_shot",),
 )

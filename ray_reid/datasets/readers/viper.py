@@ -14,6 +14,7 @@ from pydantic import Field
 
 from ray_reid.datasets import reading, two_cameras
 from ray_reid.datasets.reading import Layout, ReaderSource, Reading
+from ray_reid.datasets.two_cameras import Tested
 
 
 class VIPeRSource(ReaderSource):
@@ -29,6 +30,8 @@ class VIPeRSource(ReaderSource):
     """Draws the half of the people to train on; published figures are means of ten draws."""
     query_camera: Literal["a", "b"] = "a"
     """The other camera is the gallery; published figures are means of both directions."""
+    tested: Tested = "half"
+    """`all` trains on nobody: for a set that is a target only (protocol `drawn_halves`)."""
 
 
 NAME = re.compile(r"(?P<identity>\d+)_(?P<angle>\d+)")
@@ -45,7 +48,9 @@ def read_viper(source: VIPeRSource) -> Reading:
     where = repr(str(place))
     shots, warnings = two_cameras.shots(place, NAME, EXAMPLE)
     people = two_cameras.on_both(shots)
-    splits = two_cameras.splits(people, source.query_camera, source.split_seed, where)
+    splits = two_cameras.splits(
+        people, source.query_camera, source.split_seed, where, source.tested
+    )
     rows = [
         two_cameras.row(
             source, place, shot, splits[shot.person, shot.camera], view=shot.name["angle"]
@@ -80,6 +85,10 @@ LAYOUT = Layout(
     read_viper,
     files,
     recognise,
-    lambda _: {"train": (632, 316), "query": (316, 316), "gallery": (316, 316)},
+    lambda source: (
+        {"query": (632, 632), "gallery": (632, 632)}
+        if source.tested == "all"
+        else {"train": (632, 316), "query": (316, 316), "gallery": (316, 316)}
+    ),
     "no terms stated",
 )

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_reid.generation.filters.marking import Verdict, marked, open_rows, pixels_of
+from ray_reid.generation.filters.marking import Verdict, made_rows, marked, pixels_of
 from ray_reid.generation.generators.clothes import MASK, mask_of
 from ray_reid.schema import Batch
 
@@ -40,7 +40,7 @@ class ClothesFilter:
                 "filter clothes: these images have no mask of what was painted; the filter goes "
                 "with the recipe 'dlcr'"
             )
-        rows = open_rows(batch)
+        rows = made_rows(batch)
         if not rows:
             return dict(batch)
         found = pixels_of(batch, rows)
@@ -49,4 +49,4 @@ class ClothesFilter:
             share = float(np.mean(worn(parts[mask_of(batch[MASK][row], pixels)])))
             few = f"clothes: on {share:.2f} of what was painted, below {self.threshold:g}"
             verdicts.append(Verdict({"clothes": share}, few if share < self.threshold else None))
-        return marked(batch, rows, verdicts)
+        return marked(batch, rows, verdicts, "clothes")

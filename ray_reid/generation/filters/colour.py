@@ -6,7 +6,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ray_reid import schema
-from ray_reid.generation.filters.marking import Verdict, marked, open_rows, pixels_of
+from ray_reid.generation.filters.marking import Verdict, made_rows, marked, pixels_of
 from ray_reid.schema import Batch
 
 COLOURS = (
@@ -47,7 +47,7 @@ class ColourFilter:
         Raises:
             ValueError: If a row's colour is not in the list.
         """
-        rows = open_rows(batch)
+        rows = made_rows(batch)
         if not rows:
             return dict(batch)
         asked = [(batch[schema.ATTRIBUTES][row] or {}).get("colour") for row in rows]
@@ -65,4 +65,4 @@ class ColourFilter:
             seen = self.colours[best]
             reason = None if seen == name else f"colour: looks {seen}, the prompt says {name}"
             verdicts.append(Verdict({"colour": own, "best_colour": float(row[best])}, reason))
-        return marked(batch, rows, verdicts)
+        return marked(batch, rows, verdicts, "colour")

@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ray_reid.generation.filters.marking import Verdict, marked, open_rows, pixels_of
+from ray_reid.generation.filters.marking import Verdict, made_rows, marked, pixels_of
 from ray_reid.images import Pixels
 from ray_reid.models.pretrained.detector import Box
 from ray_reid.schema import Batch
@@ -57,13 +57,17 @@ class DetectionFilter:
         self.classes, self.margin = frozenset(classes), margin
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
-        """Mark a batch; kept images are cropped, dropped ones stay whole."""
-        rows = open_rows(batch)
+        """Mark a batch; images with a clear box are cropped to it, the others stay whole.
+
+        What an earlier filter dropped is cropped as well, so that later filters measure all images
+        alike.
+        """
+        rows = made_rows(batch)
         found = pixels_of(batch, rows)
         # The score of a faint box explains a reject better than none at all.
         boxes = self.model.detect(found, min(0.05, self.threshold)) if found else []
         verdicts = [self._verdict(*pair) for pair in zip(found, boxes, strict=True)]
-        return marked(batch, rows, verdicts)
+        return marked(batch, rows, verdicts, "detection")
 
     def _verdict(self, pixels: Pixels, boxes: Sequence[Box]) -> Verdict:
         height, width = pixels.shape[:2]

@@ -1,4 +1,4 @@
-"""What filters share: which rows are still in question, and how a verdict is written down."""
+"""What filters share: which rows they measure, and how a verdict is written down."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from ray_reid import images, schema
 from ray_reid.images import Pixels
 from ray_reid.schema import Batch
+
+PASSED = "passed_"
+"""Begins the score that says what a filter by itself would do: 1 keeps the image, 0 drops it."""
 
 
 @dataclass
@@ -23,9 +26,17 @@ class Verdict:
     """Takes the place of the image; null leaves it."""
 
 
-def open_rows(batch: Batch) -> list[int]:
-    """Rows that no filter has dropped yet."""
-    return [row for row, reason in enumerate(batch[schema.DROP_REASON]) if reason is None]
+def made_rows(batch: Batch) -> list[int]:
+    """Rows that hold a generated image, whatever the filters before said of it.
+
+    A row that its generator refused holds a black image or the source; no filter measures it.
+    """
+    pairs = zip(batch[schema.DROP_REASON], batch[schema.SCORES], strict=True)
+    return [
+        row
+        for row, (reason, scores) in enumerate(pairs)
+        if reason is None or any(name.startswith(PASSED) for name in scores or {})
+    ]
 
 
 def pixels_of(batch: Batch, rows: Sequence[int]) -> list[Pixels]:
@@ -34,14 +45,21 @@ def pixels_of(batch: Batch, rows: Sequence[int]) -> list[Pixels]:
 
 
 def marked(
-    batch: Batch, rows: Sequence[int], verdicts: Sequence[Verdict]
+    batch: Batch, rows: Sequence[int], verdicts: Sequence[Verdict], name: str
 ) -> dict[str, NDArray[Any]]:
-    """The batch with verdicts written into its scores, drop reasons and pixels."""
+    """The batch with the verdicts of the filter `name` in its scores, drop reasons and pixels.
+
+    The reason of an earlier filter stays. A filter that a recipe names twice has passed an image
+    if both of its settings keep it.
+    """
     names = (schema.SCORES, schema.DROP_REASON, schema.PIXELS)
-    changed = {name: np.array(batch[name], dtype=object) for name in names}
+    changed = {column: np.array(batch[column], dtype=object) for column in names}
     for row, verdict in zip(rows, verdicts, strict=True):
-        changed[schema.SCORES][row] = {**(batch[schema.SCORES][row] or {}), **verdict.scores}
-        changed[schema.DROP_REASON][row] = verdict.reason
+        before = batch[schema.SCORES][row] or {}
+        passed = min(float(verdict.reason is None), before.get(f"{PASSED}{name}", 1.0))
+        changed[schema.SCORES][row] = {**before, **verdict.scores, f"{PASSED}{name}": passed}
+        if changed[schema.DROP_REASON][row] is None:
+            changed[schema.DROP_REASON][row] = verdict.reason
         if verdict.pixels is not None:
             changed[schema.PIXELS][row] = images.pack(verdict.pixels)
     return {**batch, **changed}

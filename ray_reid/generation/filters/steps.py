@@ -1,51 +1,64 @@
 """The recipe's filters as stages of a stream, checked before an actor starts."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from ray_reid.generation.filters import FILTERS
 from ray_reid.models.pretrained import roles
+from ray_reid.places import Place
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.runtime import stage
 from ray_reid.runtime.stage import Step
 
+NO_INPUTS: Mapping[str, Place] = MappingProxyType({})
 
-def filter_steps(recipe: Recipe) -> list[Step]:
-    """The recipe's filters as stages, each with the model of its role.
+
+def filter_steps(recipe: Recipe, inputs: Mapping[str, Place] = NO_INPUTS) -> list[Step]:
+    """The recipe's filters as stages, each with the model of its role or the result of its job.
+
+    Args:
+        recipe: Its filters and its models are read.
+        inputs: Results of other jobs by name, of which filters may need some.
 
     Raises:
-        ValueError: If a filter or one of its parameters is unknown.
+        ValueError: If a filter or one of its parameters is unknown, or its job is not there.
     """
     steps = []
     for spec in recipe.filters:
         if spec.name not in FILTERS:
             raise ValueError(f"unknown filter {spec.name!r}; choose from {sorted(FILTERS)}")
-        kind: Any = FILTERS[spec.name]
-        model = getattr(recipe.models, kind.ROLE)
-        params = {"model": model, "precision": recipe.models.precision, **spec.params}
+        kind = FILTERS[spec.name]
+        params = {**_given(recipe, spec.name, inputs), **spec.params}
         stage.check_params(kind, params)
         _check_types(spec.name, kind, spec.params)
         steps.append(Step(kind, params, spec.stage))
     return steps
 
 
-def check_filters(recipe: Recipe) -> None:
+def check_filters(recipe: Recipe, jobs: Collection[str] = ()) -> None:
     """Refuse filters that cannot run, before anything does.
 
+    Args:
+        recipe: Its filters and its models are read.
+        jobs: Names of the jobs whose results the filters will be given.
+
     Raises:
-        ValueError: If a filter or one of its parameters is unknown, or a model is not there.
+        ValueError: If a filter or one of its parameters is unknown, or its job or a model is not
+            there.
     """
-    filter_steps(recipe)
+    filter_steps(recipe, {job: Path(job) for job in jobs})
     roles.check(recipe.models, *filter_roles(recipe))
 
 
 def filter_roles(recipe: Recipe) -> tuple[str, ...]:
     """Roles of the models that the recipe's filters load, without those of unknown filters."""
     kinds: list[Any] = [FILTERS[spec.name] for spec in recipe.filters if spec.name in FILTERS]
-    return tuple(dict.fromkeys(kind.ROLE for kind in kinds))
+    return tuple(dict.fromkeys(kind.ROLE for kind in kinds if hasattr(kind, "ROLE")))
 
 
 def filter_models(recipe: Recipe) -> list[str]:
@@ -56,6 +69,22 @@ def filter_models(recipe: Recipe) -> list[str]:
 def filter_entries(recipe: Recipe) -> tuple[str, ...]:
     """Entries of the recipe that name the models of its filters."""
     return tuple(f"models.{role}" for role in filter_roles(recipe))
+
+
+def _given(recipe: Recipe, name: str, inputs: Mapping[str, Place]) -> dict[str, Any]:
+    """What a filter is given beside its parameters: `ROLE` names a model, `JOB` a job's result."""
+    kind: Any = FILTERS[name]
+    given: dict[str, Any] = {}
+    if hasattr(kind, "ROLE"):
+        given = {"model": getattr(recipe.models, kind.ROLE), "precision": recipe.models.precision}
+    if hasattr(kind, "JOB"):
+        if kind.JOB not in inputs:
+            raise ValueError(
+                f"filter {name!r} asks the models of the job {kind.JOB!r}, which this recipe has "
+                "not; leave the filter out, or take the recipe 'diffusion_reid'"
+            )
+        given[kind.JOB] = str(inputs[kind.JOB].resolve())
+    return given
 
 
 def _check_types(name: str, kind: type[Any], params: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ray_reid.images import Pixels
 from ray_reid.miniature.drawing import Domain
-from ray_reid.miniature.trainers import card_clothes
+from ray_reid.miniature.trainers import card_clothes, card_people
 from ray_reid.miniature.trainers.detector import pictures
 from ray_reid.miniature.trainers.drawings import TEST_WORLD, Drawings, drawings
 from ray_reid.miniature.trainers.measures import Measure
@@ -23,7 +23,7 @@ from ray_reid.runtime.figures import Card
 
 NUM = 600
 NUM_GENERATED, NUM_SHOWN = 256, 40
-SHEET, DRESSED = "generated.png", "dressed.png"
+SHEET, DRESSED, PEOPLE = "generated.png", "dressed.png", "people.png"
 VEHICLES = ("car", "bus", "truck")
 GUIDANCE, STEPS = 2.0, 12
 INTRODUCTION = """# The miniature models
@@ -40,6 +40,10 @@ nothing of the real models.
 
 Licence: Apache-2.0, like the drawings. To run the detector takes the package ultralytics, which
 is AGPL-3.0; a transformers detector can take its place (`models.detector` of the recipe)."""
+OF_PEOPLE = """
+
+`people_text_to_image` (diffusers StableDiffusionPipeline, predicts v, 96 x 48 pixels) draws people
+in the showroom from the describer's words."""
 log = logging.getLogger(__name__)
 
 
@@ -183,6 +187,19 @@ def write(weights: Path, cache: Path) -> bool:
     found, cards = measure(weights, cache)
     of_clothes, dressed = card_clothes.measure(weights, cache)
     found += of_clothes
+    introduction, sheets = (
+        INTRODUCTION,
+        [
+            f"![Generated images of drawn vehicles in a studio, above what was asked]({SHEET})",
+            f"![Drawn people: as they were, and painted in other clothes]({DRESSED})",
+        ],
+    )
+    if (weights / card_people.MODEL).is_dir():
+        of_people, people = card_people.measure(weights)
+        found += of_people
+        figures.save(figures.contact_sheet(people, card_people.COLUMNS), weights / PEOPLE)
+        introduction += OF_PEOPLE
+        sheets.append(f"![Generated images of drawn people, above what was asked]({PEOPLE})")
     figures.save(figures.contact_sheet({"generated, nobody picked them": cards}), weights / SHEET)
     figures.save(figures.contact_sheet(dressed, card_clothes.COLUMNS), weights / DRESSED)
     sizes = {
@@ -192,7 +209,7 @@ def write(weights: Path, cache: Path) -> bool:
     }
     rows = [f"| {one.what} | {one.value:.1%} | {_bar(one)} |" for one in found]
     lines = [
-        *INTRODUCTION.splitlines(),
+        *introduction.splitlines(),
         "",
         "| measured on drawings of another world | value | bar |",
         "|---|--:|--:|",
@@ -203,10 +220,7 @@ def write(weights: Path, cache: Path) -> bool:
         *(f"| {name} | {size / 1e6:.1f} MB |" for name, size in sizes.items()),
         f"| together | {sum(sizes.values()) / 1e6:.1f} MB |",
         "",
-        f"![Generated images of drawn vehicles in a studio, above what was asked]({SHEET})",
-        "",
-        f"![Drawn people: as they were, and painted in other clothes]({DRESSED})",
-        "",
+        *(line for sheet in sheets for line in (sheet, "")),
     ]
     (weights / "README.md").write_text("\n".join(lines))
     log.info("\n%s", "\n".join(lines))

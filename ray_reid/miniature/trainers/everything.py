@@ -27,6 +27,7 @@ def main(description: str) -> int:
         "parser": parser,
         "describer": describer,
         "inpainting": inpainting,
+        "people_text_to_image": people_text_to_image,
     }
     arguments = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -121,3 +122,12 @@ def inpainting(out: Path, cache: Path) -> None:
 
     start = out / "text_to_image"
     inpainting.train(training_set(NUM_PEOPLE, cache), start, SEED, out / "inpainting")
+
+
+def people_text_to_image(out: Path, cache: Path) -> None:
+    """Train the text-to-image model of people, with the autoencoder of the inpainting model."""
+    from ray_reid.miniature.trainers import people_text_to_image
+    from ray_reid.miniature.trainers.people import TRAIN_WORLD, people
+
+    drawn = people("showroom", NUM_PEOPLE // 2, TRAIN_WORLD, cache)
+    people_text_to_image.train(drawn, out / "inpainting", SEED, out / "people_text_to_image")

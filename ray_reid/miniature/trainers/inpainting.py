@@ -18,19 +18,18 @@ from diffusers import (
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPTokenizer
 
 from ray_reid.miniature.trainers.drawings import to_tensor
 from ray_reid.miniature.trainers.people import People
 from ray_reid.miniature.trainers.steps import batches, minimise
 from ray_reid.miniature.trainers.text_to_image import (
-    CONTEXT,
     DROPPED,
     EMA,
     NOISE,
     Denoiser,
     learned_tokenizer,
     text_encoder,
+    tokens,
 )
 
 BATCH = 32
@@ -58,7 +57,7 @@ def train(drawn: People, start: Path, seed: int, out: Path) -> None:
     vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32).eval()
     prompts = [prompt(*map(str, worn)) for worn in drawn.clothes]
     tokenizer = learned_tokenizer(prompts)
-    tokens = _tokens(tokenizer, [*prompts, ""])
+    known_prompts = tokens(tokenizer, [*prompts, ""])
     masks = margins(torch.from_numpy(drawn.masks())[:, None].float(), seed)
     whole, half = (_inputs(vae, to_tensor(drawn.images), masks, scale) for scale in (1, 2))
     model = Denoiser(_unet(start), text_encoder(len(tokenizer)))
@@ -70,7 +69,7 @@ def train(drawn: People, start: Path, seed: int, out: Path) -> None:
     def losses() -> Iterator[Callable[[], Tensor]]:
         for step, rows in enumerate(batches(len(drawn), BATCH, STEPS, seed)):
             dropped = torch.rand(len(rows), generator=rng) < DROPPED
-            told = tokens[torch.where(dropped, len(prompts), rows)]
+            told = known_prompts[torch.where(dropped, len(prompts), rows)]
             latents, known = half if step % HALF_EVERY == 0 else whole
             yield lambda latents=latents[rows], known=known[rows], told=told: _loss(  # type: ignore[misc]
                 model, noise, latents, known, told, rng
@@ -121,14 +120,6 @@ def _loss(
     return (error * weight).sum() / (weight.sum() * error.shape[1])
 
 
-def _tokens(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
-    told = tokenizer(
-        prompts, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt"
-    )
-    tokens: Tensor = told["input_ids"]
-    return tokens
-
-
 def _inputs(vae: AutoencoderKL, images: Tensor, masks: Tensor, scale: int) -> tuple[Tensor, Tensor]:
     """Latents of images, and what the UNet is told of them: the mask and what is around it.
 
@@ -140,13 +131,13 @@ def _inputs(vae: AutoencoderKL, images: Tensor, masks: Tensor, scale: int) -> tu
     size = (images.shape[2] // scale, images.shape[3] // scale)
     images = F.interpolate(images, size, mode="area") * 2.0 - 1.0
     masks = F.interpolate(masks, size, mode="area").ceil()
-    latents = _latents(vae, images)
+    latents = latents_of(vae, images)
     # The pipeline paints what is masked grey, the middle of -1 to 1.
-    around = _latents(vae, images * (1.0 - masks))
+    around = latents_of(vae, images * (1.0 - masks))
     return latents, torch.cat([F.interpolate(masks, latents.shape[2:]), around], dim=1)
 
 
-def _latents(vae: AutoencoderKL, images: Tensor) -> Tensor:
+def latents_of(vae: AutoencoderKL, images: Tensor) -> Tensor:
     """Means of the scaled latents of (N, 3, H, W) images in -1 to 1."""
     with torch.inference_mode():
         parts = [vae.encode(part).latent_dist.mean for part in torch.split(images, 64)]

@@ -11,10 +11,13 @@ from scipy.ndimage import distance_transform_edt
 
 from ray_reid.miniature.drawing import Domain, Drawing, draw
 from ray_reid.miniature.paint import CLOTHES_PARTS
-from ray_reid.miniature.pedestrians import NUM_OUTFITS, pedestrian_identity
+from ray_reid.miniature.pedestrians import NUM_OUTFITS, Pedestrian, pedestrian_identity
 from ray_reid.miniature.trainers.drawings import TRAIN_WORLD, WORD, drawn_once
 
-__all__ = ["SIZE", "TEST_WORLD", "TRAIN_WORLD", "People", "people", "training_set", "worn"]
+__all__ = [
+    "SIZE", "TEST_WORLD", "TRAIN_WORLD", "People", "dressed_people", "people", "training_set",
+    "worn",
+]  # fmt: skip
 
 SIZE = (96, 48)
 # 70_104 is that of the vehicles' models; trainers were looked at on 70_055 and 70_056.
@@ -64,10 +67,18 @@ def training_set(num: int, cache: Path) -> People:
     )  # fmt: skip
 
 
+def dressed_people(num: int, world: int) -> list[tuple[Pedestrian, int]]:
+    """Who is in each of the `num` drawings of `people`, and the number of the outfit."""
+    return [_dressed(i // 2, i % 2, world) for i in range(num)]
+
+
+def _dressed(number: int, index: int, world: int) -> tuple[Pedestrian, int]:
+    return pedestrian_identity(number, world), (number + index) % NUM_OUTFITS
+
+
 def _draw(wanted: tuple[Domain, int, int, int]) -> Drawing:
     domain, number, index, world = wanted
-    person = pedestrian_identity(number, world)
-    outfit = (number + index) % NUM_OUTFITS
+    person, outfit = _dressed(number, index, world)
     return draw(person, domain=domain, index=index, seed=world, size=SIZE, outfit=outfit)
 
 

@@ -5,6 +5,7 @@ The text encoder is trained with the UNet, from scratch; adaptation later freeze
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -39,6 +40,39 @@ NOISE = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Course:
+    """How a text-to-image model is trained, and its sizes.
+
+    Attributes:
+        name: For the log.
+        batch: Images of a step, of all processes together.
+        steps: Steps.
+        learning_rate: Highest learning rate.
+        channels: Of the UNet's levels; every level but the last halves height and width.
+        latent_size: Height and width of the latents.
+        context: Most tokens of a prompt, with those of its begin and end.
+        autocast: Whether the forward pass computes in bf16.
+    """
+
+    name: str
+    batch: int
+    steps: int
+    learning_rate: float
+    channels: tuple[int, ...]
+    latent_size: tuple[int, int]
+    context: int
+    autocast: bool = False
+
+
+VEHICLES = Course(
+    "text_to_image", BATCH, STEPS, LEARNING_RATE, (32, 64, 128), (LATENT_SIDE, LATENT_SIDE), CONTEXT
+)  # fmt: skip
+
+Prompts = Callable[[Tensor, torch.Generator], Tensor]
+"""Tokens (B, L) of the prompts of some rows (B,) of the latents, by chance."""
+
+
 class Denoiser(nn.Module):
     """Text encoder and UNet as one module, so that both are trained together."""
 
@@ -60,72 +94,133 @@ def train(drawn: Drawings, autoencoder: Path, seed: int, out: Path) -> None:
     every = range(len(drawn))
     latents = torch.cat([encode(vae, drawn, every), encode(vae, drawn, every, mirrored=True)])
     latents = (latents * vae.config.scaling_factor).share_memory_()
-    tokenizer = learned_tokenizer([str(caption) for caption in drawn.captions])
-    told = tokenizer(
-        [*map(str, drawn.captions), ""], padding="max_length", truncation=True,
-        max_length=CONTEXT, return_tensors="pt",
-    )  # fmt: skip
+    captions = [str(caption) for caption in drawn.captions]
+    tokenizer = learned_tokenizer(captions)
+    told = tokens(tokenizer, [*captions, ""]).share_memory_()  # type: ignore[no-untyped-call]
     result = out.with_suffix(".pt")
     out.mkdir(parents=True, exist_ok=True)
-    in_processes(_worker, latents, told["input_ids"].share_memory_(), len(tokenizer), seed, result)
-    model = _denoiser(len(tokenizer), seed)
+    in_processes(_worker, latents, told, len(tokenizer), seed, result)
+    model = denoiser(VEHICLES, len(tokenizer), seed)
     model.load_state_dict(torch.load(result, weights_only=True))
+    save(vae, model, tokenizer, out)
+    result.unlink()
+
+
+def save(vae: AutoencoderKL, model: Denoiser, tokenizer: CLIPTokenizer, out: Path) -> None:
+    """Write an fp16 pipeline in diffusers' format."""
     StableDiffusionPipeline(
         vae=vae, text_encoder=model.text_encoder, tokenizer=tokenizer, unet=model.unet,
         scheduler=DPMSolverMultistepScheduler(**NOISE), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     ).to(dtype=torch.float16).save_pretrained(out)  # fmt: skip
-    result.unlink()
 
 
 def _worker(
-    rank: int, latents: Tensor, tokens: Tensor, words: int, seed: int, result: Path
-) -> None:
+    rank: int, latents: Tensor, told: Tensor, words: int, seed: int, result: Path
+) -> None:  # fmt: skip
+    num = len(told) - 1
+
+    def prompts(rows: Tensor, rng: torch.Generator) -> Tensor:
+        dropped = torch.rand(len(rows), generator=rng) < DROPPED
+        return told[torch.where(dropped, num, rows % num)]
+
     with distributed(rank, result) as wrap:
-        plain = _denoiser(words, seed)
-        model = wrap(plain)
-        average = copy.deepcopy(plain).requires_grad_(False)
-        noise = DDPMScheduler(**NOISE)
-        rng = torch.Generator().manual_seed(seed * 1000 + rank)
-        num = len(tokens) - 1
-
-        def losses() -> Iterator[Callable[[], Tensor]]:
-            for rows in batches(len(latents), BATCH, STEPS, seed, rank, WORKERS):
-                dropped = torch.rand(len(rows), generator=rng) < DROPPED
-                told = tokens[torch.where(dropped, num, rows % num)]
-                yield lambda rows=rows, told=told: _loss(model, noise, latents[rows], told, rng)  # type: ignore[misc]
-
-        def after_step(done: float) -> None:
-            # A short memory at first: the average must not remember the random start.
-            keep = min(EMA, done * STEPS / (done * STEPS + 10.0))
-            for mean, value in zip(average.parameters(), plain.parameters(), strict=True):
-                mean.lerp_(value, 1.0 - keep)
-
-        minimise("text_to_image", plain.parameters(), losses(), STEPS, LEARNING_RATE, after_step)
+        plain = denoiser(VEHICLES, words, seed)
+        average = fit(VEHICLES, plain, wrap(plain), latents, prompts, seed, rank, WORKERS)
         if rank == 0:
             torch.save(average.state_dict(), result)
 
 
+def fit(
+    course: Course,
+    plain: Denoiser,
+    model: nn.Module,
+    latents: Tensor,
+    prompts: Prompts,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Denoiser:
+    """Train a model to denoise latents by their prompts; returns the average of its weights.
+
+    Args:
+        course: Sizes and pace.
+        plain: What is trained.
+        model: `plain`, or a wrapper that averages the gradients of several processes.
+        latents: (N, C, H, W), scaled.
+        prompts: Draws the tokens of a batch; the empty prompt among them trains guidance.
+        seed: Seed of the batches and of the noise.
+        rank: Number of this process.
+        world_size: Number of the processes.
+    """
+    average = copy.deepcopy(plain).requires_grad_(False)
+    noise = DDPMScheduler(**NOISE)
+    rng = torch.Generator().manual_seed(seed * 1000 + rank)
+
+    def losses() -> Iterator[Callable[[], Tensor]]:
+        for rows in batches(len(latents), course.batch, course.steps, seed, rank, world_size):
+            told = prompts(rows, rng)
+            yield lambda rows=rows, told=told: _loss(  # type: ignore[misc]
+                model, noise, latents[rows], told, rng, course.autocast
+            )
+
+    def after_step(done: float) -> None:
+        # A short memory at first: the average must not remember the random start.
+        keep = min(EMA, done * course.steps / (done * course.steps + 10.0))
+        for mean, value in zip(average.parameters(), plain.parameters(), strict=True):
+            mean.lerp_(value.detach(), 1.0 - keep)
+
+    minimise(
+        course.name, plain.parameters(), losses(), course.steps, course.learning_rate, after_step
+    )
+    return average
+
+
 def _loss(
-    model: nn.Module, noise: DDPMScheduler, latents: Tensor, told: Tensor, rng: torch.Generator
+    model: nn.Module,
+    noise: DDPMScheduler,
+    latents: Tensor,
+    told: Tensor,
+    rng: torch.Generator,
+    autocast: bool,
 ) -> Tensor:
     """Error of the predicted v (Salimans and Ho, 2022)."""
     drawn = torch.randn(latents.shape, generator=rng)
     times = torch.randint(0, noise.config.num_train_timesteps, (len(latents),), generator=rng)
-    predicted = model(noise.add_noise(latents, drawn, times), times, told)
-    return F.mse_loss(predicted, noise.get_velocity(latents, drawn, times))
+    noisy = noise.add_noise(latents, drawn, times)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        predicted = model(noisy, times, told)
+    return F.mse_loss(predicted.float(), noise.get_velocity(latents, drawn, times))
 
 
-def learned_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
-    """Byte-pair encoding learned on captions: every word of theirs is one token."""
+def tokens(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
+    """(N, L) tokens of prompts, each filled up or cut to the tokenizer's limit."""
+    told = tokenizer(
+        list(prompts), padding="max_length", truncation=True,
+        max_length=tokenizer.model_max_length, return_tensors="pt",
+    )  # fmt: skip
+    found: Tensor = told["input_ids"]
+    return found
+
+
+def learned_tokenizer(
+    captions: Sequence[str], vocabulary: int = VOCABULARY, context: int = CONTEXT
+) -> CLIPTokenizer:
+    """Byte-pair encoding learned on captions: every word of theirs is one token.
+
+    Args:
+        captions: What it learns from; the later a token, the rarer it is there.
+        vocabulary: Most tokens.
+        context: Most tokens of a prompt, with those of its begin and end.
+    """
     letters = _byte_letters()
     alphabet = [*letters, *(f"{letter}</w>" for letter in letters)]
     signs = ["<|startoftext|>", "<|endoftext|>"]
     start = CLIPTokenizer(
         vocab={token: i for i, token in enumerate([*alphabet, *signs])}, merges=[]
     )
-    trained = start.train_new_from_iterator(sorted(set(captions)), vocab_size=VOCABULARY)
-    trained.model_max_length = CONTEXT
+    trained = start.train_new_from_iterator(sorted(set(captions)), vocab_size=vocabulary)
+    trained.model_max_length = context
     return trained
 
 
@@ -136,24 +231,32 @@ def _byte_letters() -> list[str]:
     return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
 
 
-def _denoiser(words: int, seed: int) -> Denoiser:
+def denoiser(course: Course, words: int, seed: int) -> Denoiser:
+    """An untrained model for a vocabulary of so many words."""
     torch.manual_seed(seed)
+    deeper = len(course.channels) - 1
     unet = UNet2DConditionModel(
-        sample_size=LATENT_SIDE, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS,
-        block_out_channels=(32, 64, 128), layers_per_block=1,
-        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * 2),
-        up_block_types=(*("CrossAttnUpBlock2D",) * 2, "UpBlock2D"),
+        sample_size=_sample_size(course.latent_size), in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS, block_out_channels=course.channels, layers_per_block=1,
+        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * deeper),
+        up_block_types=(*("CrossAttnUpBlock2D",) * deeper, "UpBlock2D"),
         cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=16,
     ).to(memory_format=torch.channels_last)  # fmt: skip
-    return Denoiser(unet, text_encoder(words))
+    return Denoiser(unet, text_encoder(words, course.context))
 
 
-def text_encoder(words: int) -> CLIPTextModel:
+def _sample_size(size: tuple[int, int]) -> int | list[int]:
+    """One number for a square, as every release of diffusers writes it."""
+    height, width = size
+    return height if height == width else [height, width]
+
+
+def text_encoder(words: int, context: int = CONTEXT) -> CLIPTextModel:
     """An untrained text encoder for a vocabulary of so many words."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=words, hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=2,
-            num_attention_heads=4, max_position_embeddings=CONTEXT, projection_dim=WIDTH,
+            num_attention_heads=4, max_position_embeddings=context, projection_dim=WIDTH,
             bos_token_id=0, eos_token_id=1, pad_token_id=1,
         )
     )  # fmt: skip

@@ -132,11 +132,11 @@ def _read(where: Path) -> InitialWeights:
         ValueError: If the folder holds no weights.
     """
     if where.is_file():
-        return _parted(weight_files.read(where))
+        return parted(weight_files.read(where))
     files = [where / file for file in FILES if (where / file).is_file()]
     if not files:
         raise ValueError(f"is a folder without weights: it has none of {list(FILES)}")
-    found = _parted(weight_files.read(files[0]))
+    found = parted(weight_files.read(files[0]))
     if found.mean is None and (where / CONFIG).is_file():
         stated = json.loads((where / CONFIG).read_text()).get("pretrained_cfg") or {}
         return InitialWeights(found.weights, stated.get("mean"), stated.get("std"))
@@ -163,7 +163,7 @@ def _local(found: str) -> Path:
         ) from error
 
 
-def _parted(weights: Mapping[str, Tensor]) -> InitialWeights:
+def parted(weights: Mapping[str, Tensor]) -> InitialWeights:
     """The weights of the backbone among those of a network of ours, with its normalisation."""
     inside = {
         key.removeprefix(BACKBONE): value

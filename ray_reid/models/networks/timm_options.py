@@ -31,20 +31,26 @@ def apply_options(backbone: nn.Module, spec: Train) -> nn.Module:
 
 def _keep_last_size(backbone: nn.Module, spec: Train) -> None:
     stage = getattr(backbone, "layer4", None)
-    first = list(stage[0].modules()) if isinstance(stage, nn.Sequential) else []
-    layers = [part for part in first if isinstance(part, (nn.Conv2d, nn.AvgPool2d))]
-    halving = [part for part in layers if part.stride in (2, (2, 2))]
-    # The main path and the shortcut; timm's output_stride would have taken both, and dilated.
-    if len(halving) != 2:
+    if not isinstance(stage, nn.Sequential) or not keep_size(stage):
         raise ValueError(
             f"train.last_stride is 1, but backbone {spec.backbone!r} with backbone_params "
             f"{spec.backbone_params} has no last stage that begins by halving its maps; choose a "
             "ResNet without output_stride, or set it to 2"
         )
+
+
+def keep_size(stage: nn.Sequential) -> bool:
+    """Keep a residual stage from halving its maps; returns false where it does not halve them."""
+    layers = [part for part in stage[0].modules() if isinstance(part, (nn.Conv2d, nn.AvgPool2d))]
+    halving = [part for part in layers if part.stride in (2, (2, 2))]
+    # The main path and the shortcut; timm's output_stride would have taken both, and dilated.
+    if len(halving) != 2:
+        return False
     for part in halving:
         part.stride = (1, 1)
         if isinstance(part, nn.AvgPool2d):
             part.kernel_size = 1
+    return True
 
 
 def _pool_inside(backbone: nn.Module, name: str) -> None:

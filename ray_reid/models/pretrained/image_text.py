@@ -26,6 +26,11 @@ class ImageText:
             self.tokenizer = get_tokenizer(name)
         self.model.eval().to(references.device(), references.dtype(precision))
 
+    @property
+    def scale(self) -> float:
+        """What the model multiplies cosines with before a softmax over texts."""
+        return float(self.model.logit_scale.detach().exp())
+
     def embed_images(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
         """Embed (H, W, 3) uint8 images: (N, D) float32, unit norm."""
         parameter = next(self.model.parameters())

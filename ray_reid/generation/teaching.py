@@ -1,0 +1,200 @@
+"""One ReID model of the `teachers` job: trained or taken, and the features of the images it judges.
+
+A folder of such a model is a package, with the table `features` beside its files.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ray_reid import places, schema, storage
+from ray_reid.places import Place
+from ray_reid.ranking.belonging import CurvePoint, FalseMatches
+from ray_reid.recipe.recipe import Recipe
+
+FEATURES, FALSE_MATCHES, JUDGE = "features", "false_matches.json", "judge"
+COLUMNS = (
+    schema.OBSERVATION_ID,
+    schema.IDENTITY,
+    schema.SOURCE,
+    schema.CAMERA,
+)
+"""Of the table of features, beside `embedding`; a camera is named `source:camera`."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is to become of one folder."""
+
+    recipe: Recipe
+    """Of the training, whose one source is that of the images."""
+    table: Place
+    folder: Place
+    reference: str | None = None
+    """A package to take; null trains one."""
+    held_out: tuple[str, ...] = ()
+    """Identities that are not trained on."""
+    embedded: tuple[str, ...] | None = None
+    """Identities whose images are embedded; null takes all of the source."""
+
+    @property
+    def source(self) -> str:
+        """The data set that it is about."""
+        return self.recipe.train.sources[0]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to do: the features are written last."""
+        return storage.is_complete(self.folder / FEATURES)
+
+
+def teach(lesson: Lesson, state: Place, report: Callable[[int, int], None]) -> None:
+    """Fill the folder of a lesson; a killed training goes on from its last whole epoch.
+
+    Args:
+        lesson: What to do.
+        state: File of the training's state after each epoch.
+        report: Is told after every batch how many are done, and of how many.
+
+    Raises:
+        ValueError: If the training diverges.
+    """
+    from ray_reid.models import package
+
+    if lesson.is_done:
+        return
+    if not (lesson.folder / package.LAST).is_file():
+        if lesson.reference is None:
+            _train(lesson, state, report)
+        else:
+            _take(lesson.reference, lesson.folder)
+    if not lesson.is_done:
+        storage.write(lesson.folder / FEATURES, _features(lesson))
+
+
+def read_features(folder: Place) -> tuple[pa.Table, NDArray[np.float32]]:
+    """Read the `COLUMNS` of a model's features, by id, and (N, D) unit-norm embeddings."""
+    rows = storage.read(folder / FEATURES, (*COLUMNS, schema.EMBEDDING))
+    return rows.select(list(COLUMNS)), storage.embeddings(rows, schema.EMBEDDING)
+
+
+def read_false_matches(folder: Place) -> dict[str, FalseMatches]:
+    """Read the false-match curves of a teacher, by the kind of similarity."""
+    return {
+        name: FalseMatches(
+            tuple(CurvePoint(**point) for point in values["points"]),
+            values["genuine"],
+            values["impostors"],
+        )
+        for name, values in json.loads((folder / FALSE_MATCHES).read_text()).items()
+    }
+
+
+def sources_of(teachers: Place) -> dict[str, Place]:
+    """Return the folders of all teachers in the result of the job, by source."""
+    found = places.matching(teachers, f"*/{FALSE_MATCHES}")
+    return {file.parent.name: file.parent for file in found}
+
+
+def judges_of(teacher: Place) -> list[Place]:
+    """Return the folders of the models beside a teacher that saw nothing of what they judge."""
+    found = places.matching(teacher, f"{JUDGE}*/{FEATURES}/{storage.FILES}")
+    return [file.parent.parent for file in found]
+
+
+def train_rows(source: str, identities: Collection[str] | None = None) -> pc.Expression:
+    """Which rows are real training images of a source, and of some identities."""
+    where = (
+        storage.TRAINABLE
+        & (pc.field(schema.ORIGIN) == "real")
+        & (pc.field(schema.SOURCE) == source)
+    )
+    if identities is None:
+        return where
+    return where & pc.field(schema.IDENTITY).isin(pa.array(sorted(identities), pa.string()))
+
+
+def trained_on(reference: str | Place) -> list[str]:
+    """Return the data sets in the labels of a package; `imported` for a peer's checkpoint.
+
+    Raises:
+        ValueError: If there is no package.
+    """
+    from ray_reid.models import package
+
+    labels: list[str] = json.loads((package.fetched(reference) / package.LABELS).read_text())
+    return sorted({label.partition(":")[0] for label in labels})
+
+
+def _train(lesson: Lesson, state: Place, report: Callable[[int, int], None]) -> None:
+    from ray_reid.models import package
+    from ray_reid.models.pretrained import references
+    from ray_reid.training import worker
+    from ray_reid.training.fit import Fit
+    from ray_reid.training.loader import TrainingRows
+
+    recipe = lesson.recipe
+    rows = TrainingRows([lesson.table], recipe.train, lesson.held_out)
+    fit = Fit(recipe, rows, device=references.device())
+    if state.is_file():
+        fit.restore(worker.load(state))
+    for progress in fit.run():
+        report(fit.batches_done, fit.batches_per_epoch * recipe.train.epochs)
+        if progress.batch == 0:
+            worker.save(fit.state(), state)
+    package.save(lesson.folder, recipe, rows.chosen.identities, fit.weights())
+
+
+def _take(reference: str, folder: Place) -> None:
+    """Copy a package, its recipe last, as `package.save` writes it."""
+    from ray_reid.models import package
+
+    source = package.fetched(reference)
+    names = sorted(file.name for file in source.iterdir() if file.is_file())
+    with places.written(folder) as own:
+        for name in sorted(names, key=lambda name: name == package.LAST):
+            shutil.copyfile(source / name, own / name)
+
+
+def _features(lesson: Lesson) -> pa.Table:
+    from ray_reid.models import package
+
+    where = train_rows(lesson.source, lesson.embedded)
+    model = package.load(lesson.folder)
+    cache = storage.RowCache(lesson.table, places.node_cache(), where)
+    columns = (*COLUMNS, schema.VIEW)
+    rows = storage.read(lesson.table, columns, where).to_pydict()
+    cameras = schema.qualified_cameras(rows[schema.SOURCE], rows[schema.CAMERA])
+    vectors = [
+        model.embed(
+            [cache.image(row) for row in part],
+            sides=(_at(cameras, part), _at(rows[schema.VIEW], part)),
+        )
+        for part in _parts(len(cache), package.BATCH_SIZE)
+    ]
+    embedding = np.concatenate(vectors)
+    arrays = {
+        schema.OBSERVATION_ID: pa.array(rows[schema.OBSERVATION_ID], pa.string()),
+        schema.IDENTITY: pa.array(rows[schema.IDENTITY], pa.string()),
+        schema.SOURCE: pa.array(rows[schema.SOURCE], pa.string()),
+        schema.CAMERA: pa.array(cameras, pa.string()),
+        schema.EMBEDDING: pa.FixedSizeListArray.from_arrays(
+            pa.array(embedding.reshape(-1)), embedding.shape[1]
+        ),
+    }
+    return pa.table(arrays)
+
+
+def _parts(size: int, most: int) -> list[range]:
+    return [range(start, min(start + most, size)) for start in range(0, size, most)]
+
+
+def _at(values: Sequence[Any], rows: Sequence[int]) -> list[Any]:
+    return [values[row] for row in rows]
