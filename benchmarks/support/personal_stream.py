@@ -26,7 +26,7 @@ def miniature(actors: int) -> Recipe:
         [
             "personalise.prior_weight=0",
             # As many rows of a step as with references.
-            "personalise.batch_size=4",
+            "personalise.batch_size=8",
             f"personalise.stage={{actors: {actors}, num_cpus: 0.4, batch_size: 8}}",
             "filters=[{name: colour, stage: {num_cpus: 0.1, batch_size: 16}}]",
         ],

@@ -15,7 +15,7 @@ from PIL import Image
 from ray_reid import images, schema, storage
 from ray_reid.images import Pixels
 from ray_reid.places import Place
-from ray_reid.runtime.results import RunState
+from ray_reid.runtime.results import Manifest, RunState
 
 FOLDER = "shown"
 """Where in a run directory the images are put that somebody asked to see."""
@@ -208,7 +208,9 @@ def _story(row: Mapping[str, Any], parts: Sequence[Part], key: str) -> list[Line
 
 def _personal(state: RunState, tables: Mapping[str, Place], row: Mapping[str, Any]) -> list[Line]:
     """Of an image of a personalised model: the token of its identity, and what was tuned to."""
-    if PROMPTS not in tables:
+    made = [manifest for manifest in state.manifests() if manifest.job == PERSONALISE]
+    # Of a table that the recipe has named, the run knows no more than the row says.
+    if PROMPTS not in tables or any(_prompts_of(one) for one in made):
         return []
     own = pc.field(schema.IDENTITY) == row[schema.IDENTITY]
     columns = [schema.TOKEN, CLASS_PROMPT, schema.IMAGES]
@@ -221,13 +223,18 @@ def _personal(state: RunState, tables: Mapping[str, Place], row: Mapping[str, An
         ("without it", _plain(class_prompt)),
         *_lines("sources", sources or ["none"]),
     ]
-    for manifest in state.manifests():
-        if manifest.job == PERSONALISE and manifest.facts.get(REFERENCES):
+    for manifest in made:
+        if manifest.facts.get(REFERENCES):
             prompts = manifest.facts.get("reference_prompts")
             of = f" of {prompts} prompts" if prompts is not None else ""
             count = f"{manifest.facts[REFERENCES]} images{of}, made without the token"
             lines.append((REFERENCES, _plain(count)))
     return lines
+
+
+def _prompts_of(personalised: Manifest) -> Any:
+    """The table of prompts that the recipe of a personalisation names, if any."""
+    return personalised.recipe.get(PERSONALISE, {}).get("prompts")
 
 
 def _lines(title: str, values: Sequence[str]) -> list[Line]:

@@ -172,14 +172,15 @@ def fingerprint(spec: Embed, models: Models) -> str:
     return schema.observation_id(*digests, *detector)
 
 
+def placed(reference: str) -> str:
+    """Return a reference of a package or run that holds in any working directory."""
+    return reference if reference.startswith(PLACELESS) else str(places.place(reference).resolve())
+
+
 def resolved(spec: Embed) -> Embed:
     """The same with paths that hold in any working directory, for workers elsewhere."""
-
-    def absolute(path: str) -> str:
-        return path if path.startswith(PLACELESS) else str(places.place(path).resolve())
-
-    camera = None if spec.camera_model is None else absolute(spec.camera_model)
-    ensemble = tuple(map(absolute, spec.ensemble))
+    camera = None if spec.camera_model is None else placed(spec.camera_model)
+    ensemble = tuple(map(placed, spec.ensemble))
     return spec.model_copy(update={"ensemble": ensemble, "camera_model": camera})
 
 

@@ -21,7 +21,7 @@ from ray_reid.experiments import query_ap
 from ray_reid.places import Place
 from ray_reid.ranking import scoring
 from ray_reid.ranking.scoring import Side
-from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.recipe import PRETRAIN, Recipe
 from ray_reid.runtime.facts import VARIANTS
 from ray_reid.training import beginnings, train, validation
 from ray_reid.training.train import num_batches, stages_of
@@ -211,7 +211,12 @@ def portable(recipe: Recipe, seed: int) -> Recipe:
     """Return the recipe of a trial, with paths that hold in any working directory."""
     from ray_reid.evaluation import extraction
 
-    return recipe.model_copy(update={"embed": extraction.resolved(recipe.embed), "seed": seed})
+    start = recipe.train.start
+    if start not in (None, PRETRAIN):
+        start = extraction.placed(start)
+    train = recipe.train.model_copy(update={"start": start})
+    embed = extraction.resolved(recipe.embed)
+    return recipe.model_copy(update={"embed": embed, "seed": seed, "train": train})
 
 
 def scored_rows(source: str | None) -> pc.Expression:

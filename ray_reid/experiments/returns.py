@@ -13,7 +13,7 @@ from ray_reid.experiments import trials
 from ray_reid.experiments.trials import Inputs, ResolvedSetting
 from ray_reid.places import Place
 from ray_reid.recipe import recipes
-from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.recipe import PRETRAIN, Recipe
 from ray_reid.recipe.returns import Arm, Budget
 from ray_reid.recipe.sweeps import Setting, Sweep
 from ray_reid.runtime.facts import Cost
@@ -37,7 +37,7 @@ DRAW = "train.synthetic_draw"
 
 
 @dataclass(frozen=True)
-class Point:
+class ReturnPoint:
     """An arm with an amount and a budget."""
 
     arm: Arm
@@ -57,7 +57,7 @@ class Plan:
 
     sweep: Sweep
     """Of arms, one a setting."""
-    points: Mapping[str, Point]
+    points: Mapping[str, ReturnPoint]
     """By the name of the setting; the first setting is real images only."""
     generator: str
     """The job that made the images."""
@@ -105,6 +105,11 @@ def check(sweep: Sweep, recipe: Recipe, jobs: Sequence[Job]) -> None:
             f"{told} train.mixing is {recipe.train.mixing!r}, but generated images are added to "
             "real ones; choose from ['shuffled', 'balanced']"
         )
+    if recipe.train.start == PRETRAIN:
+        raise ValueError(
+            f"{told} train.start is {PRETRAIN!r}, so what is called real only has begun with "
+            "generated images; set it to null"
+        )
     if recipe.train.sampler.kind == "progressive":
         raise ValueError(
             f"{told} train.sampler.kind 'progressive' makes pairs, which real images alone cannot; "
@@ -128,7 +133,7 @@ def planned(held: Run, sweep: Sweep, recipe: Recipe, jobs: Sequence[Job]) -> Pla
     if len(arms) < len(spec.arms):
         log.info("no real images are held back (train.real_fraction 1): none can be added")
     points = [
-        Point(arm, budget, number)
+        ReturnPoint(arm, budget, number)
         for budget in spec.budgets
         for arm in arms
         for number in _numbers(spec.amounts, found.made)
@@ -194,7 +199,7 @@ def _batches_of_a_pass(recipe: Recipe, tables: Sequence[Place]) -> int:
     return max(1, batches // single.train.epochs)
 
 
-def _changes(point: Point, recipe: Recipe, found: Amounts) -> dict[str, Any]:
+def _changes(point: ReturnPoint, recipe: Recipe, found: Amounts) -> dict[str, Any]:
     changes = {**_added(point.arm), **_lasts(point.budget, recipe, found)}
     if point.arm == "real":
         more = found.real + min(found.kept[point.drawn], found.held_back)

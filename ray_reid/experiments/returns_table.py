@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_reid.experiments import query_ap
-from ray_reid.experiments.returns import ADDED, REAL_ONLY, Plan, Point, num_images
+from ray_reid.experiments.returns import ADDED, REAL_ONLY, Plan, ReturnPoint, num_images
 from ray_reid.experiments.trials import AP, Trial
 from ray_reid.ranking import bootstrap
 from ray_reid.ranking.bootstrap import Interval, Resampled
@@ -115,7 +115,7 @@ def _point(
     }
 
 
-def _hours(plan: Plan, point: Point, added: float) -> float | None:
+def _hours(plan: Plan, point: ReturnPoint, added: float) -> float | None:
     """Device-hours of the images that had to be made; of real ones nobody knows the price."""
     if plan.cost is None or point.arm == "real":
         return None

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from ray_reid.recipe.recipe import PRETRAIN, Recipe
 from ray_reid.recipe.sweeps import Sweep
 from ray_reid.runtime.job import Job
-from ray_reid.training.checks import check_start
 from ray_reid.training.train import stages_of
 
 
@@ -79,7 +78,6 @@ def pretraining(sweep: Sweep, recipe: Recipe, jobs: Sequence[Job]) -> None:
     Raises:
         ValueError: If no job of the pipeline pre-trains, or it has seen what validates.
     """
-    check_start(recipe)
     if recipe.train.start != PRETRAIN:
         return
     if not any(job.name == PRETRAIN for job in jobs):

@@ -140,9 +140,14 @@ def generator_name(recipe: Recipe) -> str:
     return " ".join(parts)
 
 
-def content_key(plan: pa.Table) -> str:
-    """Name a set of references by what they are: their ids hash model, settings, prompt, seed."""
-    return schema.observation_id(*plan[schema.OBSERVATION_ID].to_pylist())[:12]
+def content_key(plan: pa.Table, quality: int) -> str:
+    """Name a set of references by what they are.
+
+    Args:
+        plan: Its ids hash model, settings, prompt and seed.
+        quality: Of the JPEGs.
+    """
+    return schema.observation_id(*plan[schema.OBSERVATION_ID].to_pylist(), str(quality))[:12]
 
 
 def reference_steps(recipe: Recipe) -> list[Step]:

@@ -357,6 +357,11 @@ def section(facts: EnhanceFacts) -> Section:
     ]
     note = f"Style {facts.style!r}; the token of an identity is {facts.token!r}."
     warnings = []
+    if facts.single:
+        warnings.append(
+            f"{facts.single} of {facts.identities} identities have a single image in their "
+            "sequence: a model is tuned to that one alone"
+        )
     if facts.unlabelled:
         warnings.append(f"{facts.unlabelled} training images without an identity are left out")
     return Section(

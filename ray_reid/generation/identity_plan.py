@@ -9,7 +9,9 @@ import pyarrow as pa
 from ray_reid import schema, storage
 from ray_reid.generation import attribute_references, balance
 from ray_reid.generation.generators.identities import INSTANCES, REAL, REFERENCE
+from ray_reid.models.pretrained.identity_tokens import NEW_TOKEN
 from ray_reid.places import Place
+from ray_reid.recipe.enhance import Enhance
 from ray_reid.recipe.recipe import Recipe
 
 COLUMNS = (schema.IDENTITY, schema.SOURCE, "images", "prompt", "class_prompt", "drop_reason")
@@ -158,6 +160,13 @@ def _row(
     }
 
 
+def new_token(spec: Enhance) -> tuple[str, str] | None:
+    """The token that the tokenizer does not know, if there is one, and what it begins with."""
+    if spec.token.kind != "new":
+        return None
+    return spec.token.text or NEW_TOKEN, spec.token.initialise_from or spec.category
+
+
 def generator_name(recipe: Recipe) -> str:
     """What makes the images: that of the references, and how it is tuned to an identity."""
     spec = recipe.personalise
@@ -174,6 +183,9 @@ def generator_name(recipe: Recipe) -> str:
         parts.append(f"rank={lora.rank},alpha={lora.alpha or lora.rank:g},layers={where}")
     if spec.text_encoder:
         parts.append("text_encoder")
+    token = new_token(recipe.enhance)
+    if token is not None:
+        parts.append("token={},from={}".format(*token))
     height, width = spec.output_size
     parts.append(f"resized={height}x{width}")
     return " ".join(parts)

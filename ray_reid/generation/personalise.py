@@ -8,13 +8,12 @@ reason; an identity that fails is recorded and ends nothing.
 import logging
 from collections import Counter
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from ray_reid import images, schema, storage
+from ray_reid import images, places, schema, storage
 from ray_reid.generation import attribute_references as attributes
 from ray_reid.generation import enhance
 from ray_reid.generation import identity_plan as plans
@@ -36,9 +35,7 @@ from ray_reid.generation.generators.identities import (
 )
 from ray_reid.generation.generators.settings import pipeline_settings
 from ray_reid.models.pretrained import references, roles
-from ray_reid.models.pretrained.identity_tokens import NEW_TOKEN
-from ray_reid.places import Place
-from ray_reid.recipe.enhance import Enhance
+from ray_reid.places import Place, place
 from ray_reid.recipe.recipe import Recipe
 from ray_reid.recipe.resources import StageSpec
 from ray_reid.runtime import figures, stage
@@ -127,7 +124,7 @@ def personalise_job(work: Work) -> PersonaliseFacts:
 
 def _prompts(work: Work) -> Place:
     given = work.recipe.personalise.prompts
-    return work.inputs["enhance"] / enhance.TABLE if given is None else Path(given)
+    return work.inputs["enhance"] / enhance.TABLE if given is None else place(given)
 
 
 def identity_step(recipe: Recipe, table: Place, known: Place | None, out: Place) -> Step:
@@ -141,16 +138,9 @@ def identity_step(recipe: Recipe, table: Place, known: Place | None, out: Place)
         "spec": spec,
         "settings": pipeline_settings(recipe.generate),
         "adapters": str(out / ADAPTERS) if spec.keep_adapters else None,
-        "token": _new_token(recipe.enhance),
+        "token": plans.new_token(recipe.enhance),
     }
     return Step(GenerateIdentity, params, spec.stage, whole=True)
-
-
-def _new_token(spec: Enhance) -> tuple[str, str] | None:
-    """The token that the tokenizer does not know, and the words that it begins with."""
-    if spec.token.kind != "new":
-        return None
-    return spec.token.text or NEW_TOKEN, spec.token.initialise_from or spec.category
 
 
 def check(recipe: Recipe) -> None:
@@ -160,6 +150,11 @@ def check(recipe: Recipe) -> None:
         ValueError: If a filter, one of its parameters, the size or a model is impossible.
     """
     check_filters(recipe, JOB.needs)
+    if any(spec.name == "detection" for spec in recipe.filters):
+        raise ValueError(
+            "the filter 'detection' crops, but personalised images have the size of "
+            "personalise.output_size; leave it out"
+        )
     if any(spec.name == "clothes" for spec in recipe.filters):
         raise ValueError(
             "the filter 'clothes' looks where clothes were painted, but a personalised model "
@@ -177,14 +172,14 @@ def check(recipe: Recipe) -> None:
         )
     roles.check(recipe.models, "text_to_image")
     if recipe.personalise.prompts is not None:
-        plans.read_prompted(Path(recipe.personalise.prompts))
+        plans.read_prompted(place(recipe.personalise.prompts))
 
 
 def outside(recipe: Recipe) -> str:
     """Fingerprint of the models, and of a table of prompts that no job made."""
     used = [recipe.models.text_to_image, *filter_models(recipe)]
     if recipe.personalise.prompts is not None:
-        used.append(str(Path(recipe.personalise.prompts).resolve()))
+        used.append(str(places.fetched(place(recipe.personalise.prompts)).resolve()))
     return schema.observation_id(*map(references.fingerprint, used))
 
 
@@ -192,7 +187,7 @@ def _references(work: Work, shared: dict[str, str]) -> Place:
     """The table of references, made once for all results of a run that need the same."""
     plan = attributes.references_plan(work.recipe, list(shared.values()))
     folder = work.out if work.trials is None else work.trials
-    out = folder / REFERENCES / attributes.content_key(plan)
+    out = folder / REFERENCES / attributes.content_key(plan, work.recipe.generate.quality)
     last = partial(attributes.encode_references, quality=work.recipe.generate.quality)
     steps = attributes.reference_steps(work.recipe)
     stage.stream(plan, plan.column_names, steps, out, "personalise references", encode=last)

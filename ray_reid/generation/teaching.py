@@ -157,9 +157,10 @@ def _take(reference: str, folder: Place) -> None:
     from ray_reid.models import package
 
     source = package.fetched(reference)
-    names = sorted(file.name for file in source.iterdir() if file.is_file())
+    # Thresholds and a card are of another use; the file that makes it a package comes last.
+    names = (package.WEIGHTS, package.LABELS, package.PREPROCESSING, package.LAST)
     with places.written(folder) as own:
-        for name in sorted(names, key=lambda name: name == package.LAST):
+        for name in names:
             shutil.copyfile(source / name, own / name)
 
 

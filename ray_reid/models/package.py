@@ -150,14 +150,20 @@ class Model:
             batch_size: Images on the device at a time.
 
         Returns:
-            (N, C) float32: softmax of the classifier, in the order of `identities`.
+            (N, C) float32: softmax of the classifier, or of the sum of those of all branches, in
+            the order of `identities`.
 
         Raises:
             ValueError: If an image cannot be decoded, or one is given instead of a list.
         """
+        scale = self.recipe.train.loss.softmax_scale if self.network.cosines else 1.0
 
         def shares(pixels: Tensor, _: slice) -> Tensor:
-            return self.network(pixels)[1].float().softmax(dim=1)
+            told = self.network(pixels)[1::2]
+            # Last comes what the auxiliary classifier says, which only helps the training.
+            told = told if self.network.auxiliary is None else told[:-1]
+            logits = torch.stack([one.float() for one in told if one is not None]).sum(dim=0)
+            return (scale * logits).softmax(dim=1)
 
         return self._over(shares, inputs, batch_size)
 

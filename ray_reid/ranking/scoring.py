@@ -85,11 +85,12 @@ class Judged:
     def ap(self) -> NDArray[np.float32]:
         """Average precision of each query of the headline, NaN where it was skipped.
 
-        All draws, and both directions, one after the other. Where there are several, each is
-        scaled by its number of queries, so that the mean is the mAP of the headline.
+        All draws, and both directions or all sources, one after the other. Where there are
+        several, each is scaled by its number of queries: the mean is the mAP of the headline.
         """
         found = self.found
-        cases = [FORWARD, "reverse"] if FORWARD in found else list(found)[:1]
+        averaged = FORWARD in found or isinstance(found, AveragedCases)
+        cases = list(found) if averaged else list(found)[:1]
         draws = [draw for case in cases for draw in found[case]]
         share = sum(draw.num_queries for draw in draws) / len(draws)
         scaled = [draw.ap * (share / draw.num_queries) for draw in draws]

@@ -9,7 +9,7 @@ from ray_reid.recipe.train import Train
 
 ONE_TRAINING: dict[str, Any] = {
     "stages": (), "sources": (), "target": "identity", "mixing": "real", "validation": 0.0,
-    "num_workers": 1, "loader": "local",
+    "num_workers": 1, "loader": "local", "labels": "given", "start": None,
 }  # fmt: skip
 """What a teacher's training cannot change: it is one training of one source in one process."""
 
@@ -38,7 +38,7 @@ class Teachers(Frozen):
             if getattr(self.train, name) != value:
                 raise ValueError(
                     f"teachers.train.{name} is {getattr(self.train, name)!r}, but a teacher is "
-                    f"trained at once, in one process, on the real images of its source; it must "
+                    f"trained at once, in one process, on labelled images of its source; it must "
                     f"be {value!r}"
                 )
         return self

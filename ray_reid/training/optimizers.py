@@ -66,7 +66,7 @@ def freeze(spec: Train, network: ReidNetwork) -> None:
         for norm in _norms(network):
             norm.requires_grad_(False)
     if spec.labels == "clusters":
-        network.head.requires_grad_(False)
+        network.classifiers.requires_grad_(False)
     if spec.backbone_rate == 0:
         for part in (network.backbone, *network.tails):
             part.requires_grad_(False)

@@ -237,6 +237,8 @@ def test_targets_are_scored_apart_and_their_mean_is_the_headline():
     scored = scoring.score(*whole, schema.EMBEDDING, spec)
     assert list(scored) == ["a", "b"]
     figures = scoring.flatten(scored)
+    ap = scoring.Judged(found=scored).ap()
+    assert np.nanmean(ap) == pytest.approx(figures["mAP"])
     for name in ("mAP", "rank-1", "mINP"):
         assert figures[f"a_{name}"] == pytest.approx(found["a"][name])
         assert figures[f"b_{name}"] == pytest.approx(found["b"][name])

@@ -25,7 +25,7 @@ from ray_reid.experiments import (
     tune,
 )
 from ray_reid.experiments.in_process import METRICS, TrialScores
-from ray_reid.experiments.returns import Plan, Point
+from ray_reid.experiments.returns import Plan, ReturnPoint
 from ray_reid.generation import generate
 from ray_reid.miniature import street_observations
 from ray_reid.recipe import recipes, sweeps
@@ -163,7 +163,7 @@ def test_arms_have_the_images_that_they_say(planned: Any) -> None:
 
 def test_each_seed_draws_images_of_its_own(planned: Any) -> None:
     plan, every = planned
-    name = Point("all", "steps", 16).name
+    name = ReturnPoint("all", "steps", 16).name
     assert name in plan.points
     specs = [every[name, seed].resolved.recipe.train for seed in (0, 1, 2)]
     assert [spec.synthetic_draw for spec in specs] == [0, 1, 2]
@@ -190,6 +190,7 @@ def test_equal_steps_are_equal_and_equal_epochs_grow_with_the_images(planned: An
         (JOBS, "train.mixing=real", "train.mixing is 'real', but generated images are added"),
         (JOBS, "train.sampler.kind=progressive", "makes pairs, which real images alone cannot"),
         (JOBS, "train.stages=[{name: I}]", "train.stages trains in a row"),
+        (JOBS, "train.start=pretrain", "real only has begun with generated images"),
     ],
 )
 def test_a_recipe_without_such_a_report_is_refused(
@@ -242,7 +243,7 @@ def _result(
     seeds: tuple[int, ...] = (0, 1, 2),
 ) -> dict[str, Any]:
     """A report of trainings that gain so much over real images only, query by query."""
-    points = [Point(arm, "steps", n) for arm in ("kept", "real") for n in (100, 200)]
+    points = [ReturnPoint(arm, "steps", n) for arm in ("kept", "real") for n in (100, 200)]
     named = {point.name: point for point in points}
     arms: dict[str, Any] = {name: {} for name in (returns.REAL_ONLY, *named)}
     sweep = Sweep(name="worth", recipe="baseline", arms=arms, seeds=seeds)
@@ -267,7 +268,7 @@ def _trial(name: str, ap: NDArray[np.float64]) -> Any:
     )
 
 
-def _counts(named: Mapping[str, Point], name: str) -> dict[str, int]:
+def _counts(named: Mapping[str, ReturnPoint], name: str) -> dict[str, int]:
     if name not in named:
         return {"real": 400, "synthetic": 0}
     added = named[name].drawn * 3 // 4
@@ -275,7 +276,7 @@ def _counts(named: Mapping[str, Point], name: str) -> dict[str, int]:
     return {"real": 400 + added * real, "synthetic": added * (not real)}
 
 
-KEPT_100, KEPT_200 = (Point("kept", "steps", n).name for n in (100, 200))
+KEPT_100, KEPT_200 = (ReturnPoint("kept", "steps", n).name for n in (100, 200))
 
 
 def test_a_gain_is_told_by_image_and_by_hour(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,7 +379,7 @@ def test_a_report_is_trained_written_and_shown(tmp_path: Path, ray_local: None) 
     assert json.loads((folder / "table.json").read_text()) == table
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
     stops = {one["arm"]: one["stop"] for one in table["returns"]["advice"]}
-    assert stops["kept"] == Point("kept", "steps", 32).name
+    assert stops["kept"] == ReturnPoint("kept", "steps", 32).name
     assert stops["all"] is None
     state = RunState.read(path)
     pipelines.write_report(state)

@@ -110,7 +110,7 @@ def test_an_unlabelled_source_is_refused_and_single_images_without_identity_are_
     _answering(monkeypatch, GOOD)
     facts = enhance.enhance_job(work_of(_of("s:1", None)))
     assert facts.unlabelled == 1
-    assert "1 training images without an identity" in enhance.section(facts).warnings[0]
+    assert "1 training images without an identity" in enhance.section(facts).warnings[1]
 
 
 def test_words_are_cut_from_the_description_and_counted(

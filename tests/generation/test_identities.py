@@ -172,11 +172,12 @@ def test_references_are_named_by_what_they_are(home: Path) -> None:
     recipe = _recipe(home, "personalise.references=3")
     plan = attributes.references_plan(recipe, ["a van", "a car", "a car"])
     assert plan[schema.PROMPT].to_pylist() == ["a car"] * 3 + ["a van"] * 3
-    key = attributes.content_key(plan)
+    key = attributes.content_key(plan, 90)
+    assert attributes.content_key(plan, 95) != key
     same = _recipe(home, "personalise.references=3", "personalise.prior_weight=0.5")
-    assert attributes.content_key(attributes.references_plan(same, ["a car", "a van"])) == key
+    assert attributes.content_key(attributes.references_plan(same, ["a car", "a van"]), 90) == key
     other = _recipe(home, "personalise.references=3", "generate.steps=5")
-    assert attributes.content_key(attributes.references_plan(other, ["a car", "a van"])) != key
+    assert attributes.content_key(attributes.references_plan(other, ["a car", "a van"]), 90) != key
 
 
 # The stage

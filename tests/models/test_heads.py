@@ -20,6 +20,7 @@ from ray_reid.models.onnx_export import Embedding
 from ray_reid.recipe import recipes
 from ray_reid.recipe.train import Train
 from ray_reid.training import optimizers
+from ray_reid.training.losses import ReidLoss, pairs_of
 
 WINDOWS = {"embed_dim": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 4}
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -337,6 +338,19 @@ def test_a_package_of_every_head_embeds_as_its_network_did(head: str, tmp_path: 
         expected = network.embed(images).numpy()
     assert np.allclose(found, expected, atol=1e-4)
     assert model.activation_maps(list(pixels)).ndim == 3
+    loss = ReidLoss(recipe.train.loss, network.cosines)
+    with torch.inference_mode():
+        told = loss.logits(pairs_of(network(images)))
+    scale = recipe.train.loss.softmax_scale if network.cosines else 1.0
+    assert np.allclose(model.probabilities(list(pixels)), (scale * told).softmax(1), atol=1e-4)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_classifiers_rest_while_clusters_are_learned(head: str) -> None:
+    network = ReidNetwork(_spec(head), 1)
+    optimizers.freeze(_spec(head, labels="clusters", batches_per_epoch=2), network)
+    assert not any(one.requires_grad for one in network.classifiers.parameters())
+    assert all(one.requires_grad for one in network.backbone.parameters())
 
 
 def test_an_auxiliary_classifier_goes_with_the_heads_of_one_map() -> None:

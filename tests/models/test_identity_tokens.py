@@ -51,6 +51,12 @@ def test_a_rank_beyond_the_vocabulary_is_refused(tokenizer: Any) -> None:
         identity_tokens.identity_token(tokenizer, IdentityToken(rank=9999))
 
 
+def test_a_word_of_the_vocabulary_is_no_new_token(tokenizer: Any) -> None:
+    for text in ("red", "coat"):
+        with pytest.raises(ValueError, match=f"{text}' is in the tokenizer's vocabulary"):
+            identity_tokens.identity_token(tokenizer, IdentityToken(kind="new", text=text))
+
+
 def test_a_new_token_is_one_token_with_the_mean_embedding_of_its_words(pipeline: Any) -> None:
     spec = IdentityToken(kind="new", text="<who>")
     with pytest.raises(ValueError, match="is split"):

@@ -188,6 +188,11 @@ class ReidNetwork(nn.Module):
         return self.branches is None and isinstance(self.head, CosineClassifier)
 
     @property
+    def classifiers(self) -> nn.Module:
+        """What tells the identities apart, without the auxiliary classifier."""
+        return self.head if self.branches is None else self.branches.classifiers
+
+    @property
     def tails(self) -> list[nn.Module]:
         """Copies of the backbone's last layers, which learn as the backbone does."""
         return [] if self.branches is None else list(self.branches.tails)

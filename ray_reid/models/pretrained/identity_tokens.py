@@ -47,22 +47,28 @@ def identity_token(tokenizer: Any, spec: IdentityToken) -> str:
         spec: Section `enhance.token` of the recipe.
 
     Raises:
-        ValueError: If the token becomes several, or there is no token of such a rank.
+        ValueError: If the token becomes several, a new one is not new, or no token has the rank.
     """
     if spec.kind == "new":
         text = spec.text or NEW_TOKEN
+        known = tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys()
+        if known & {text, f"{text}</w>"}:
+            raise ValueError(
+                f"enhance.token.text {text!r} is in the tokenizer's vocabulary, so it is no new "
+                "word; choose another, or set enhance.token.kind to 'rare'"
+            )
         if text not in tokenizer.get_vocab():
             tokenizer.add_tokens([text])
     elif spec.text is not None:
         text = spec.text
     else:
-        known = rare_tokens(tokenizer)
-        if spec.rank >= len(known):
+        rare = rare_tokens(tokenizer)
+        if spec.rank >= len(rare):
             raise ValueError(
-                f"enhance.token.rank {spec.rank} is more than the {len(known)} rare words of the "
+                f"enhance.token.rank {spec.rank} is more than the {len(rare)} rare words of the "
                 "tokenizer allow; lower it, or set enhance.token.kind to 'new'"
             )
-        text = known[spec.rank]
+        text = rare[spec.rank]
     pieces = tokenizer.tokenize(text)
     if len(pieces) != 1:
         raise ValueError(
@@ -91,8 +97,8 @@ def rare_tokens(tokenizer: Any) -> list[str]:
 def added_token(pipeline: Any, token: str, initialise_from: str) -> list[torch.Tensor]:
     """Give a new token an embedding in every text encoder of a pipeline.
 
-    The embedding begins as the mean of those of some words. Where the pipeline has the token
-    already, it begins anew: this is how it is restored between identities.
+    The embedding begins as the mean of those of some words, also where the pipeline has the token
+    already.
 
     Args:
         pipeline: Of diffusers, on its device; changed in place. Copy its weights after this.
