@@ -254,15 +254,17 @@ def parts(fit: "Fit") -> dict[str, Step]:
     """What the loop does beside the network, each on the same batch."""
     import torch
 
+    from ray_reid.training.losses import pairs_of
+
     rows, planned = cases.opened(fit), fit.plan(0)[0, 0]
     stored, labels = rows[planned]
     with torch.no_grad():
         images, _ = fixed_batch(fit)
-        outputs = [output.requires_grad_() for output in fit.network(images)]
+        outputs = [None if one is None else one.requires_grad_() for one in fit.network(images)]
     labels = labels.to(fit.device)
 
     def losses() -> float:
-        loss = fit.loss(*outputs, labels)["loss"]
+        loss = fit.loss(pairs_of(outputs), labels)["loss"]
         torch.autograd.backward(loss)
         return float(loss.detach())
 

@@ -243,3 +243,15 @@ def test_a_pipeline_that_generates_makes_in_a_bucket_what_it_makes_on_a_disk(
                 bucket.tables()[table], table
             )
         assert report.headline(disk) == report.headline(bucket)
+
+
+def test_a_personalisation_waits_for_what_it_reads_alone() -> None:
+    def needs(*overrides: str) -> tuple[str, ...]:
+        recipe = recipes.load("diffusion_reid", "miniature", overrides)
+        jobs = {job.name: job for job in pipelines.of_recipe(recipe)}
+        assert set(jobs["personalise"].needs) <= set(jobs)
+        return jobs["personalise"].needs
+
+    assert needs() == ("ingest", "enhance", "teachers")
+    assert needs("filters=[{name: category}]") == ("ingest", "enhance")
+    assert needs("filters=[]", "personalise.prompts=edited.parquet") == ("ingest",)

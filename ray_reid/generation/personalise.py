@@ -21,6 +21,7 @@ from ray_reid.generation.balance import Projection, Rates, project, tuning_secon
 from ray_reid.generation.filters.steps import (
     check_filters,
     filter_entries,
+    filter_jobs,
     filter_models,
     filter_steps,
 )
@@ -143,13 +144,19 @@ def identity_step(recipe: Recipe, table: Place, known: Place | None, out: Place)
     return Step(GenerateIdentity, params, spec.stage, whole=True)
 
 
+def needs(recipe: Recipe) -> tuple[str, ...]:
+    """Jobs whose results are read: without filters that ask teachers, other ones redo nothing."""
+    prompts = ("enhance",) if recipe.personalise.prompts is None else ()
+    return (*JOB.needs, *prompts, *filter_jobs(recipe))
+
+
 def check(recipe: Recipe) -> None:
     """Refuse what cannot be made, before anything runs.
 
     Raises:
         ValueError: If a filter, one of its parameters, the size or a model is impossible.
     """
-    check_filters(recipe, JOB.needs)
+    check_filters(recipe, needs(recipe))
     if any(spec.name == "detection" for spec in recipe.filters):
         raise ValueError(
             "the filter 'detection' crops, but personalised images have the size of "
@@ -357,7 +364,7 @@ def section(facts: PersonaliseFacts) -> Section:
 JOB = Job(
     "personalise",
     personalise_job,
-    needs=("ingest", "enhance", "teachers"),
+    needs=("ingest",),
     sections=(
         "seed",
         "enhance.token",

@@ -61,6 +61,12 @@ def filter_roles(recipe: Recipe) -> tuple[str, ...]:
     return tuple(dict.fromkeys(kind.ROLE for kind in kinds if hasattr(kind, "ROLE")))
 
 
+def filter_jobs(recipe: Recipe) -> tuple[str, ...]:
+    """Jobs whose results the recipe's filters need, without those of unknown filters."""
+    kinds: list[Any] = [FILTERS[spec.name] for spec in recipe.filters if spec.name in FILTERS]
+    return tuple(dict.fromkeys(kind.JOB for kind in kinds if hasattr(kind, "JOB")))
+
+
 def filter_models(recipe: Recipe) -> list[str]:
     """References of the models that the recipe's filters load."""
     return [getattr(recipe.models, role) for role in filter_roles(recipe)]
