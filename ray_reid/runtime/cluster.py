@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ import ray.data
 from ray._common.utils import get_default_ray_temp_dir
 from ray._private.utils import validate_socket_filepath
 
-from ray_reid.recipe.resources import Resources
+from ray_reid.recipe.resources import Resources, StageSpec
 from ray_reid.runtime import interrupts
 from ray_reid.runtime.capacity import Share
+from ray_reid.runtime.facts import Cost
 from ray_reid.runtime.patience import LIMITS
 
 log = logging.getLogger(__name__)
@@ -184,3 +185,16 @@ def _without_core_messages() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def cost(specs: Sequence[StageSpec], rows: int, seconds: float) -> Cost | None:
+    """What the rows of a stream through some stages took of the cluster; None if there are none.
+
+    Its devices are the GPUs of all actors, or without any the CPUs of all nodes.
+    """
+    if not rows:
+        return None
+    gpus = sum(spec.actors * spec.num_gpus for spec in specs)
+    cpus = sum(node.num_cpus for node in alive_nodes())
+    spent = round(seconds, 3)
+    return Cost(rows=rows, seconds=spent, device="GPU" if gpus else "CPU", devices=gpus or cpus)

@@ -32,7 +32,7 @@ from ray_reid.recipe.resources import StageSpec
 from ray_reid.runtime import attempts
 from ray_reid.runtime.attempts import Note
 from ray_reid.runtime.capacity import READER, Share, fits, shrunk
-from ray_reid.runtime.cluster import alive_nodes
+from ray_reid.runtime.cluster import alive_nodes, cost
 from ray_reid.runtime.facts import Cost
 from ray_reid.runtime.patience import patient
 from ray_reid.runtime.progress import watched
@@ -146,30 +146,32 @@ def stream(
     if by is not None:
         dataset.context.execution_options.preserve_order = False
     fitted = _fitted(name, steps)
-    at_once = _fit_at_once(fitted)
-    for step in fitted:
-        dataset = apply(dataset, step, at_once, by is not None)
-    if through is not None:
-        dataset = through(dataset)
-    if encode is not None:
-        # Ray Data fuses this with the writing.
-        last: Any = partial(_on_arrow, encode)
-        dataset = dataset.map_batches(
-            last, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
-        )
+    dataset = _staged(dataset, fitted, by is not None, through, encode)
     started = time.monotonic()
     made = _write(dataset, out, name, len(done), total, note)
     storage.complete(out, [*kept, *made])
-    return _cost(fitted, total - len(done), time.monotonic() - started)
+    specs = [step.spec for step in fitted]
+    return cost(specs, total - len(done), time.monotonic() - started)
 
 
-def _cost(steps: Sequence[Step], rows: int, seconds: float) -> Cost | None:
-    if not rows:
-        return None
-    gpus = sum(step.spec.actors * step.spec.num_gpus for step in steps)
-    cpus = sum(node.num_cpus for node in alive_nodes())
-    spent = round(seconds, 3)
-    return Cost(rows=rows, seconds=spent, device="GPU" if gpus else "CPU", devices=gpus or cpus)
+def _staged(
+    dataset: "ray.data.Dataset",
+    steps: Sequence[Step],
+    alone: bool,
+    through: "Callable[[ray.data.Dataset], ray.data.Dataset] | None",
+    encode: Callable[[Batch], Batch] | None,
+) -> "ray.data.Dataset":
+    """The stream behind its stages; `alone` keeps the rows of each block together."""
+    at_once = _fit_at_once(steps)
+    for step in steps:
+        dataset = apply(dataset, step, at_once, alone)
+    if through is not None:
+        dataset = through(dataset)
+    if encode is None:
+        return dataset
+    # Ray Data fuses this with the writing.
+    last: Any = partial(_on_arrow, encode)
+    return dataset.map_batches(last, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
 
 
 def _write(
