@@ -69,7 +69,7 @@ PIPELINES: dict[str, tuple[Job, ...]] = {
         ingest.JOB,
         enhance.JOB,
         teachers.JOB,
-        replace(personalise.JOB, needs=("ingest", "enhance", "teachers")),
+        personalise.JOB,
         replace(review.JOB, needs=("ingest", "personalise", "teachers")),
         replace(train.JOB, needs=("ingest", "personalise")),
         embed.JOB,
@@ -370,13 +370,6 @@ def _check(recipe: Recipe, jobs: Sequence[Job]) -> None:
 def _known(recipe: Recipe) -> tuple[Job, ...]:
     """The whole pipeline of a recipe; none where its name is not known."""
     if recipe.package is None:
-        jobs = tuple(_narrowed(job, recipe) for job in PIPELINES.get(recipe.name, ()))
+        jobs = PIPELINES.get(recipe.name, ())
         return jobs if recipe.pretrain is None else with_pretraining(jobs)
     return FLOOR if floors.is_floor(recipe.package) else GIVEN
-
-
-def _narrowed(job: Job, recipe: Recipe) -> Job:
-    """The job with what this recipe has it read; other results change nothing of its own."""
-    if job.name != personalise.JOB.name:
-        return job
-    return replace(job, needs=personalise.needs(recipe))

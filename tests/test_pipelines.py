@@ -250,7 +250,7 @@ def test_a_personalisation_waits_for_what_it_reads_alone() -> None:
         recipe = recipes.load("diffusion_reid", "miniature", overrides)
         jobs = {job.name: job for job in pipelines.of_recipe(recipe)}
         assert set(jobs["personalise"].needs) <= set(jobs)
-        return jobs["personalise"].needs
+        return jobs["personalise"].inputs(recipe)
 
     assert needs() == ("ingest", "enhance", "teachers")
     assert needs("filters=[{name: category}]") == ("ingest", "enhance")

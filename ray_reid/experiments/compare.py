@@ -19,7 +19,7 @@ from ray_reid.experiments.sweep_table import setting_row
 from ray_reid.experiments.trials import Inputs, ResolvedSetting
 from ray_reid.places import Place
 from ray_reid.recipe import recipes, sweeps
-from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.recipe import PRETRAIN, Recipe
 from ray_reid.recipe.sweeps import Setting, Sweep
 from ray_reid.runtime import figures
 from ray_reid.runtime.cluster import check_capacity
@@ -130,6 +130,12 @@ def outside(recipe: Recipe) -> str:
     return schema.observation_id(
         *(part(arm) for arm in arms for part in (begins_with, embed.outside))
     )
+
+
+def unread(recipe: Recipe) -> frozenset[str]:
+    """A pre-training, where no arm begins with it."""
+    arms = [recipes.override(recipe, changes) for changes in recipe.compare.arms.values()]
+    return frozenset({PRETRAIN} - {arm.train.start for arm in arms})
 
 
 def _inputs(work: Work) -> Inputs:
@@ -251,6 +257,7 @@ JOB = Job(
     "compare",
     compare_job,
     needs=("ingest", "generate"),
+    unread=unread,
     sections=("name", "seed", "train", "embed", "evaluate", "refine", "compare"),
     also=crops_of_arms,
     check=check,

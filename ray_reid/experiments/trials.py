@@ -163,10 +163,10 @@ def resolve(sweep: Sweep, recipe: Recipe, jobs: Sequence[Job]) -> list[ResolvedS
     return found
 
 
-def prerequisites(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs of a pipeline that its trials rest on, in their order."""
+def prerequisites(jobs: Sequence[Job], recipe: Recipe | None = None) -> list[Job]:
+    """The jobs of a pipeline that trials rest on, in their order: those of a recipe, or of any."""
     needed = {
-        other.name for job in jobs if job.name in SCORED for other in _before(jobs, job)
+        other.name for job in jobs if job.name in SCORED for other in _before(jobs, job, recipe)
     }.difference(SCORED)
     return [job for job in jobs if job.name in needed]
 
@@ -182,15 +182,12 @@ def make_inputs(
     Returns:
         The inputs by setting and seed, which differ by the seed where the sweep is `seeded`.
     """
-    needed = prerequisites(jobs)
     inputs: dict[tuple[str, ...], Inputs] = {}
     by_trial = {}
     for resolved, seed in itertools.product(found, sweep.seeds):
         recipe = recipes.override(resolved.recipe, dict.fromkeys(sweep.seeded, seed))
         made: dict[str, Manifest] = {}
-        for job in needed:
-            if job.name == PRETRAIN and recipe.train.start != PRETRAIN:
-                continue
+        for job in prerequisites(jobs, recipe):
             keys = {name: manifest.key for name, manifest in made.items()}
             made[job.name] = held.make(job, recipe, keys)
         whole = tuple(manifest.key for manifest in made.values())
@@ -200,7 +197,8 @@ def make_inputs(
     if not held.state.keys:
         held.point({})
         for job in itertools.takewhile(
-            lambda job: held.is_made(job, held.recipe, held.state.keys), needed
+            lambda job: held.is_made(job, held.recipe, held.state.keys),
+            prerequisites(jobs, held.recipe),
         ):
             held.perform(job)
     return by_trial
@@ -315,12 +313,16 @@ def _sections(jobs: Sequence[Job]) -> list[str]:
     return sorted((read | refined | set(SCORED)) - {"name", "profile", "seed"})
 
 
-def _before(jobs: Sequence[Job], job: Job) -> list[Job]:
+def _before(jobs: Sequence[Job], job: Job, recipe: Recipe | None) -> list[Job]:
     """What a job rests on, directly or through others."""
-    needed = set(job.needs)
+
+    def read(one: Job) -> set[str]:
+        return set(one.needs if recipe is None else one.inputs(recipe))
+
+    needed = read(job)
     for other in reversed(jobs):
         if other.name in needed:
-            needed |= set(other.needs)
+            needed |= read(other)
     return [other for other in jobs if other.name in needed]
 
 

@@ -43,14 +43,13 @@ from ray_reid.runtime import figures, stage
 from ray_reid.runtime.facts import Cost, Facts
 from ray_reid.runtime.figures import Card
 from ray_reid.runtime.job import Job, Work
+from ray_reid.runtime.run import REFERENCES
 from ray_reid.runtime.sections import Section, Table, number
 from ray_reid.runtime.stage import Note, Step
 
 log = logging.getLogger(__name__)
 
-OBSERVATIONS, REFERENCES, ADAPTERS, SHEET = (
-    "observations", "references", "adapters", "personalised.png",
-)  # fmt: skip
+OBSERVATIONS, ADAPTERS, SHEET = "observations", "adapters", "personalised.png"
 SHOWN, SHOWN_IMAGES = 6, 8
 # Bytes of a JPEG a pixel, before any is made.
 PIXEL_BYTES = 0.5
@@ -76,8 +75,6 @@ class PersonaliseFacts(Facts):
     references: int = 0
     reference_prompts: int = 0
     """Sets of references, which identities share."""
-    reference_key: str | None = None
-    """Folder of the references in `trials/references` of the run."""
     cost: Cost | None = None
     """What the images took, filters among it; null where all were there."""
     seconds: dict[str, float] = Field(default_factory=dict)
@@ -117,7 +114,7 @@ def personalise_job(work: Work) -> PersonaliseFacts:
             "without_prompt": without,
             "references": 0 if known is None else storage.dataset(known).count_rows(),
             "reference_prompts": len(set(shared.values())),
-            "reference_key": None if known is None else known.name,
+            "shared": () if known is None else (known.name,),
             "pictures": _draw(table, known, out, work.out),
         }
     )
@@ -144,10 +141,10 @@ def identity_step(recipe: Recipe, table: Place, known: Place | None, out: Place)
     return Step(GenerateIdentity, params, spec.stage, whole=True)
 
 
-def needs(recipe: Recipe) -> tuple[str, ...]:
-    """Jobs whose results are read: without filters that ask teachers, other ones redo nothing."""
-    prompts = ("enhance",) if recipe.personalise.prompts is None else ()
-    return (*JOB.needs, *prompts, *filter_jobs(recipe))
+def unread(recipe: Recipe) -> frozenset[str]:
+    """Jobs that change nothing here: of prompts that are not read, of filters that nobody asks."""
+    prompts = {"enhance"} if recipe.personalise.prompts is not None else set()
+    return frozenset(prompts | ({"teachers"} - set(filter_jobs(recipe))))
 
 
 def check(recipe: Recipe) -> None:
@@ -156,7 +153,7 @@ def check(recipe: Recipe) -> None:
     Raises:
         ValueError: If a filter, one of its parameters, the size or a model is impossible.
     """
-    check_filters(recipe, needs(recipe))
+    check_filters(recipe, JOB.inputs(recipe))
     if any(spec.name == "detection" for spec in recipe.filters):
         raise ValueError(
             "the filter 'detection' crops, but personalised images have the size of "
@@ -364,7 +361,8 @@ def section(facts: PersonaliseFacts) -> Section:
 JOB = Job(
     "personalise",
     personalise_job,
-    needs=("ingest",),
+    needs=("ingest", "enhance", "teachers"),
+    unread=unread,
     sections=(
         "seed",
         "enhance.token",

@@ -28,6 +28,8 @@ class Facts(Frozen):
     """Directory of a model package in the job's directory, to be registered."""
     fingerprint: Fingerprint | None = None
     """Of the table that the job publishes."""
+    shared: tuple[str, ...] = ()
+    """Tables in the run's folder `trials/references` that the result was made with."""
 
 
 Kind = TypeVar("Kind", bound=Facts)

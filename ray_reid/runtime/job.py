@@ -40,6 +40,8 @@ class Job:
     name: str
     work: Callable[[Work], Facts]
     needs: tuple[str, ...] = ()
+    unread: Callable[[Recipe], frozenset[str]] | None = None
+    """Those of `needs` that a recipe has it leave alone, so that they change nothing of its own."""
     sections: tuple[str, ...] = ()
     """What of the recipe it reads: sections, or single entries (`generate.steps`). It sees nothing
     else, and its key hashes all of it."""
@@ -60,6 +62,11 @@ class Job:
     """Model of what it says of itself."""
     report: Callable[[Any], Section] | None = None
     """What its facts contribute to the report."""
+
+    def inputs(self, recipe: Recipe) -> tuple[str, ...]:
+        """Return the jobs whose results it reads under a recipe."""
+        unread = frozenset[str]() if self.unread is None else self.unread(recipe)
+        return tuple(name for name in self.needs if name not in unread)
 
     def declared(self, recipe: Recipe) -> tuple[str, ...]:
         """Return what of a recipe its key hashes."""

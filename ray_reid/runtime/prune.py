@@ -7,7 +7,7 @@ from ray_reid import places
 from ray_reid.places import Place
 from ray_reid.runtime.holding import hold
 from ray_reid.runtime.results import MANIFEST, Manifest, RunState, being_read
-from ray_reid.runtime.run import KEY_DIGITS, MODELS, TRAININGS, TRIALS
+from ray_reid.runtime.run import KEY_DIGITS, MODELS, REFERENCES, TRAININGS, TRIALS
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def leftovers(path: Place) -> list[Leftover]:
     left = [folder for folder in _results(state) if (folder.parent.name, folder.name) not in kept]
     return [
         Leftover(folder, _size(folder), (folder / MANIFEST).is_file())
-        for folder in [*left, *_trials(state)]
+        for folder in [*left, *_trials(state), *_references(state)]
     ]
 
 
@@ -76,6 +76,13 @@ def _trials(state: RunState) -> Iterator[Place]:
     for pattern in (f"{TRAININGS}/{'[0-9a-f]' * KEY_DIGITS}", f"{MODELS}/.*"):
         found = places.matching(state.path, f"{TRIALS}/{pattern}")
         yield from (folder for folder in found if folder.is_dir())
+
+
+def _references(state: RunState) -> Iterator[Place]:
+    """References that no current result was made with; whoever needs them makes them again."""
+    used = {name for manifest in state.manifests() for name in manifest.facts.get("shared", ())}
+    found = places.matching(state.path, f"{TRIALS}/{REFERENCES}/{'[0-9a-f]' * KEY_DIGITS}")
+    yield from (folder for folder in found if folder.is_dir() and folder.name not in used)
 
 
 def _size(folder: Place) -> int:

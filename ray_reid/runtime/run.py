@@ -40,8 +40,9 @@ log = logging.getLogger(__name__)
 KEY_DIGITS = 12
 TRIALS = "trials"
 """Folder of a run with finished trials, by their content: its experiments share them."""
-MODELS, TRAININGS = "models", ".trainings"
-"""Folders in it: models that trials share, and checkpoints of trials without a result yet."""
+MODELS, TRAININGS, REFERENCES = "models", ".trainings", "references"
+"""Folders in it: models that trials share, checkpoints of trials without a result yet, and tables
+that results of several recipes are made with."""
 
 
 class Run:
@@ -117,13 +118,14 @@ class Run:
         self, job: Job, recipe: Recipe, keys: Mapping[str, str]
     ) -> tuple[str, dict[str, Any], dict[str, str]]:
         """Key of a result, and what it is the hash of: its part of the recipe and its inputs."""
-        lacking = [name for name in job.needs if name not in keys]
+        needed = job.inputs(recipe)
+        lacking = [name for name in needed if name not in keys]
         if lacking:
             raise ValueError(
                 f"run {str(self.path)!r} has no current {lacking[0]!r} of this recipe, which "
                 f"{job.name!r} needs; it has {sorted(keys)}"
             )
-        inputs = {name: keys[name] for name in job.needs}
+        inputs = {name: keys[name] for name in needed}
         sections = _sections(recipe, job.declared(recipe))
         if job.outside is not None:
             inputs[OUTSIDE] = self._fingerprint(job, recipe, sections)
@@ -175,7 +177,7 @@ class Run:
 
     def _work(self, job: Job, key: str, recipe: Recipe, inputs: Mapping[str, str]) -> Facts:
         out = self.path / job.name / key
-        folders = {name: self.path / name / inputs[name] for name in job.needs}
+        folders = {name: self.path / name / inputs[name] for name in job.inputs(recipe)}
         manifests = {name: Manifest.read(folder) for name, folder in folders.items()}
         out.mkdir(parents=True, exist_ok=True)
         work = Work(

@@ -248,6 +248,11 @@ def training_tables(work: Work) -> list[Place]:
     return [(work.inputs[name] / "observations").resolve() for name in jobs]
 
 
+def unread(recipe: Recipe) -> frozenset[str]:
+    """A pre-training changes nothing of a training that begins with something else."""
+    return frozenset({PRETRAIN} - {recipe.train.start})
+
+
 def pretrained_package(inputs: Mapping[str, Place]) -> Place | None:
     """The package of the run's own pre-training, if a job has made it."""
     return (inputs[PRETRAIN] / "model").resolve() if PRETRAIN in inputs else None
@@ -363,6 +368,7 @@ JOB = Job(
     "train",
     train_job,
     needs=("ingest",),
+    unread=unread,
     sections=("name", "seed", "train"),
     also=validates_with,
     check=check,

@@ -65,6 +65,21 @@ def test_what_killed_trials_have_left_is_removed_and_what_is_finished_stays(run:
     assert names == [f"{NEW}.json", "models", f"models/{NEW}", f"models/{NEW}/weights"]
 
 
+def test_references_stay_as_long_as_a_current_result_was_made_with_them(
+    run: Path, publish_job: Callable[..., Path]
+) -> None:
+    references = run / "trials" / "references"
+    for name in (OLD, NEW):
+        (references / name).mkdir(parents=True)
+        (references / name / "part").write_bytes(bytes(100))
+    publish_job(run, "personalise", NEW, facts={"shared": [NEW]})
+    assert references / OLD in {one.folder for one in prune(run)}
+    assert [folder.name for folder in references.iterdir()] == [NEW]
+    publish_job(run, "personalise", OLD)
+    prune(run)
+    assert not references.exists()
+
+
 def test_what_a_reader_has_opened_stays_until_it_ends(
     run: Path, publish_job: Callable[..., Path]
 ) -> None:

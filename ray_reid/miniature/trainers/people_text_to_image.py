@@ -31,7 +31,7 @@ from ray_reid.miniature.trainers.text_to_image import (
 )
 
 COURSE = Course(
-    "people_text_to_image", batch=32, steps=4000, learning_rate=1e-3, channels=(32, 64, 96),
+    "people_text_to_image", batch=64, steps=4000, learning_rate=1e-3, channels=(32, 64, 96),
     latent_size=(24, 12), context=32, autocast=True,
 )  # fmt: skip
 VOCABULARY = 1000
