@@ -33,6 +33,8 @@ SEED = "seed"
 GENERATOR = "generator"
 ATTRIBUTES = "attributes"
 SCORES = "scores"
+PASSED = "passed_"
+"""Begins the score that says what a filter by itself would do: 1 keeps the image, 0 drops it."""
 DROP_REASON = "drop_reason"
 
 # Columns of tables and streams that are no part of the record.

@@ -8,7 +8,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_reid import schema
-from ray_reid.generation.filters.marking import PASSED
 from ray_reid.recipe.base import Frozen
 from ray_reid.runtime.sections import Table, share
 
@@ -128,7 +127,7 @@ def _scores(rows: pa.Table) -> list[Any]:
 def _said(scores: Any) -> dict[str, float]:
     """Verdicts in the scores of a row, by filter."""
     return {
-        name.removeprefix(PASSED): value
+        name.removeprefix(schema.PASSED): value
         for name, value in (scores or {}).items()
-        if name.startswith(PASSED)
+        if name.startswith(schema.PASSED)
     }

@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 
 from ray_reid import images, schema, storage
 from ray_reid.generation import agreement
-from ray_reid.generation.filters.marking import PASSED
 from ray_reid.places import Place
 from ray_reid.runtime import figures
 from ray_reid.runtime.figures import Card
@@ -233,5 +232,5 @@ def _measures(row: Mapping[str, Any]) -> dict[str, float]:
     return {
         name: value
         for name, value in scores.items()
-        if value is not None and not name.startswith(PASSED)
+        if value is not None and not name.startswith(schema.PASSED)
     }

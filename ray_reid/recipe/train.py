@@ -160,6 +160,9 @@ class Train(Frozen):
     synthetic_of: Literal["kept", "all", "random"] = "kept"
     """Which of the generated images that are drawn are trained on: those that the filters kept,
     all of them, or as many as were kept but at random, whatever the filters said."""
+    synthetic_filters: tuple[str, ...] | None = None
+    """Filters of the recipe whose verdicts decide what is kept; null asks all of them. One stream
+    with all filters is thus the pool of a comparison (Diffusion-ReID, section 3.2)."""
     synthetic_images: int | None = Field(None, ge=1)
     """Generated images that are drawn, dropped ones among them; fewer are part of more. null draws
     all that were made."""

@@ -1,5 +1,7 @@
 """Which generated images are trained on: those that the filters kept, or others in their place."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,7 +12,8 @@ from ray_reid.recipe.train import Train
 
 def looks_at_dropped(spec: Train) -> bool:
     """Return whether dropped images decide which ones are trained on."""
-    return spec.synthetic_of != "kept" or spec.synthetic_images is not None
+    asked = (spec.synthetic_images, spec.synthetic_filters)
+    return spec.synthetic_of != "kept" or any(one is not None for one in asked)
 
 
 def drawn(rows: pa.Table, spec: Train) -> pa.Table:
@@ -18,13 +21,14 @@ def drawn(rows: pa.Table, spec: Train) -> pa.Table:
 
     Args:
         rows: Of trainable images, real and generated. Where `looks_at_dropped`, dropped ones are
-            among them and their `drop_reason` is a column.
+            among them, and `drop_reason` and `scores` are columns.
 
     Returns:
         All real images that are not dropped, and the chosen ones, in the same order.
 
     Raises:
-        ValueError: If there are fewer generated images than are to be drawn.
+        ValueError: If there are fewer generated images than are to be drawn, or a filter that is
+            to decide has said nothing of one.
     """
     if not looks_at_dropped(spec):
         return rows
@@ -40,11 +44,30 @@ def drawn(rows: pa.Table, spec: Train) -> pa.Table:
     ids = rows[schema.OBSERVATION_ID].to_pylist()
     order = sorted(made, key=lambda row: schema.observation_id(spec.synthetic_draw, ids[row]))
     looked_at = order[: spec.synthetic_images]
-    passed = [row for row in looked_at if kept[row]]
+    if spec.synthetic_filters is None:
+        passed = [row for row in looked_at if kept[row]]
+    else:
+        scores = rows[schema.SCORES].to_pylist(maps_as_pydicts="strict")
+        passed = [row for row in looked_at if _passes(scores[row], spec.synthetic_filters)]
     chosen = {"kept": passed, "all": looked_at, "random": looked_at[: len(passed)]}
     trained = kept & ~synthetic
     trained[chosen[spec.synthetic_of]] = True
     return rows.filter(pa.array(trained))
+
+
+def _passes(scores: Mapping[str, float] | None, filters: Sequence[str]) -> bool:
+    """Whether each of some filters by itself keeps an image."""
+    known = scores or {}
+    for name in filters:
+        if schema.PASSED + name not in known:
+            asked = sorted(
+                key.removeprefix(schema.PASSED) for key in known if key.startswith(schema.PASSED)
+            )
+            raise ValueError(
+                f"train.synthetic_filters names {name!r}, but the generated images have verdicts "
+                f"of {asked} only; choose from these, or add it to filters and generate again"
+            )
+    return all(known[schema.PASSED + name] for name in filters)
 
 
 def _is_image(reason: str | None) -> bool:

@@ -210,7 +210,7 @@ def execute(
 
 def _trainable(tables: Sequence[str | Place], where: pc.Expression, dropped: bool) -> pa.Table:
     """What decides about each row that could be trained on, and its place; rows by id."""
-    columns = (*DECIDING, schema.DROP_REASON) if dropped else DECIDING
+    columns = (*DECIDING, schema.SCORES, schema.DROP_REASON) if dropped else DECIDING
     parts = []
     for number, path in enumerate(tables):
         part = storage.read(path, columns, where, kept_only=not dropped)

@@ -26,8 +26,12 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     real = [_row(f"r{n}", f"r:{n % 3}", n, schema.ORIGINS[0]) for n in range(REAL)]
     real.append(_row("broken", "r:0", 0, "real") | {schema.DROP_REASON: "corrupt image: ?"})
     made = [_row(f"g{n}", f"g:{n % 4}", 100 + n, "synthetic") for n in range(MADE)]
-    for row in made[:DROPPED]:
-        row[schema.DROP_REASON] = "colour: blue"
+    for number, row in enumerate(made):
+        # Two filters: one keeps the last ones, the other every even one. The recipe had both.
+        passed = {"colour": number >= DROPPED, "clip": number % 2 == 0}
+        row[schema.SCORES] = {schema.PASSED + name: float(one) for name, one in passed.items()}
+        if number < DROPPED:
+            row[schema.DROP_REASON] = "colour: blue"
     for name in schema.NOT_MADE:
         made.append(_row(name, "g:0", 0, "synthetic") | {schema.DROP_REASON: f"{name}: 1 %"})
     storage.write(base / "real", schema.observations(real))
@@ -65,6 +69,20 @@ def test_kept_images_are_trained_on_by_default(tables: list[Path]) -> None:
     assert sorted(_numbers(tables)) == kept
     # Whether the dropped ones are read too or not.
     assert sorted(_numbers(tables, synthetic_images=MADE)) == kept
+
+
+def test_the_verdicts_of_some_filters_decide_in_the_place_of_all(tables: list[Path]) -> None:
+    even = [number for number in range(MADE) if number % 2 == 0]
+    assert sorted(_numbers(tables, synthetic_filters=["clip"])) == even
+    assert sorted(_numbers(tables, synthetic_filters=["colour"])) == list(range(DROPPED, MADE))
+    both = [number for number in even if number >= DROPPED]
+    assert sorted(_numbers(tables, synthetic_filters=["clip", "colour"])) == both
+    # As many at random as these keep.
+    random = _numbers(tables, synthetic_filters=["clip"], synthetic_of="random")
+    assert (len(random), set(random) == set(even)) == (len(even), False)
+    said = r"names .reid., but .* have verdicts of \[.clip., .colour.\] only; choose"
+    with pytest.raises(ValueError, match=said):
+        _numbers(tables, synthetic_filters=["reid"])
 
 
 def test_all_images_are_those_that_a_model_has_made(tables: list[Path]) -> None:

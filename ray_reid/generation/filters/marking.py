@@ -11,9 +11,6 @@ from ray_reid import images, schema
 from ray_reid.images import Pixels
 from ray_reid.schema import Batch
 
-PASSED = "passed_"
-"""Begins the score that says what a filter by itself would do: 1 keeps the image, 0 drops it."""
-
 
 @dataclass
 class Verdict:
@@ -35,7 +32,7 @@ def made_rows(batch: Batch) -> list[int]:
     return [
         row
         for row, (reason, scores) in enumerate(pairs)
-        if reason is None or any(name.startswith(PASSED) for name in scores or {})
+        if reason is None or any(name.startswith(schema.PASSED) for name in scores or {})
     ]
 
 
@@ -56,8 +53,8 @@ def marked(
     changed = {column: np.array(batch[column], dtype=object) for column in names}
     for row, verdict in zip(rows, verdicts, strict=True):
         before = batch[schema.SCORES][row] or {}
-        passed = min(float(verdict.reason is None), before.get(f"{PASSED}{name}", 1.0))
-        changed[schema.SCORES][row] = {**before, **verdict.scores, f"{PASSED}{name}": passed}
+        passed = min(float(verdict.reason is None), before.get(f"{schema.PASSED}{name}", 1.0))
+        changed[schema.SCORES][row] = {**before, **verdict.scores, f"{schema.PASSED}{name}": passed}
         if changed[schema.DROP_REASON][row] is None:
             changed[schema.DROP_REASON][row] = verdict.reason
         if verdict.pixels is not None:
