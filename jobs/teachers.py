@@ -1,8 +1,8 @@
 """Train the models that judge what is generated (Diffusion-ReID, section 3.2).
 
 In: the labelled training images of `ingest/observations`.
-Out: one ReID model of each source data set, its features of these images, thresholds by their
-false-match rates, and models that have seen only half of the identities.
+Out: one ReID model of each source data set, its features of these images, and thresholds by their
+false-match rates.
 Why: a generated image is worth something if it shows its identity. Who else than a model of the
 same data set could tell?
 """

@@ -159,6 +159,8 @@ TRAINABLE = (
     & pc.field(schema.IDENTITY).is_valid()
 )
 """Rows with a label to learn."""
+REAL = TRAINABLE & (pc.field(schema.ORIGIN) == "real")
+"""Those of them that a camera took."""
 CLUSTERABLE = pc.field(schema.SPLIT).isin(["train", "unlabelled"]) & (
     pc.field(schema.ROLE) == "normal"
 )

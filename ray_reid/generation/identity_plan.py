@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from ray_reid import schema, storage
 from ray_reid.generation import attribute_references, balance
-from ray_reid.generation.generators.identities import INSTANCES, REAL, REFERENCE
+from ray_reid.generation.generators.identities import INSTANCES, REFERENCE
 from ray_reid.models.pretrained.identity_tokens import NEW_TOKEN
 from ray_reid.places import Place
 from ray_reid.recipe.enhance import Enhance
@@ -98,7 +98,7 @@ def identities_plan(
     Raises:
         ValueError: If no image is to be made.
     """
-    real = storage.read(table, _REAL_COLUMNS, REAL).to_pylist(maps_as_pydicts="strict")
+    real = storage.read(table, _REAL_COLUMNS, storage.REAL).to_pylist(maps_as_pydicts="strict")
     numbers = {row[schema.OBSERVATION_ID]: number for number, row in enumerate(real)}
     counts: dict[str, int] = {}
     for row in real:

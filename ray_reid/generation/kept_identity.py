@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ray_reid import schema, storage
 from ray_reid.generation import agreement
 from ray_reid.generation.sheets import Selection
-from ray_reid.generation.teaching import judges_of, read_features, sources_of
+from ray_reid.generation.teaching import folders_in, read_features
 from ray_reid.places import Place
 from ray_reid.recipe.base import Frozen
 from ray_reid.runtime.bars import bar
@@ -67,20 +67,18 @@ class _Gallery:
         self.camera_of: dict[str | None, str | None] = dict(zip(ids, self.cameras, strict=True))
 
 
-def measure(teachers: Place, made: Selection, most: int) -> tuple[KeptIdentity, ...]:
+def measure(judges: Place, made: Selection, most: int) -> tuple[KeptIdentity, ...]:
     """Search generated and real images with every judge.
 
     Args:
-        teachers: Result of the job `teachers`.
+        judges: Result of the job `judges`.
         made: All generated images.
         most: Of each kind, evenly spaced in the order of their ids, which are hashes.
 
     Returns:
         By kind; empty if there are no judges, or nothing for them to judge.
     """
-    galleries = [
-        _Gallery(judge) for folder in sources_of(teachers).values() for judge in judges_of(folder)
-    ]
+    galleries = [_Gallery(folder) for folder in folders_in(judges)]
     rows = agreement.measured(made.rows)
     passed = rows[schema.DROP_REASON].is_null()
     kinds = {"kept": rows.filter(passed), "dropped": rows.filter(pc.invert(passed))}

@@ -20,6 +20,7 @@ from ray_reid.generation import identity_plan as plans
 from ray_reid.generation.balance import Projection, Rates, project, tuning_seconds
 from ray_reid.generation.filters.steps import (
     check_filters,
+    check_given,
     filter_entries,
     filter_jobs,
     filter_models,
@@ -91,6 +92,7 @@ def personalise_job(work: Work) -> PersonaliseFacts:
             model cannot be loaded.
     """
     recipe, spec = work.recipe, work.recipe.personalise
+    check_given(recipe, work.inputs)
     table = (work.inputs["ingest"] / OBSERVATIONS).resolve()
     prompted, without = plans.read_prompted(_prompts(work))
     shared = plans.shared_prompts(recipe, prompted) if spec.prior_weight > 0 else {}

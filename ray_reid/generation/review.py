@@ -176,9 +176,9 @@ def _generated(work: Work) -> Place:
 
 def _kept_identity(work: Work, made: Selection) -> tuple[KeptIdentity, ...]:
     """Search generated images among the real ones, where a job has trained models for that."""
-    if "teachers" not in work.inputs:
+    if "judges" not in work.inputs:
         return ()
-    return kept_identity.measure(work.inputs["teachers"], made, work.recipe.teachers.judged_images)
+    return kept_identity.measure(work.inputs["judges"], made, work.recipe.teachers.judged_images)
 
 
 def _select(table: Place, where: pc.Expression | None = None, kept_only: bool = True) -> Selection:

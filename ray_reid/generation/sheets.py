@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ray_reid import images, schema, storage
 from ray_reid.generation import agreement
@@ -166,7 +165,7 @@ def _filter_cards(
 
 def _draw_counts(made: Selection, kept: Selection, real: Place, out: Place) -> dict[str, str]:
     """Write the curve of images per identity, before and after the filters (Fig. 5)."""
-    where = storage.TRAINABLE & (pc.field(schema.ORIGIN) == "real")
+    where = storage.REAL
     owned = Counter(storage.read(real, [schema.IDENTITY], where)[schema.IDENTITY].to_pylist())
     before, after = (Counter(one.rows[schema.IDENTITY].to_pylist()) for one in (made, kept))
     identities = sorted(name for name in before if name is not None)

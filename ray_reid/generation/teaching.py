@@ -1,9 +1,11 @@
-"""One ReID model of the `teachers` job: trained or taken, and the features of the images it judges.
+"""ReID models of one source each: trained or taken, and the features of the images they judge.
 
-A folder of such a model is a package, with the table `features` beside its files.
+The jobs `teachers` and `judges` make them. A folder of such a model is a package, with the table
+`features` beside its files.
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -18,8 +20,16 @@ from ray_reid import places, schema, storage
 from ray_reid.places import Place
 from ray_reid.ranking.belonging import CurvePoint, FalseMatches
 from ray_reid.recipe.recipe import Recipe
+from ray_reid.runtime import stage
+from ray_reid.runtime.cluster import check_capacity
+from ray_reid.runtime.progress import metered
+from ray_reid.training import checks, loader
 
-FEATURES, FALSE_MATCHES, JUDGE = "features", "false_matches.json", "judge"
+log = logging.getLogger(__name__)
+
+FEATURES, FALSE_MATCHES, STATES = "features", "false_matches.json", "states"
+IMPORTED = "imported"
+"""Source in the labels of a checkpoint that a peer trained."""
 COLUMNS = (
     schema.OBSERVATION_ID,
     schema.IDENTITY,
@@ -103,34 +113,136 @@ def sources_of(teachers: Place) -> dict[str, Place]:
     return {file.parent.name: file.parent for file in found}
 
 
-def judges_of(teacher: Place) -> list[Place]:
-    """Return the folders of the models beside a teacher that saw nothing of what they judge."""
-    found = places.matching(teacher, f"{JUDGE}*/{FEATURES}/{storage.FILES}")
+def folders_in(result: Place) -> list[Place]:
+    """Return the folders of all models in the result of a job, by name."""
+    found = places.matching(result, f"**/{FEATURES}/{storage.FILES}")
     return [file.parent.parent for file in found]
+
+
+def perform(job: str, lessons: Sequence[Lesson], states: Place, cpus: float, gpus: float) -> None:
+    """Do what a killed attempt left undone, trainings side by side.
+
+    Args:
+        job: What messages call it.
+        lessons: What is to become of each folder.
+        states: Folder of the trainings' states.
+        cpus: Of one training.
+        gpus: Likewise.
+
+    Raises:
+        ValueError: If the images of a lesson cannot fill a batch, or a training diverges.
+    """
+    todo = [lesson for lesson in lessons if not lesson.is_done]
+    for lesson in todo:
+        _check_batches(lesson)
+    if not todo:
+        return
+    states.mkdir(parents=True, exist_ok=True)
+    check_capacity("teachers", 1, cpus, gpus)
+    with metered(job, "batch") as meter:
+        arguments = [
+            {"lesson": lesson, "state": states / state_name(lesson), "meter": meter}
+            for lesson in todo
+        ]
+        for place, _ in stage.tasks(job, _worker, arguments, cpus, gpus):
+            log.debug("%s is done", todo[place].folder)
+
+
+def state_name(lesson: Lesson) -> str:
+    """Name of the file of a training's state."""
+    return f"{schema.observation_id(lesson.source, lesson.folder.name)}.pt"
+
+
+def training_of(recipe: Recipe, source: str) -> Recipe:
+    """The recipe by which a model of a source is trained, and which its package holds."""
+    spec = recipe.teachers.train.model_dump(mode="json") | {"sources": [source]}
+    return Recipe.model_validate(
+        {"name": f"teacher of {source}", "seed": recipe.seed, "train": spec}
+    )
+
+
+def check_training(recipe: Recipe) -> None:
+    """Refuse a training of teachers that cannot be done, before anything runs.
+
+    Raises:
+        ValueError: If the network cannot be built.
+    """
+    try:
+        checks.check(training_of(recipe, "source"))
+    except ValueError as error:
+        said = str(error)
+        own = said if said.startswith("train.") else f"train: {said}"
+        raise ValueError(f"teachers.{own}") from error
+
+
+def identities_of(table: Place) -> dict[str, list[str]]:
+    """Identities with real training images, by source; both in the order of their names.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    columns = (schema.SOURCE, schema.IDENTITY)
+    rows = storage.read(table, columns, storage.REAL).group_by(list(columns)).aggregate([])
+    found: dict[str, list[str]] = {}
+    for row in rows.sort_by([(name, "ascending") for name in columns]).to_pylist():
+        found.setdefault(row[schema.SOURCE], []).append(row[schema.IDENTITY])
+    if not found:
+        raise ValueError(
+            "teachers learn from labelled training images, and the sources have none: give a "
+            "labelled source"
+        )
+    return found
 
 
 def train_rows(source: str, identities: Collection[str] | None = None) -> pc.Expression:
     """Which rows are real training images of a source, and of some identities."""
-    where = (
-        storage.TRAINABLE
-        & (pc.field(schema.ORIGIN) == "real")
-        & (pc.field(schema.SOURCE) == source)
-    )
+    where = storage.REAL & (pc.field(schema.SOURCE) == source)
     if identities is None:
         return where
     return where & pc.field(schema.IDENTITY).isin(pa.array(sorted(identities), pa.string()))
 
 
-def trained_on(reference: str | Place) -> list[str]:
-    """Return the data sets in the labels of a package; `imported` for a peer's checkpoint.
+def trained_on(key: str, reference: str | Place) -> list[str]:
+    """Return the data sets in the labels of a package; `IMPORTED` for a peer's checkpoint.
 
     Raises:
-        ValueError: If there is no package.
+        ValueError: If there is no package; `key` is what names it.
     """
     from ray_reid.models import package
 
-    labels: list[str] = json.loads((package.fetched(reference) / package.LABELS).read_text())
+    try:
+        folder = package.fetched(reference)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+    labels: list[str] = json.loads((folder / package.LABELS).read_text())
     return sorted({label.partition(":")[0] for label in labels})
+
+
+def _worker(lesson: Lesson, state: Place, meter: Any) -> None:
+    teach(lesson, state, lambda *done: meter.set.remote(*done, f" {lesson.folder.name}"))
+
+
+def _check_batches(lesson: Lesson) -> None:
+    """Refuse a training that its images cannot fill, where a refusal is one sentence.
+
+    Raises:
+        ValueError: If there are too few.
+    """
+    if lesson.reference is not None:
+        return
+    try:
+        chosen = loader.labels([lesson.table], lesson.recipe.train, lesson.held_out)
+        checks.check_plan(lesson.recipe, chosen)
+    except ValueError as error:
+        half, way = (
+            ("half of the identities of ", " or set teachers.judge to null")
+            if lesson.held_out
+            else ("", "")
+        )
+        raise ValueError(
+            f"teachers.train on {half}source {lesson.source!r}: {error}; lower "
+            f"teachers.train.sampler{way}"
+        ) from error
 
 
 def _train(lesson: Lesson, state: Place, report: Callable[[int, int], None]) -> None:

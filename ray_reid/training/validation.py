@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 # Every training holds out the same ones, so that all can be compared.
 SEED = 0
-REAL = storage.TRAINABLE & (pc.field(schema.ORIGIN) == "real")
 COLUMNS = (*scoring.COLUMNS, schema.VIEW, schema.ORIGIN)
 NOTED = ("mAP", "rank-1")
 """What an epoch's entry of a history holds of them, with the prefix."""
@@ -149,7 +148,7 @@ def held_out(table: str | Place, share: float, sources: Collection[str] = ()) ->
     Raises:
         ValueError: If there are fewer than four.
     """
-    where = REAL & pc.field(schema.SOURCE).isin(list(sources)) if sources else REAL
+    where = storage.REAL & pc.field(schema.SOURCE).isin(list(sources)) if sources else storage.REAL
     names = storage.read(table, [schema.IDENTITY], where)[schema.IDENTITY].unique().to_pylist()
     return frozenset(splits.held_out(set(names), share, SEED))
 

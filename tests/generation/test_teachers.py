@@ -10,18 +10,18 @@ import pytest
 
 import ray_reid
 from ray_reid import images, schema, storage
-from ray_reid.generation import kept_identity, sheets, teachers, teaching
+from ray_reid.generation import judges, kept_identity, sheets, teachers, teaching
 from ray_reid.generation.filters.category import CategoryFilter
 from ray_reid.generation.filters.classifier import ClassifierFilter
 from ray_reid.generation.filters.reid import ReidFilter
-from ray_reid.generation.filters.steps import check_filters, filter_steps
+from ray_reid.generation.filters.steps import check_filters, check_given, filter_steps
 from ray_reid.generation.teaching import Lesson
 from ray_reid.images import Pixels
 from ray_reid.models import package
 from ray_reid.places import Place
 from ray_reid.recipe import recipes
 from ray_reid.recipe.recipe import Recipe
-from ray_reid.runtime.job import Work
+from ray_reid.runtime.job import Job, Work
 from ray_reid.schema import Batch
 
 SIZE = (32, 16)
@@ -64,11 +64,11 @@ def recipe_of(**section: Any) -> Recipe:
     return recipes.validate({"name": "diffusion_reid", "teachers": values})
 
 
-def here(lessons: list[Lesson], states: Place, spec: Any) -> None:
+def here(job: str, lessons: list[Lesson], states: Place, *resources: float) -> None:
     """Train in this process, without Ray."""
     states.mkdir(parents=True, exist_ok=True)
     for lesson in lessons:
-        teaching.teach(lesson, states / teachers._state_name(lesson), lambda *_: None)
+        teaching.teach(lesson, states / teaching.state_name(lesson), lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +81,9 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def work_of(table: Path, out: Path, recipe: Recipe) -> Work:
+def work_of(table: Path, out: Path, recipe: Recipe, job: Job = teachers.JOB) -> Work:
     out.mkdir(parents=True, exist_ok=True)
-    return Work(teachers.JOB.view(recipe), out, {"ingest": table}, {"ingest": {}})
+    return Work(job.view(recipe), out, {"ingest": table}, {"ingest": {}})
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +91,18 @@ def taught(table: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     """The result of the job, and its facts."""
     out = tmp_path_factory.mktemp("teachers")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teachers, "_perform", here)
+        patch.setattr(teachers, "perform", here)
         facts = teachers.teachers_job(work_of(table, out, recipe_of()))
+    return out, facts
+
+
+@pytest.fixture(scope="module")
+def judged(table: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """The result of the job judges, and its facts."""
+    out = tmp_path_factory.mktemp("judges")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judges, "perform", here)
+        facts = judges.judges_job(work_of(table, out, recipe_of(), judges.JOB))
     return out, facts
 
 
@@ -123,7 +133,7 @@ def test_every_source_has_a_package_with_the_features_of_its_training_images(
 ) -> None:
     out, facts = taught
     (one,) = facts.teachers
-    assert (one.source, one.images, one.identities, one.judges) == ("market", 48, 8, 2)
+    assert (one.source, one.images, one.identities) == ("market", 48, 8)
     model = ray_reid.load(out / "market")
     assert model.identities == [f"market:{number}" for number in range(8)]
     rows, embedding = teaching.read_features(out / "market")
@@ -137,26 +147,27 @@ def test_every_source_has_a_package_with_the_features_of_its_training_images(
     assert teachers.section(facts).tables[0].rows[0][:2] == ("market", "centroid")
 
 
-def test_a_judge_has_seen_no_identity_that_it_judges(taught: tuple[Path, Any]) -> None:
-    out, _ = taught
-    judged: list[str] = []
-    for judge in teaching.judges_of(out / "market"):
+def test_a_judge_has_seen_no_identity_that_it_judges(judged: tuple[Path, Any]) -> None:
+    out, facts = judged
+    assert facts.judges == 2
+    seen: list[str] = []
+    for judge in teaching.folders_in(out):
         known = set(package.load(judge).identities)
         rows, _ = teaching.read_features(judge)
         own = set(rows[schema.IDENTITY].to_pylist())
         assert not own & known
-        judged += own
-    assert sorted(judged) == [f"market:{number}" for number in range(8)]
+        seen += own
+    assert sorted(seen) == [f"market:{number}" for number in range(8)]
 
 
 def test_a_finished_model_is_not_trained_again(taught: tuple[Path, Any], table: Path) -> None:
     out, _ = taught
     before = {file: file.stat().st_mtime_ns for file in out.rglob("*.safetensors")}
-    assert len(before) == 3
-    for lesson in teachers._lessons(recipe_of(), table / "observations", out / "market", "market",
-                                    [f"market:{n}" for n in range(8)]):  # fmt: skip
-        assert lesson.is_done
-        teaching.teach(lesson, out / "none.pt", lambda *_: None)
+    assert len(before) == 1
+    own = teaching.training_of(recipe_of(), "market")
+    lesson = Lesson(own, table / "observations", out / "market")
+    assert lesson.is_done
+    teaching.teach(lesson, out / "none.pt", lambda *_: None)
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
@@ -165,16 +176,16 @@ def test_models_are_trained_side_by_side_on_ray_and_once(
     ray_local: None, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_of(train=TRAIN | {"epochs": 1, "batches_per_epoch": 2}, num_cpus=0.5)
-    first = teachers.teachers_job(work_of(table, tmp_path, recipe))
-    assert first.teachers[0].judges == 2
-    monkeypatch.delattr(teachers.stage, "tasks")
-    assert teachers.teachers_job(work_of(table, tmp_path, recipe)) == first
+    first = judges.judges_job(work_of(table, tmp_path, recipe, judges.JOB))
+    assert first.judges == 2
+    monkeypatch.delattr(teaching.stage, "tasks")
+    assert judges.judges_job(work_of(table, tmp_path, recipe, judges.JOB)) == first
 
 
 def test_a_killed_training_goes_on_from_its_last_epoch_and_ends_the_same(
     table: Path, tmp_path: Path
 ) -> None:
-    own = teachers._training(recipe_of(train=TRAIN | {"epochs": 2}), "market")
+    own = teaching.training_of(recipe_of(train=TRAIN | {"epochs": 2}), "market")
     whole = Lesson(own, table / "observations", tmp_path / "whole")
     teaching.teach(whole, tmp_path / "whole.pt", lambda *_: None)
 
@@ -201,11 +212,13 @@ def test_a_package_is_taken_in_the_place_of_a_training(
     taught: tuple[Path, Any], table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, _ = taught
-    monkeypatch.setattr(teachers, "_perform", here)
+    monkeypatch.setattr(teachers, "perform", here)
     recipe = recipe_of(packages={"market": str(out / "market")}, judge=None)
     teachers.check(recipe)
     (one,) = teachers.teachers_job(work_of(table, tmp_path / "out", recipe)).teachers
-    assert (one.taken, one.judges) == (str(out / "market"), 0)
+    assert one.taken == str(out / "market")
+    nobody = work_of(table, tmp_path / "none", recipe, judges.JOB)
+    assert judges.judges_job(nobody).judges == 0
     pair = [teaching.read_features(place / "market")[1] for place in (out, tmp_path / "out")]
     np.testing.assert_allclose(*pair, atol=1e-5)
 
@@ -228,9 +241,10 @@ def test_a_teacher_of_another_data_set_is_one_sentence(
         teachers.check(recipe_of(packages={"market": str(other)}))
     imported = _relabelled(tmp_path / "peer", str(taught[0] / "market"), lambda n: f"imported:{n}")
     teachers.check(recipe_of(packages={"market": str(imported)}))
-    spec = recipe_of(packages={"market": str(imported)}).teachers
-    (warning,) = teachers._warnings(spec, {"market": ["a", "b", "c", "d"]})
-    assert "does not say which identities" in warning
+    asks = recipe_of(packages={"market": str(imported)}).model_dump(mode="json")
+    asking = recipes.validate(asks | {"filters": [{"name": "classifier"}]})
+    with pytest.raises(ValueError, match="does not say which identities it was trained on, so the"):
+        teachers.check(asking)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +278,7 @@ def test_sources_and_packages_are_held_against_each_other(
     package_of = str(taught[0] / "market")
     recipe = recipe_of(packages={"market": package_of}, judge=package_of)
     with pytest.raises(ValueError, match="was trained on 'market', whose images it is to judge"):
-        teachers.teachers_job(work_of(table, tmp_path / "a", recipe))
+        judges.judges_job(work_of(table, tmp_path / "a", recipe, judges.JOB))
     recipe = recipe_of(packages={"duke": package_of})
     with pytest.raises(ValueError, match=r"duke names no source of this run; choose from \['mark"):
         teachers.teachers_job(work_of(table, tmp_path / "b", recipe))
@@ -286,7 +300,7 @@ def test_half_of_few_identities_that_fills_no_batch_is_one_sentence(
         ValueError,
         match=r"teachers.train on half of the identities of source 'market': train.sampler: ",
     ):
-        teachers.teachers_job(work_of(table, tmp_path, recipe))
+        judges.judges_job(work_of(table, tmp_path, recipe, judges.JOB))
 
 
 # The filters
@@ -366,6 +380,12 @@ def test_an_identity_that_no_teacher_has_seen_is_one_sentence(taught: tuple[Path
 def test_a_rate_that_is_too_low_for_the_source_is_one_sentence(taught: tuple[Path, Any]) -> None:
     with pytest.raises(ValueError, match="filter reid, source 'market': far 1e-05 needs"):
         ReidFilter(str(taught[0]), far=1e-5)
+    # And before anything is loaded or made.
+    low = {"name": "x", "filters": [{"name": "reid", "params": {"far": 1e-5}}]}
+    with pytest.raises(ValueError, match="filter reid, source 'market': far 1e-05 needs"):
+        check_given(recipes.validate(low), {"teachers": taught[0]})
+    low["filters"][0]["params"]["threshold"] = 0.5  # type: ignore[index]
+    check_given(recipes.validate(low), {"teachers": taught[0]})
 
 
 def test_filters_that_need_teachers_are_refused_where_no_job_trains_them() -> None:
@@ -403,7 +423,7 @@ def test_the_category_is_a_softmax_over_scaled_similarities(
 
 
 def test_identity_kept_is_the_rank_1_of_models_that_saw_neither(
-    taught: tuple[Path, Any], tmp_path: Path
+    judged: tuple[Path, Any], tmp_path: Path
 ) -> None:
     rows = []
     for number in range(8):
@@ -423,14 +443,14 @@ def test_identity_kept_is_the_rank_1_of_models_that_saw_neither(
     storage.write(tmp_path / "made", schema.observations(rows))
     columns = storage.read(tmp_path / "made", sheets.COLUMNS, kept_only=False)
     made = sheets.Selection(tmp_path / "made", columns)
-    found = {one.what: one for one in kept_identity.measure(taught[0], made, 1000)}
+    found = {one.what: one for one in kept_identity.measure(judged[0], made, 1000)}
     assert {what: one.images for what, one in found.items()} == {
         "kept": 16, "dropped": 16, "real": 48,
     }  # fmt: skip
     assert found["kept"].rank_1 > found["dropped"].rank_1 + 0.25
     assert found["kept"].across_images == 16
     assert (found["real"].judges, found["real"].gallery) == (2, 24)
-    few = {one.what: one.images for one in kept_identity.measure(taught[0], made, 4)}
+    few = {one.what: one.images for one in kept_identity.measure(judged[0], made, 4)}
     assert (few["kept"], few["dropped"]) == (4, 4)
     table = kept_identity.table(tuple(found.values()))
     assert table is not None

@@ -247,6 +247,12 @@ def test_a_recipe_with_the_section_has_the_job_before_its_training() -> None:
     assert jobs["pretrain"].needs == ("ingest", "generate")
     assert jobs["train"].needs == jobs["compare"].needs == ("ingest", "generate", "pretrain")
     assert "pretrain" in pipelines.JOBS
+    # What begins with nothing does not wait for it.
+    assert jobs["train"].inputs(both) == jobs["compare"].inputs(both) == ("ingest", "generate")
+    starts = recipes.override(both, {"train.start": "pretrain"})
+    assert "pretrain" in jobs["train"].inputs(starts)
+    arms = {"compare.arms": {"a": {"train.start": "pretrain"}, "b": {}}}
+    assert "pretrain" in jobs["compare"].inputs(recipes.override(both, arms))
 
 
 def test_trials_in_this_process_start_from_the_shared_pre_training(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ray_reid import schema
 from ray_reid.generation.filters.marking import Verdict, made_rows, marked, pixels_of
-from ray_reid.generation.filters.teacher import by_source, teachers_of
+from ray_reid.generation.filters.teacher import by_source, teachers_of, thresholds
 from ray_reid.ranking.belonging import Against
 from ray_reid.schema import Batch
 
@@ -39,10 +39,22 @@ class ReidFilter:
             ValueError: If a source has too few pairs for the rate.
         """
         self.teachers, self.against = teachers_of(teachers), against
-        self.thresholds = {
-            source: teacher.threshold(against, far) if threshold is None else threshold
-            for source, teacher in self.teachers.items()
-        }
+        self.thresholds = (
+            thresholds(teachers, against, far)
+            if threshold is None
+            else dict.fromkeys(self.teachers, threshold)
+        )
+
+    @staticmethod
+    def check_given(
+        teachers: str,
+        against: Against = "centroid",
+        threshold: float | None = None,
+        far: float = 0.01,
+    ) -> None:
+        """Refuse a rate before an actor loads anything; arguments as those of the constructor."""
+        if threshold is None:
+            thresholds(teachers, against, far)
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
         """Mark a batch.

@@ -55,6 +55,18 @@ def check_filters(recipe: Recipe, jobs: Collection[str] = ()) -> None:
     roles.check(recipe.models, *filter_roles(recipe))
 
 
+def check_given(recipe: Recipe, inputs: Mapping[str, Place]) -> None:
+    """Refuse filters that cannot do what they are asked with what other jobs made, at once.
+
+    Raises:
+        ValueError: If a filter says so.
+    """
+    for step, spec in zip(filter_steps(recipe, inputs), recipe.filters, strict=True):
+        kind: Any = FILTERS[spec.name]
+        if hasattr(kind, "check_given"):
+            kind.check_given(**step.params)
+
+
 def filter_roles(recipe: Recipe) -> tuple[str, ...]:
     """Roles of the models that the recipe's filters load, without those of unknown filters."""
     kinds: list[Any] = [FILTERS[spec.name] for spec in recipe.filters if spec.name in FILTERS]

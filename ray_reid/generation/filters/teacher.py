@@ -16,22 +16,26 @@ class Teacher:
         """Load the folder of a source in the result of the job `teachers`."""
         from ray_reid.models import package
 
-        self.source, self.folder = source, folder
+        self.source = source
         self.model = package.load(folder)
         self.label_of = {name: label for label, name in enumerate(self.model.identities)}
         rows, embedding = read_features(folder)
         self.images = Identities(embedding, rows[schema.IDENTITY].to_pylist())
 
-    def threshold(self, against: Against, far: float) -> float:
-        """Return the similarity that a share of impostor pairs lies above.
 
-        Raises:
-            ValueError: If the source has too few pairs for the rate.
-        """
+def thresholds(result: str, against: Against, far: float) -> dict[str, float]:
+    """Return the similarity that a share of impostor pairs lies above, by source.
+
+    Raises:
+        ValueError: If a source has too few pairs for the rate.
+    """
+    found = {}
+    for source, folder in sources_of(places.place(result)).items():
         try:
-            return read_false_matches(self.folder)[against].threshold(far)
+            found[source] = read_false_matches(folder)[against].threshold(far)
         except ValueError as error:
-            raise ValueError(f"filter reid, source {self.source!r}: {error}") from error
+            raise ValueError(f"filter reid, source {source!r}: {error}") from error
+    return found
 
 
 def teachers_of(result: str) -> dict[str, Teacher]:

@@ -29,7 +29,6 @@ TUNING, GENERATING, RESTORING = "tuning_seconds", "generating_seconds", "restori
 ATTEMPTS = "attempts"
 FAILED = "personalise"
 """Begins the `drop_reason` of an identity that could not be tuned to."""
-REAL = storage.TRAINABLE & (pc.field(schema.ORIGIN) == "real")
 """Images that a model is tuned to, and that the plan numbers."""
 KEPT_SETS = 4
 """Sets of references whose latents an actor remembers: a plan puts identities of one side by
@@ -75,7 +74,7 @@ class GenerateIdentity:
         from ray_reid.models.pretrained import references as models
         from ray_reid.models.pretrained.text_to_image import load_pipeline
 
-        self.cache = storage.RowCache(table, places.node_cache(), REAL)
+        self.cache = storage.RowCache(table, places.node_cache(), storage.REAL)
         self.references = None if references is None else places.place(references)
         self.adapters = None if adapters is None else places.place(adapters)
         self.spec, self.settings = spec, dict(settings)
