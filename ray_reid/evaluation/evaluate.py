@@ -266,8 +266,10 @@ def _trained_on(work: Work) -> list[card.Source]:
         )
         for row in counted.sort_by([(name, "ascending") for name in by]).to_pylist()
     ]
-    counts = work.facts_of("train", TrainFacts).counts
-    made = None if counts is None else counts.by_origin.get("synthetic")
+    facts = work.facts_of("train", TrainFacts)
+    counts = [one.by_origin for one in (facts.counts, facts.begun_on) if one is not None]
+    used = [by_origin["synthetic"] for by_origin in counts if "synthetic" in by_origin]
+    made = max(used, key=lambda one: one["images"], default=None)
     if made is not None and made["images"]:
         terms = work.recipe.generate.licence or INHERITED
         found.append(card.Source("generated", "synthetic", **made, licence=terms))

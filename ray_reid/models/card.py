@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray_reid.recipe.recipe import Recipe
+from ray_reid.recipe.recipe import PRETRAIN, Recipe
+from ray_reid.recipe.train import Train
 from ray_reid.runtime.version import VERSION
 
 FILE = "README.md"
@@ -69,7 +70,7 @@ def write(
         imported: `peer` and `sha256` of the checkpoint that it was imported from.
     """
     parts = [_title(recipe, imported), *_picture(picture)]
-    parts += [USE, _training(sources, imported), _evaluation(result)]
+    parts += [USE, _training(sources, imported) + _begun(recipe.train), _evaluation(result)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -125,6 +126,19 @@ def _training(sources: Sequence[Source] | str, imported: Mapping[str, str] | Non
         f"(`train.mixing`, `train.real_fraction`, `train.synthetic_fraction`):\n\n"
         f"{_table(header, rows)}"
     )
+
+
+def _begun(spec: Train) -> str:
+    """The weights that the training began with: their terms hold for what came of them."""
+    began = [] if spec.start in (None, PRETRAIN) else [f"`{spec.start}`"]
+    backbone = spec.backbone if spec.pretrained is True else spec.pretrained
+    encoder = spec.semantic.encoder
+    began += [f"`{one}`" for one in (backbone, spec.ibn_weights, encoder) if one]
+    own = ["a pre-training on images of this table"] if spec.start == PRETRAIN else []
+    if not began and not own:
+        return ""
+    terms = ". Their terms hold too." if began else "."
+    return f"\n\nThe network began with the weights of {', '.join([*own, *began])}{terms}"
 
 
 def _evaluation(result: Mapping[str, Any] | None) -> str:

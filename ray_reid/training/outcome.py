@@ -56,6 +56,8 @@ class TrainFacts(Facts):
     started: tuple[StartedFrom, ...] = ()
     counts: RowCounts | None = None
     """Of the last stage."""
+    begun_on: RowCounts | None = None
+    """What the run's own pre-training was trained on, where the training began with it."""
     precision: str = ""
 
 

@@ -114,6 +114,7 @@ def _train_job(work: Work, recipe: Recipe) -> TrainFacts:
         stages=done.stages if recipe.train.stages else (),
         started=done.started,
         counts=done.counts,
+        begun_on=work.facts_of(PRETRAIN, TrainFacts).counts if PRETRAIN in work.inputs else None,
         metrics={f"final_{name}": done.history[-1][name] for name in ("loss", "accuracy")},
         precision=done.precision,
     )

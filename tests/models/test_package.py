@@ -382,6 +382,18 @@ def test_the_card_names_terms_figures_and_the_stamp_that_they_hold_for() -> None
     assert "256 x 128 pixels" in page
 
 
+def test_the_card_says_whose_weights_the_network_began_with() -> None:
+    plain = recipes.load("baseline", None, [])
+    assert "began with" not in card.write(plain, [])
+    begun = {"train.backbone": "resnet18", "train.pretrained": "w.pth", "train.start": None}
+    page = card.write(recipes.override(plain, begun), [])
+    assert "The network began with the weights of `w.pth`. Their terms hold too." in page
+    page = card.write(recipes.override(plain, {"train.start": "runs/other"}), [])
+    assert "The network began with the weights of `runs/other`. Their terms hold too." in page
+    page = card.write(recipes.override(plain, {"train.start": "pretrain"}), [])
+    assert "with the weights of a pre-training on images of this table." in page
+
+
 def test_the_code_on_the_card_loads_the_package(saved: Path, tmp_path: Path) -> None:
     page = card.write(ray_reid.load(saved).recipe, [])
     code = page.partition("```python\n")[2].partition("```")[0]

@@ -69,6 +69,10 @@ def test_a_run_killed_in_its_pre_training_ends_like_an_undisturbed_one(
     (started,) = RunState.read(path).manifest("train").facts["started"]
     assert set(started["new"]) == {"pool", "neck", "head", "non_local"}
     assert "Pre-training" in (path / "report.html").read_text()
+    facts = RunState.read(path).manifest("train").facts
+    assert facts["begun_on"] == RunState.read(path).manifest("pretrain").facts["counts"]
+    page = (RunState.read(path).folder("evaluate") / "model" / "README.md").read_text()
+    assert "The network began with the weights of a pre-training on images of this table." in page
     # Another run begins with what this one has trained.
     other = recipes.load("baseline", "miniature", [*SMALL, f"train.start={path}", "pretrain=null"])
     pipelines.perform(other, tmp_path / "more", pipelines.of_recipe(other)[:2])
