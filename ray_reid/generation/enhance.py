@@ -171,12 +171,6 @@ def enhance_job(work: Work) -> EnhanceFacts:
     )
 
 
-def read_prompts(place: Place) -> pa.Table:
-    """Read the table of the result of an enhance job, by identity; its columns are `PROMPTS`."""
-    whole = storage.dataset(place / TABLE).to_table(columns=PROMPTS.names)
-    return whole.cast(PROMPTS).sort_by(schema.IDENTITY)
-
-
 def check(recipe: Recipe) -> None:
     """Refuse what cannot be described, before anything runs.
 

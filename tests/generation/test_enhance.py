@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ray_reid import images, schema, storage
@@ -65,6 +66,12 @@ def _answering(monkeypatch: pytest.MonkeyPatch, *answers: str | None) -> None:
 GOOD = "red hoodie | blue trousers | white boots"
 
 
+def prompts_of(work: Work) -> pa.Table:
+    """What the job has written, by identity."""
+    whole = storage.dataset(work.out / enhance.TABLE).to_table(columns=enhance.PROMPTS.names)
+    return whole.cast(enhance.PROMPTS).sort_by(schema.IDENTITY)
+
+
 def test_an_identity_gets_a_prompt_with_a_rare_token_and_one_without(
     work_of: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,7 +80,7 @@ def test_an_identity_gets_a_prompt_with_a_rare_token_and_one_without(
         monkeypatch, GOOD, GOOD, "red hoodie | grey trousers | none", "black coat | none | none"
     )
     facts = enhance.enhance_job(work)
-    table = enhance.read_prompts(work.out)
+    table = prompts_of(work)
     assert table.schema == enhance.PROMPTS
     first, second = table.to_pylist()
     assert first == {
@@ -96,7 +103,7 @@ def test_an_identity_that_nothing_is_said_of_is_kept_with_a_reason(
     work = work_of(_of("s:1", "s:2", "s:3"))
     _answering(monkeypatch, GOOD, "none", None)
     facts = enhance.enhance_job(work)
-    rows = enhance.read_prompts(work.out).to_pylist()
+    rows = prompts_of(work).to_pylist()
     assert [row["drop_reason"] for row in rows] == [None, enhance.UNDESCRIBED, enhance.UNREADABLE]
     assert [row["prompt"] is None for row in rows] == [False, True, True]
     assert facts.dropped == {enhance.UNDESCRIBED: 1, enhance.UNREADABLE: 1}
@@ -123,7 +130,7 @@ def test_words_are_cut_from_the_description_and_counted(
     )
     _answering(monkeypatch, f"{GOOD}\n{more}, white bag, brown bag, orange bag")
     facts = enhance.enhance_job(work)
-    (row,) = enhance.read_prompts(work.out).to_pylist()
+    (row,) = prompts_of(work).to_pylist()
     assert row["prompt"].startswith(f"a {facts.token} person wearing red hoodie, blue trousers")
     assert "white boots, carrying grey bag" in row["prompt"]
     assert row["cut"] > 0
@@ -133,7 +140,7 @@ def test_words_are_cut_from_the_description_and_counted(
 def test_the_category_alone_is_a_style(work_of: Callable[..., Work]) -> None:
     work = work_of(_of("s:1"), "enhance.style=category")
     facts = enhance.enhance_job(work)
-    (row,) = enhance.read_prompts(work.out).to_pylist()
+    (row,) = prompts_of(work).to_pylist()
     assert (row["prompt"], row["class_prompt"]) == (f"a {facts.token} person", "a person")
     assert row["description"] is None
 
@@ -144,7 +151,7 @@ def test_words_of_people_are_a_style_from_attributes_or_from_a_file(
     rows = [{**row, schema.ATTRIBUTES: WORN} for row in _of("s:1")] + _of("s:2")
     work = work_of(rows, "enhance.style=manual")
     enhance.enhance_job(work)
-    first, second = enhance.read_prompts(work.out).to_pylist()
+    first, second = prompts_of(work).to_pylist()
     assert first["class_prompt"] == "a person wearing red coat, blue skirt, black boots"
     assert second["drop_reason"] == enhance.UNDESCRIBED
     file = tmp_path / "mine.csv"
@@ -152,7 +159,7 @@ def test_words_of_people_are_a_style_from_attributes_or_from_a_file(
     work = work_of(rows, "enhance.style=manual", f"enhance.manual_file={file}"
     )  # fmt: skip
     enhance.enhance_job(work)
-    first, second = enhance.read_prompts(work.out).to_pylist()
+    first, second = prompts_of(work).to_pylist()
     assert first["drop_reason"] == enhance.UNDESCRIBED
     assert second["class_prompt"] == "a person wearing a green parka"
 
@@ -194,7 +201,7 @@ def test_a_new_token_takes_the_place_of_a_rare_one(
     work = work_of(_of("s:1"), "enhance.token.kind=new")
     _answering(monkeypatch, GOOD)
     assert enhance.enhance_job(work).token == "<identity>"
-    (row,) = enhance.read_prompts(work.out).to_pylist()
+    (row,) = prompts_of(work).to_pylist()
     assert row["prompt"].startswith("a <identity> person wearing")
 
 
@@ -265,7 +272,7 @@ def test_people_are_described_in_a_stream(work_of: Callable[..., Work], ray_loca
     ]
     work = work_of(rows, "enhance.around=2")
     facts = enhance.enhance_job(work)
-    (row,) = enhance.read_prompts(work.out).to_pylist()
+    (row,) = prompts_of(work).to_pylist()
     assert row["images"] == ["id1", "id2", "id3"]
     assert storage.dataset(work.out / enhance.ANSWERS).count_rows() == 3
     outfit = person.outfit(0)
