@@ -19,10 +19,10 @@ IDENTITY = "identity"
 
 
 def miniature(actors: int) -> Recipe:
-    """The recipe of the miniature profile, without references, which are made before."""
+    """The recipe of the profile `vehicles`, without references, which are made before."""
     return recipes.load(
         "diffusion_reid",
-        "miniature",
+        "vehicles",
         [
             "personalise.prior_weight=0",
             # As many rows of a step as with references.

@@ -1,5 +1,6 @@
 """The picture of a sweep: a line, bars, a heat map or panels of dots, as its parameters ask."""
 
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 Rows = Sequence[Mapping[str, Any]]
 # From such a ratio of the largest to the smallest value on, an axis is logarithmic.
 WIDE = 15
+MOST_CURVES = 8
+"""Settings whose epochs one picture shows."""
 
 
 def sweep(rows: Rows, parameters: Sequence[str], metric: str) -> "Figure":
@@ -42,6 +45,26 @@ def sweep(rows: Rows, parameters: Sequence[str], metric: str) -> "Figure":
     if len(parameters) == 2 and _repeats(columns):
         return _heat_map(rows, columns, metric)
     return _panels(rows, columns, metric)
+
+
+def curves(values: Mapping[str, Sequence[float]], what: str) -> "Figure":
+    """Draw a figure over the epochs, a line for each setting (Diffusion-ReID, Fig. 8).
+
+    Args:
+        values: Setting to one share between 0 and 1 an epoch; at most `MOST_CURVES` settings.
+        what: The figure.
+    """
+    figure = _figure(6.4, 3.6)
+    axes = figure.add_subplot()
+    styles = itertools.product(("-", "--"), figures_compare.COLOURS)
+    for (name, shares), (dashes, colour) in zip(values.items(), styles, strict=False):
+        epochs = range(1, len(shares) + 1)
+        found = [100 * share for share in shares]
+        axes.plot(epochs, found, dashes, color=colour, lw=1.8, marker="o", ms=3, label=name)
+    axes.legend(frameon=False, fontsize=8)
+    _plain(axes, "epoch", f"{what}, %")
+    figure.tight_layout(pad=0.6)
+    return figure
 
 
 def _line(rows: Rows, key: str, metric: str) -> "Figure":

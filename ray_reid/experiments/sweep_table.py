@@ -22,6 +22,9 @@ from ray_reid.runtime.results import RunState
 from ray_reid.runtime.run import Run
 from ray_reid.runtime.sections import ReportPicture, Section, Table, spread
 
+EPOCHS = "epochs"
+"""Entry of a setting's line: the validation after each epoch, the mean over the seeds."""
+
 
 def result(
     held: Run,
@@ -66,9 +69,13 @@ def comparable(trials: Sequence[Trial]) -> bool:
 
 
 def write(folder: Place, found: Mapping[str, Any]) -> None:
-    """Write `table.json`, `table.csv` and the picture, in place of what is there."""
+    """Write `table.json`, `table.csv` and the pictures, in place of what is there."""
     scored = [row for row in found["rows"] if row[found["metric"]] is not None]
-    picture = folder / sweeps.PICTURE
+    picture, curves = folder / sweeps.PICTURE, folder / sweeps.CURVES
+    curves.unlink(missing_ok=True)
+    if scored and found["validated"] and len(scored) <= figures_tune.MOST_CURVES:
+        by_epoch = {row["setting"]: row[EPOCHS] for row in scored}
+        figures.save(figures_tune.curves(by_epoch, f"{VALIDATION} {found['metric']}"), curves)
     if RETURNS in found and found[RETURNS]["points"]:
         figures.save(figures_returns.curves(found[RETURNS]), picture)
     elif scored:
@@ -106,6 +113,9 @@ def setting_row(
     if sweep.validation:
         last = f"{VALIDATION} {sweep.metric}"
         line[VALIDATION] = _spread([one[HISTORY][-1][last] for one in whole.values()])
+        # Epoch by epoch, as far as all seeds have come.
+        curves = [[entry[last] for entry in one[HISTORY]] for one in whole.values()]
+        line[EPOCHS] = [statistics.fmean(found) for found in zip(*curves, strict=False)]
     return line
 
 
@@ -183,13 +193,19 @@ def sections(state: RunState) -> list[Section]:
 
 
 def _drawings(folder: Place, result: Mapping[str, Any]) -> tuple[ReportPicture, ...]:
-    picture = folder / sweeps.PICTURE
-    if not picture.is_file():
-        return ()
-    caption = f"{result['metric']} of each setting; lines are deviations over the seeds."
+    metric, title = result["metric"], f"Sweep {result['sweep']}"
+    caption = f"{metric} of each setting; lines are deviations over the seeds."
     if RETURNS in result:
         caption = returns_table.caption(result[RETURNS])
-    return (ReportPicture(f"Sweep {result['sweep']}", caption, picture.read_bytes()),)
+    captions = {
+        sweeps.PICTURE: caption,
+        sweeps.CURVES: f"{metric} of the identities held out after each epoch; means over seeds.",
+    }
+    return tuple(
+        ReportPicture(title, said, (folder / name).read_bytes())
+        for name, said in captions.items()
+        if (folder / name).is_file()
+    )
 
 
 def _unfinished(row: Mapping[str, Any]) -> str:

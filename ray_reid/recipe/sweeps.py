@@ -20,7 +20,7 @@ from ray_reid.recipe.base import Frozen
 from ray_reid.recipe.returns import Returns
 from ray_reid.recipe.shipped import SWEEPS
 
-TABLE, CSV, PICTURE = "table.json", "table.csv", "sweep.png"
+TABLE, CSV, PICTURE, CURVES = "table.json", "table.csv", "sweep.png", "epochs.png"
 """What a sweep leaves in its folder `tune-NAME` of the run directory."""
 Metric = Literal["mAP", "rank-1", "rank-5", "subject-rank-5", "mINP"]
 

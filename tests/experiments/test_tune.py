@@ -577,6 +577,14 @@ def test_two_parameters_are_drawn_as_a_map_and_a_cloud_as_panels() -> None:
     assert [len(axes.lines[0].get_xdata()) for axes in panels] == [6, 6]  # type: ignore[arg-type]
 
 
+def test_the_epochs_of_a_validated_sweep_are_drawn_as_curves() -> None:
+    (axes,) = figures_tune.curves({"a": [0.1, 0.2, 0.3], "b": [0.4]}, "validation mAP").axes
+    assert [line.get_label() for line in axes.lines] == ["a", "b"]
+    first: Any = axes.lines[0]
+    assert first.get_xdata().tolist() == [1, 2, 3]
+    assert list(first.get_ydata()) == pytest.approx([10, 20, 30])
+
+
 def test_settings_that_were_tested_on_unlike_images_are_not_ranked() -> None:
     row = {**_row({"a": 1}, 0.5), "seeds": [0], "stopped": {}, "failed": []}
     result = {
