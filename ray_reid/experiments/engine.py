@@ -149,7 +149,7 @@ def train_task(
         torch.device("cuda" if task.num_gpus else "cpu"),
         report,
         task.held_out,
-        validate if task.held_out else None,
+        validate if task.held_out or task.recipe.train.validation else None,
         task.source,
         places.place(task.shared) if task.shared else None,
         places.place(task.variants) if task.variants else None,

@@ -73,8 +73,8 @@ def write(folder: Place, found: Mapping[str, Any]) -> None:
     scored = [row for row in found["rows"] if row[found["metric"]] is not None]
     picture, curves = folder / sweeps.PICTURE, folder / sweeps.CURVES
     curves.unlink(missing_ok=True)
-    if scored and found["validated"] and len(scored) <= figures_tune.MOST_CURVES:
-        by_epoch = {row["setting"]: row[EPOCHS] for row in scored}
+    by_epoch = {row["setting"]: row[EPOCHS] for row in scored if row[EPOCHS]}
+    if 0 < len(by_epoch) <= figures_tune.MOST_CURVES:
         figures.save(figures_tune.curves(by_epoch, f"{VALIDATION} {found['metric']}"), curves)
     if RETURNS in found and found[RETURNS]["points"]:
         figures.save(figures_returns.curves(found[RETURNS]), picture)
@@ -110,12 +110,12 @@ def setting_row(
     }
     for name in METRICS:
         line[name] = _spread([one["metrics"][name] for one in whole.values()])
+    last = f"{VALIDATION} {sweep.metric}"
     if sweep.validation:
-        last = f"{VALIDATION} {sweep.metric}"
         line[VALIDATION] = _spread([one[HISTORY][-1][last] for one in whole.values()])
-        # Epoch by epoch, as far as all seeds have come.
-        curves = [[entry[last] for entry in one[HISTORY]] for one in whole.values()]
-        line[EPOCHS] = [statistics.fmean(found) for found in zip(*curves, strict=False)]
+    # A recipe's own validation searches after every epoch too.
+    curves = [[entry[last] for entry in one[HISTORY] if last in entry] for one in whole.values()]
+    line[EPOCHS] = [statistics.fmean(found) for found in zip(*curves, strict=False)]
     return line
 
 
