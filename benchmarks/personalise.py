@@ -106,12 +106,12 @@ def pictures(rng: np.random.Generator, count: int, size: tuple[int, int]) -> lis
 
 def streamed(identities: int, actors: int, folder: Path) -> Iterator[Figure]:
     """Many identities through the stream of the job, with a filter."""
-    from support.personal_stream import IDENTITY, miniature, personal_run
+    from support.personal_stream import IDENTITY, personal_run, vehicles
 
     from ray_reid.recipe.resources import Resources
     from ray_reid.runtime.cluster import Cluster
 
-    recipe = miniature(actors)
+    recipe = vehicles(actors)
     with Cluster(Resources(num_cpus=2)) as cluster:
         cluster.start()
         done, rows = personal_run(folder, recipe, identities)

@@ -70,8 +70,9 @@ PIPELINES: dict[str, tuple[Job, ...]] = {
         ingest.JOB,
         enhance.JOB,
         teachers.JOB,
-        personalise.JOB,
+        # Before what takes longest, so that what judges refuse is said first.
         judges.JOB,
+        personalise.JOB,
         replace(review.JOB, needs=("ingest", "personalise", "judges")),
         replace(train.JOB, needs=("ingest", "personalise")),
         embed.JOB,

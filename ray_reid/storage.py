@@ -160,7 +160,7 @@ TRAINABLE = (
 )
 """Rows with a label to learn."""
 REAL = TRAINABLE & (pc.field(schema.ORIGIN) == "real")
-"""Those of them that a camera took."""
+"""Real images with a label to learn."""
 CLUSTERABLE = pc.field(schema.SPLIT).isin(["train", "unlabelled"]) & (
     pc.field(schema.ROLE) == "normal"
 )

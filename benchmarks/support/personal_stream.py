@@ -18,7 +18,7 @@ from support.streams import Run, run
 IDENTITY = "identity"
 
 
-def miniature(actors: int) -> Recipe:
+def vehicles(actors: int) -> Recipe:
     """The recipe of the profile `vehicles`, without references, which are made before."""
     return recipes.load(
         "diffusion_reid",

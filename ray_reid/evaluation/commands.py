@@ -60,8 +60,7 @@ def _prune(options: argparse.Namespace) -> None:
 
     found = prune(options.run) if options.yes else leftovers(options.run)
     for one in found:
-        kind = "not current" if one.complete else "unfinished"
-        print(f"{one.folder}: {one.num_bytes / 1e6:.1f} MB, {kind}")
+        print(f"{one.folder}: {one.num_bytes / 1e6:.1f} MB, {one.kind}")
     total = sum(one.num_bytes for one in found) / 1e6
     if not found:
         print(f"{options.run}: nothing to remove")

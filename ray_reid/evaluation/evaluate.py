@@ -104,7 +104,9 @@ def _page(work: Work, result: Mapping[str, Any]) -> tuple[str, bool]:
     if known.is_file():
         # It alone knows what the model was trained on.
         return card.evaluated(known.read_text(), result, RANKED), True
-    return card.write(work.recipe, _trained_on(work), result, RANKED), False
+    weights = work.facts_of("train", TrainFacts).weights
+    page = card.write(work.recipe, _trained_on(work), result, RANKED, weights=weights)
+    return page, False
 
 
 def read_variants(embed: Place) -> pa.Table | None:
@@ -268,11 +270,11 @@ def _trained_on(work: Work) -> list[card.Source]:
     ]
     facts = work.facts_of("train", TrainFacts)
     counts = [one.by_origin for one in (facts.counts, facts.begun_on) if one is not None]
-    used = [by_origin["synthetic"] for by_origin in counts if "synthetic" in by_origin]
-    made = max(used, key=lambda one: one["images"], default=None)
-    if made is not None and made["images"]:
+    synthetic = [by_origin["synthetic"] for by_origin in counts if "synthetic" in by_origin]
+    most = max(synthetic, key=lambda one: one["images"], default=None)
+    if most is not None and most["images"]:
         terms = work.recipe.generate.licence or INHERITED
-        found.append(card.Source("generated", "synthetic", **made, licence=terms))
+        found.append(card.Source("generated", "synthetic", **most, licence=terms))
     return found
 
 

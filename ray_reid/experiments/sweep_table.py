@@ -113,9 +113,10 @@ def setting_row(
     last = f"{VALIDATION} {sweep.metric}"
     if sweep.validation:
         line[VALIDATION] = _spread([one[HISTORY][-1][last] for one in whole.values()])
-    # A recipe's own validation searches after every epoch too.
+    # A recipe's own validation searches after every epoch too; trials of old have not kept it.
     curves = [[entry[last] for entry in one[HISTORY] if last in entry] for one in whole.values()]
-    line[EPOCHS] = [statistics.fmean(found) for found in zip(*curves, strict=False)]
+    searched = [curve for curve in curves if curve]
+    line[EPOCHS] = [statistics.fmean(found) for found in zip(*searched, strict=False)]
     return line
 
 

@@ -139,17 +139,20 @@ def resolve(sweep: Sweep, recipe: Recipe, jobs: Sequence[Job]) -> list[ResolvedS
     Raises:
         ValueError: Names the setting and the rule that it breaks.
     """
-    allowed = _sections(jobs)
     found = []
     for setting in sweeps.settings(sweep):
         try:
-            trial_checks.keys([*setting.changes, *sweep.seeded], allowed)
             changed = recipes.override(recipe, setting.changes)
             seeds = sweep.seeds if sweep.seeded else ()
             seeded = [recipes.override(changed, dict.fromkeys(sweep.seeded, s)) for s in seeds]
-            for job, one in itertools.product(prerequisites(jobs), [changed, *seeded]):
-                if job.check is not None:
-                    job.check(one)
+            # A setting may do without a job that the sweep's own recipe needs, and the other way.
+            needed = {one.name: one for of in (recipe, changed) for one in prerequisites(jobs, of)}
+            allowed = _sections(jobs, list(needed.values()))
+            trial_checks.keys([*setting.changes, *sweep.seeded], allowed)
+            for one in [changed, *seeded]:
+                for job in prerequisites(jobs, one):
+                    if job.check is not None:
+                        job.check(one)
             check(changed)
             check_network(changed.train)
             trial_checks.pretraining(sweep, changed, jobs)
@@ -306,9 +309,9 @@ def _reads(recipe: Recipe) -> tuple[str, ...]:
     return ("name", "seed", *SCORED, "refine", *embed.crops_with(recipe))
 
 
-def _sections(jobs: Sequence[Job]) -> list[str]:
-    """Return the sections of a recipe that the trials of a pipeline depend on."""
-    read = {part.split(".")[0] for job in prerequisites(jobs) for part in job.sections}
+def _sections(jobs: Sequence[Job], needed: Sequence[Job]) -> list[str]:
+    """Return the sections of a recipe that trials depend on, which need some jobs of a pipeline."""
+    read = {part.split(".")[0] for job in needed for part in job.sections}
     refined = {"refine"} if any(job.name == VARIANTS for job in jobs) else set()
     return sorted((read | refined | set(SCORED)) - {"name", "profile", "seed"})
 

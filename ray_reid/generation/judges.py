@@ -111,7 +111,7 @@ def _lessons(
 
 
 def _warnings(judge: str, identities: Mapping[str, Sequence[str]]) -> list[str]:
-    """What the review will have to do without."""
+    """Return a warning for each source that cannot be judged."""
     return [
         f"source {source!r} has {len(names)} identities, and halves of fewer than {FEWEST} teach "
         "nothing: what is generated of it is not judged"

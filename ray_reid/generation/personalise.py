@@ -144,7 +144,7 @@ def identity_step(recipe: Recipe, table: Place, known: Place | None, out: Place)
 
 
 def unread(recipe: Recipe) -> frozenset[str]:
-    """Jobs that change nothing here: of prompts that are not read, of filters that nobody asks."""
+    """Return the jobs that this recipe does not read."""
     prompts = {"enhance"} if recipe.personalise.prompts is not None else set()
     return frozenset(prompts | ({"teachers"} - set(filter_jobs(recipe))))
 
@@ -382,6 +382,8 @@ JOB = Job(
     also=filter_entries,
     check=check,
     outside=outside,
+    # 2: facts name the references, so that they are not pruned.
+    format=2,
     facts=PersonaliseFacts,
     report=section,
 )

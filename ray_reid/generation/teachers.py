@@ -9,7 +9,6 @@ images.
 """
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -35,8 +34,6 @@ from ray_reid.runtime.facts import Facts
 from ray_reid.runtime.job import Job, Work
 from ray_reid.runtime.sections import Section, Table, number
 from ray_reid.training import beginnings
-
-log = logging.getLogger(__name__)
 
 TABLE = "observations"
 AGAINST: tuple[Against, ...] = ("centroid", "nearest")

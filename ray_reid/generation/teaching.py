@@ -123,11 +123,11 @@ def perform(job: str, lessons: Sequence[Lesson], states: Place, cpus: float, gpu
     """Do what a killed attempt left undone, trainings side by side.
 
     Args:
-        job: What messages call it.
+        job: Name of the job in messages.
         lessons: What is to become of each folder.
         states: Folder of the trainings' states.
-        cpus: Of one training.
-        gpus: Likewise.
+        cpus: CPUs of one training.
+        gpus: GPUs of one training.
 
     Raises:
         ValueError: If the images of a lesson cannot fill a batch, or a training diverges.

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_reid.recipe.recipe import PRETRAIN, Recipe
-from ray_reid.recipe.train import Train
 from ray_reid.runtime.version import VERSION
 
 FILE = "README.md"
@@ -59,6 +58,7 @@ def write(
     result: Mapping[str, Any] | None = None,
     picture: str | None = None,
     imported: Mapping[str, str] | None = None,
+    weights: Sequence[str] = (),
 ) -> str:
     """Write the card as Markdown.
 
@@ -68,9 +68,10 @@ def write(
         result: Figures and stamp, as in `metrics.json`; null if it was not evaluated.
         picture: File of ranked lists beside the card.
         imported: `peer` and `sha256` of the checkpoint that it was imported from.
+        weights: References of the weights that the network began with.
     """
     parts = [_title(recipe, imported), *_picture(picture)]
-    parts += [USE, _training(sources, imported) + _begun(recipe.train), _evaluation(result)]
+    parts += [USE, _training(sources, imported) + _begun(recipe, weights), _evaluation(result)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -128,17 +129,14 @@ def _training(sources: Sequence[Source] | str, imported: Mapping[str, str] | Non
     )
 
 
-def _begun(spec: Train) -> str:
-    """The weights that the training began with: their terms hold for what came of them."""
-    began = [] if spec.start in (None, PRETRAIN) else [f"`{spec.start}`"]
-    backbone = spec.backbone if spec.pretrained is True else spec.pretrained
-    encoder = spec.semantic.encoder
-    began += [f"`{one}`" for one in (backbone, spec.ibn_weights, encoder) if one]
-    own = ["a pre-training on images of this table"] if spec.start == PRETRAIN else []
-    if not began and not own:
+def _begun(recipe: Recipe, weights: Sequence[str]) -> str:
+    """The weights that the network began with: their terms hold for what came of them."""
+    own = ["a pre-training on images of this table"] if recipe.train.start == PRETRAIN else []
+    sources = [*own, *(f"`{one}`" for one in weights)]
+    if not sources:
         return ""
-    terms = ". Their terms hold too." if began else "."
-    return f"\n\nThe network began with the weights of {', '.join([*own, *began])}{terms}"
+    terms = ". Their terms hold too." if weights else "."
+    return f"\n\nThe network began with the weights of {', '.join(sources)}{terms}"
 
 
 def _evaluation(result: Mapping[str, Any] | None) -> str:

@@ -285,6 +285,19 @@ class Train(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _filters_are_asked(self) -> "Train":
+        if self.synthetic_filters is None:
+            return self
+        if not self.synthetic_filters:
+            raise ValueError("synthetic_filters [] asks no filter; synthetic_of 'all' does that")
+        if self.synthetic_of == "all":
+            raise ValueError(
+                f"synthetic_filters {list(self.synthetic_filters)} with synthetic_of 'all', which "
+                "asks no filter; leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _target(self) -> "Train":
         if self.target == "camera" and self.validation:
             raise ValueError(

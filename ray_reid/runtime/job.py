@@ -41,7 +41,7 @@ class Job:
     work: Callable[[Work], Facts]
     needs: tuple[str, ...] = ()
     unread: Callable[[Recipe], frozenset[str]] | None = None
-    """Those of `needs` that a recipe has it leave alone, so that they change nothing of its own."""
+    """Returns the jobs in `needs` whose results the job does not read under a recipe."""
     sections: tuple[str, ...] = ()
     """What of the recipe it reads: sections, or single entries (`generate.steps`). It sees nothing
     else, and its key hashes all of it."""

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ray_reid import places
+from ray_reid import places, storage
 from ray_reid.places import Place
 from ray_reid.runtime.holding import hold
 from ray_reid.runtime.results import MANIFEST, Manifest, RunState, being_read
 from ray_reid.runtime.run import KEY_DIGITS, MODELS, REFERENCES, TRAININGS, TRIALS
+
+DONE, BEGUN, UNUSED = "not current", "unfinished", "references of no current result"
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,8 @@ class Leftover:
 
     folder: Place
     num_bytes: int
-    complete: bool
+    kind: str
+    """`not current`, `unfinished`, or `references of no current result`."""
 
 
 def leftovers(path: Place) -> list[Leftover]:
@@ -28,10 +31,12 @@ def leftovers(path: Place) -> list[Leftover]:
     state = RunState.read(path)
     kept = set(state.keys.items()) | being_read(path)
     left = [folder for folder in _results(state) if (folder.parent.name, folder.name) not in kept]
-    return [
-        Leftover(folder, _size(folder), (folder / MANIFEST).is_file())
-        for folder in [*left, *_trials(state), *_references(state)]
+    results = [
+        Leftover(folder, _size(folder), DONE if (folder / MANIFEST).is_file() else BEGUN)
+        for folder in [*left, *_trials(state)]
     ]
+    unused = [Leftover(folder, _size(folder), UNUSED) for folder in _references(state)]
+    return [*results, *unused]
 
 
 def prune(path: Place) -> list[Leftover]:
@@ -47,7 +52,8 @@ def prune(path: Place) -> list[Leftover]:
         for one in found:
             check()
             # First, so that a kill leaves no result that is only half there.
-            (one.folder / MANIFEST).unlink(missing_ok=True)
+            for name in (MANIFEST, storage.FILES):
+                (one.folder / name).unlink(missing_ok=True)
             places.remove(one.folder)
             if not any(one.folder.parent.iterdir()):
                 one.folder.parent.rmdir()
@@ -79,7 +85,7 @@ def _trials(state: RunState) -> Iterator[Place]:
 
 
 def _references(state: RunState) -> Iterator[Place]:
-    """References that no current result was made with; whoever needs them makes them again."""
+    """References that no current result was made with; `personalise` makes them again if needed."""
     used = {name for manifest in state.manifests() for name in manifest.facts.get("shared", ())}
     found = places.matching(state.path, f"{TRIALS}/{REFERENCES}/{'[0-9a-f]' * KEY_DIGITS}")
     yield from (folder for folder in found if folder.is_dir() and folder.name not in used)

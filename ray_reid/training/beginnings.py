@@ -35,17 +35,7 @@ def outside(recipe: Recipe) -> str:
     from ray_reid.models.pretrained import references
 
     spec = recipe.train
-    backbone: bool | str | None = spec.pretrained
-    if backbone is True:
-        from ray_reid.models.networks import initial_weights
-
-        backbone = initial_weights.hub_id(spec.backbone)
-    begins_with = [
-        name
-        for name in (backbone, spec.ibn_weights, spec.semantic.encoder)
-        if isinstance(name, str)
-    ]
-    found = list(map(references.fingerprint, begins_with))
+    found = list(map(references.fingerprint, initial_weights(spec)))
     if spec.start is not None and spec.start != PRETRAIN:
         from ray_reid.models import package
 
@@ -53,6 +43,17 @@ def outside(recipe: Recipe) -> str:
         files = [folder / name for name in (package.WEIGHTS, package.LABELS, package.RECIPE)]
         found.append(references.digest(sorted(files), folder))
     return ",".join(found) or "none"
+
+
+def initial_weights(spec: Train) -> list[str]:
+    """References of the weights that parts of the network begin with, beside `start`."""
+    backbone: bool | str | None = spec.pretrained
+    if backbone is True:
+        from ray_reid.models.networks import initial_weights as networks
+
+        backbone = networks.hub_id(spec.backbone)
+    named = (backbone, spec.ibn_weights, spec.semantic.encoder)
+    return [name for name in named if isinstance(name, str)]
 
 
 def start_of(spec: Train, pretrained: Place | None = None) -> "Start | None":

@@ -41,6 +41,13 @@ def check(recipe: Recipe) -> None:
         if named or kept or own.head not in PLAIN:
             check_network(own)
     check_start(recipe)
+    known = [one.name for one in recipe.filters]
+    unknown = sorted(set(spec.synthetic_filters or ()) - set(known))
+    if unknown:
+        raise ValueError(
+            f"train.synthetic_filters names {unknown[0]!r}, which is no filter of this recipe; "
+            f"choose from {known}"
+        )
 
 
 def check_pretraining(recipe: Recipe) -> None:
@@ -79,16 +86,21 @@ def check_start(recipe: Recipe) -> None:
             f"train.start is {PRETRAIN!r}, but the recipe has no section pretrain; add one, or "
             "name a run or a package"
         )
+    # What is held out is chosen among the identities of the last stage's sources.
+    last = spec.trainings()[-1][1].sources
+    seen = [own.sources for _, own in recipe.pretrain.trainings()]
+    apart = bool(last) and all(found and not set(last) & set(found) for found in seen)
     for name in SHARED:
+        if name == "validation" and apart:
+            continue
         asked, made = getattr(spec, name), getattr(recipe.pretrain, name)
         if asked != made:
             raise ValueError(
                 f"train.start is {PRETRAIN!r}, but train.{name} is {asked!r} and pretrain.{name} "
                 f"is {made!r}; make them equal{WHY.get(name, '')}"
             )
-    # What is held out is chosen among the identities of the last stage's sources.
-    last, first = (one.trainings()[-1][1].sources for one in (spec, recipe.pretrain))
-    if spec.validation and last != first:
+    first = seen[-1]
+    if spec.validation and last != first and not apart:
         raise ValueError(
             f"train.start is {PRETRAIN!r} with validation {spec.validation:g}, but the training is "
             f"on the sources {list(last)} and the pre-training on {list(first)}; make them equal"

@@ -64,7 +64,7 @@ def _passes(scores: Mapping[str, float] | None, filters: Sequence[str]) -> bool:
                 key.removeprefix(schema.PASSED) for key in known if key.startswith(schema.PASSED)
             )
             raise ValueError(
-                f"train.synthetic_filters names {name!r}, but the generated images have verdicts "
+                f"synthetic_filters names {name!r}, but the generated images have verdicts "
                 f"of {asked} only; choose from these, or add it to filters and generate again"
             )
     return all(known[schema.PASSED + name] for name in filters)

@@ -58,6 +58,8 @@ class TrainFacts(Facts):
     """Of the last stage."""
     begun_on: RowCounts | None = None
     """What the run's own pre-training was trained on, where the training began with it."""
+    weights: tuple[str, ...] = ()
+    """References of the weights that it, or its pre-training, began with."""
     precision: str = ""
 
 

@@ -30,6 +30,7 @@ from ray_reid.training.beginnings import (
     as_train,
     changes_head,
     compared,
+    initial_weights,
     outside,
     start_of,
 )
@@ -106,6 +107,8 @@ def _train_job(work: Work, recipe: Recipe) -> TrainFacts:
     folder = work.out.resolve() / RAY_RUN
     done = trained(recipe, tables, held_out, folder, pretrained_package(work.inputs))
     package.save(work.out / "model", done.recipe, done.identities, done.weights)
+    before = work.facts_of(PRETRAIN, TrainFacts) if PRETRAIN in work.inputs else TrainFacts()
+    named = [] if recipe.train.start in (None, PRETRAIN) else [str(recipe.train.start)]
     return TrainFacts(
         history=done.history,
         validation=_validated(search, done.history[done.kept], len(done.history))
@@ -114,7 +117,8 @@ def _train_job(work: Work, recipe: Recipe) -> TrainFacts:
         stages=done.stages if recipe.train.stages else (),
         started=done.started,
         counts=done.counts,
-        begun_on=work.facts_of(PRETRAIN, TrainFacts).counts if PRETRAIN in work.inputs else None,
+        begun_on=before.counts,
+        weights=(*before.weights, *named, *initial_weights(recipe.train)),
         metrics={f"final_{name}": done.history[-1][name] for name in ("loss", "accuracy")},
         precision=done.precision,
     )

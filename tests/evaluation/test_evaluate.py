@@ -66,7 +66,12 @@ def test_the_package_has_a_card_with_the_terms_of_its_training_images_and_the_pi
     shutil.rmtree(observations)
     storage.write(observations, pa.concat_tables([table, schema.observations(train)]))
     made = {"real": {"images": 6, "identities": 3}, "synthetic": {"images": 40, "identities": 10}}
-    work.facts["train"]["counts"] = {"images": 46, "identities": 13, "by_origin": made}
+    none = {"images": 0, "identities": 0}
+    # The generated ones were those of the pre-training, with whose weights the training began.
+    for name, synthetic in (("counts", none), ("begun_on", made["synthetic"])):
+        by_origin = made | {"synthetic": synthetic}
+        work.facts["train"][name] = {"images": 46, "identities": 13, "by_origin": by_origin}
+    work.facts["train"]["weights"] = ["imagenet.pth"]
     evaluate.evaluate_job(work)
     package = work.out / "model"
     card = (package / "README.md").read_text()
@@ -75,6 +80,7 @@ def test_the_package_has_a_card_with_the_terms_of_its_training_images_and_the_pi
     assert "| shop | real | 4 | 2 | CC BY 4.0 |" in card
     assert "| shop | real | 2 | 1 | unknown: ask those who gave the images |" in card
     assert "| generated | synthetic | 40 | 10 | those of the images that the generator" in card
+    assert "began with the weights of `imagenet.pth`. Their terms hold too." in card
     figures = json.loads((package / "metrics.json").read_text())["metrics"]
     assert f"| mAP | {figures['mAP']:.4f} |" in card
     assert "| protocol | market |" in card

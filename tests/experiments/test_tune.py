@@ -215,6 +215,18 @@ def test_the_sweeps_that_are_shipped_can_be_read(name: str) -> None:
     assert sweep.returns is not None or sweeps.settings(sweep)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["data_scale", "diffusion_reid", "first_epochs", "identity_filters", "prompt_styles",
+     "six_settings"],
+)  # fmt: skip
+def test_the_sweeps_on_drawn_people_can_be_trained(name: str) -> None:
+    sweep = sweeps.load(name)
+    recipe = pipelines._recipe_of_sweep(sweep, Path("none"), None, [])
+    found = trials.resolve(sweep, recipe, pipelines.of_recipe(recipe))
+    assert len(found) == len(sweep.arms)
+
+
 def test_a_sweep_of_an_unknown_recipe_is_one_sentence_and_makes_no_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -583,6 +595,18 @@ def test_the_epochs_of_a_validated_sweep_are_drawn_as_curves() -> None:
     first: Any = axes.lines[0]
     assert first.get_xdata().tolist() == [1, 2, 3]
     assert list(first.get_ydata()) == pytest.approx([10, 20, 30])
+
+
+def test_the_curve_of_a_setting_is_the_mean_of_the_seeds_that_have_one() -> None:
+    def trial(*validated: float) -> dict[str, Any]:
+        entries = [{"epoch": n, "validation mAP": share} for n, share in enumerate(validated)]
+        return {"metrics": dict.fromkeys(in_process.METRICS, 0.5), "history": entries}
+
+    setting = sweeps.Setting("a", {})
+    done = {0: trial(0.2, 0.4), 1: trial(0.4, 0.6), 2: trial(), 3: {"metrics": {}, "stopped": 1}}
+    row = sweep_table.setting_row(_sweep(arms={"a": {}}), setting, done)
+    assert row["epochs"] == pytest.approx([0.3, 0.5])
+    assert sweep_table.setting_row(_sweep(arms={"a": {}}), setting, {})["epochs"] == []
 
 
 def test_settings_that_were_tested_on_unlike_images_are_not_ranked() -> None:

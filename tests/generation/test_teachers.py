@@ -291,6 +291,19 @@ def test_unlabelled_sources_have_no_teacher(tmp_path: Path) -> None:
         teachers.teachers_job(work_of(tmp_path, tmp_path / "out", recipe_of()))
 
 
+def test_a_source_of_few_identities_is_not_judged_and_the_report_says_so(tmp_path: Path) -> None:
+    storage.write(tmp_path / "observations", schema.observations(rows_of("market", range(3))))
+    facts = judges.judges_job(work_of(tmp_path, tmp_path / "out", recipe_of(), judges.JOB))
+    assert facts.judges == 0
+    (warning,) = judges.section(facts).warnings
+    assert "'market' has 3 identities, and halves of fewer than 4 teach nothing" in warning
+
+
+def test_a_judge_that_is_not_there_is_refused_before_anything_runs() -> None:
+    with pytest.raises(ValueError, match=r"teachers\.judge: no model package at 'nowhere'"):
+        judges.check(recipe_of(judge="nowhere"))
+
+
 def test_half_of_few_identities_that_fills_no_batch_is_one_sentence(
     table: Path, tmp_path: Path
 ) -> None:

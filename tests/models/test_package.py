@@ -385,13 +385,13 @@ def test_the_card_names_terms_figures_and_the_stamp_that_they_hold_for() -> None
 def test_the_card_says_whose_weights_the_network_began_with() -> None:
     plain = recipes.load("baseline", None, [])
     assert "began with" not in card.write(plain, [])
-    begun = {"train.backbone": "resnet18", "train.pretrained": "w.pth", "train.start": None}
-    page = card.write(recipes.override(plain, begun), [])
-    assert "The network began with the weights of `w.pth`. Their terms hold too." in page
-    page = card.write(recipes.override(plain, {"train.start": "runs/other"}), [])
-    assert "The network began with the weights of `runs/other`. Their terms hold too." in page
-    page = card.write(recipes.override(plain, {"train.start": "pretrain"}), [])
-    assert "with the weights of a pre-training on images of this table." in page
+    page = card.write(plain, [], weights=("w.pth", "runs/other"))
+    said = "The network began with the weights of `w.pth`, `runs/other`. Their terms hold too."
+    assert said in page
+    begun = recipes.override(plain, {"train.start": "pretrain"})
+    assert "with the weights of a pre-training on images of this table." in card.write(begun, [])
+    page = card.write(begun, [], weights=("w.pth",))
+    assert "images of this table, `w.pth`. Their terms hold too." in page
 
 
 def test_the_code_on_the_card_loads_the_package(saved: Path, tmp_path: Path) -> None:

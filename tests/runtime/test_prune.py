@@ -35,9 +35,9 @@ def run(tmp_path: Path, publish_job: Callable[..., Path]) -> Path:
 
 def test_what_is_neither_current_nor_open_is_listed_and_then_removed(run: Path) -> None:
     found = leftovers(run)
-    assert [(one.folder, one.complete) for one in found] == [
-        (run / "embed" / OLD, False),
-        (run / "train" / OLD, True),
+    assert [(one.folder, one.kind) for one in found] == [
+        (run / "embed" / OLD, "unfinished"),
+        (run / "train" / OLD, "not current"),
     ]
     assert found[0].num_bytes == 10
     assert found[1].num_bytes > 1000
@@ -58,8 +58,8 @@ def test_what_killed_trials_have_left_is_removed_and_what_is_finished_stays(run:
         folder.mkdir(parents=True)
         (folder / "weights").write_bytes(bytes(500))
     (trials / f"{NEW}.json").write_text("{}")
-    found = {one.folder: (one.num_bytes, one.complete) for one in leftovers(run)}
-    assert {folder: found[folder] for folder in left} == dict.fromkeys(left, (500, False))
+    found = {one.folder: (one.num_bytes, one.kind) for one in leftovers(run)}
+    assert {folder: found[folder] for folder in left} == dict.fromkeys(left, (500, "unfinished"))
     prune(run)
     names = sorted(path.relative_to(trials).as_posix() for path in trials.rglob("*"))
     assert names == [f"{NEW}.json", "models", f"models/{NEW}", f"models/{NEW}/weights"]
@@ -73,7 +73,8 @@ def test_references_stay_as_long_as_a_current_result_was_made_with_them(
         (references / name).mkdir(parents=True)
         (references / name / "part").write_bytes(bytes(100))
     publish_job(run, "personalise", NEW, facts={"shared": [NEW]})
-    assert references / OLD in {one.folder for one in prune(run)}
+    (found,) = (one for one in prune(run) if one.folder == references / OLD)
+    assert found.kind == "references of no current result"
     assert [folder.name for folder in references.iterdir()] == [NEW]
     publish_job(run, "personalise", OLD)
     prune(run)

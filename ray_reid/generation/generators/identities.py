@@ -29,7 +29,6 @@ TUNING, GENERATING, RESTORING = "tuning_seconds", "generating_seconds", "restori
 ATTEMPTS = "attempts"
 FAILED = "personalise"
 """Begins the `drop_reason` of an identity that could not be tuned to."""
-"""Images that a model is tuned to, and that the plan numbers."""
 KEPT_SETS = 4
 """Sets of references whose latents an actor remembers: a plan puts identities of one side by
 side."""
