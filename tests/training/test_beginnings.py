@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,12 @@ def test_a_training_starts_from_its_runs_own_pre_training(
     assert facts.started == ()
     made = package.find(tmp_path / "first" / "model")
     assert package.recipe_of(made).train == recipe.pretrain
+    pretrained = facts
     second = _work(train.JOB, recipe, tmp_path / "second", {**inputs, "pretrain": first.out})
+    second = replace(second, facts={"pretrain": pretrained.model_dump(mode="json")})
     with caplog.at_level(logging.INFO):
         facts = train.JOB.work(second)
+    assert facts.begun_on == pretrained.counts
     # Of the same identities, so its classifier is kept too.
     (started,) = facts.started
     assert (started.source, started.new, started.left_out) == ("pretrain", {}, {})
