@@ -284,5 +284,6 @@ def test_every_other_shipped_profile_names_its_data_set() -> None:
     assert {profile for (_, profile), is_drawn in drawn.items() if is_drawn} == {
         "miniature",
         "study",
+        "vehicles",
     }
     assert not any(is_drawn for (_, profile), is_drawn in drawn.items() if profile == "paper")
