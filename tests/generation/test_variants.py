@@ -335,8 +335,10 @@ def test_what_makes_variants_needs_neither_a_job_nor_ray() -> None:
 
 def test_the_trials_of_a_sweep_rest_on_the_variants_but_their_trainings_do_not() -> None:
     jobs = pipelines.PIPELINES["dlcr"]
-    names = [job.name for job in trials.prerequisites(jobs)]
+    needed = trials.prerequisites(jobs)
+    names = [job.name for job in needed]
     assert names == ["ingest", "describe", "inpaint", "variants"]
     assert job_of("train").needs == ("ingest", "inpaint")
-    assert "refine" in trials._sections(jobs)
-    assert "refine" not in trials._sections(pipelines.PIPELINES["baseline"])
+    assert "refine" in trials._sections(jobs, needed)
+    plain = pipelines.PIPELINES["baseline"]
+    assert "refine" not in trials._sections(plain, trials.prerequisites(plain))
