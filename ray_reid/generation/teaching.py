@@ -115,7 +115,7 @@ def sources_of(teachers: Place) -> dict[str, Place]:
 
 def folders_in(result: Place) -> list[Place]:
     """Return the folders of all models in the result of a job, by name."""
-    found = places.matching(result, f"**/{FEATURES}/{storage.FILES}")
+    found = places.matching(result, f"*/{FEATURES}/{storage.FILES}")
     return [file.parent.parent for file in found]
 
 
